@@ -1,0 +1,6 @@
+"""What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
+
+from loopworks.infer import onnxruntime, openvino
+from loopworks.tasks import image_classification
+
+__all__ = ["image_classification", "onnxruntime", "openvino"]

@@ -1,0 +1,177 @@
+"""The contracts between the parts: what a step, a task kind, a predictor, a strategy and a blob store promise."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loopworks.core.errors import Cancelled
+from loopworks.core.values import LabelSchema, Score, Shape, TensorSpec
+
+In = TypeVar("In", contravariant=True)
+Out = TypeVar("Out", covariant=True)
+Arrays = Mapping[str, NDArray[Any]]
+"""Tensor name -> array; the first axis is the batch."""
+
+
+def _no_metric(name: str, step: int, value: float) -> None:
+    """Drop a metric nobody asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """All that a running step may touch: no globals, no clock, no network it was not given."""
+
+    seed: int
+    scratch: Path
+    """Folder of this run. It survives a kill, so a step that runs again finds its checkpoints there."""
+    report: Callable[[float, str], None]
+    """Takes the share done in 0..1 and a short text."""
+    stopped: Callable[[], bool]
+    metric: Callable[[str, int, float], None] = _no_metric
+    """Takes a metric's name, the step or epoch it belongs to, and its value."""
+
+    def tick(self, share: float, text: str = "") -> None:
+        """Report progress; raise ``Cancelled`` once the user asks to stop. Call it every second or so."""
+        if self.stopped():
+            raise Cancelled
+        self.report(share, text)
+
+    def part(self, start: float, end: float) -> "Context":
+        """The same context for a piece of the work, whose 0..1 is our ``start``..``end``."""
+
+        def report(share: float, text: str) -> None:
+            self.report(start + (end - start) * share, text)
+
+        return Context(seed=self.seed, scratch=self.scratch, report=report, stopped=self.stopped, metric=self.metric)
+
+
+class Step(Protocol[In, Out]):
+    """Offline. A frozen dataclass: its fields are its parameters, and building it does no work."""
+
+    def run(self, source: In, ctx: Context, /) -> Out:
+        """Return a new artifact, leave ``source`` untouched; same seed and source, same artifact."""
+
+
+class Predictor(Protocol):
+    """Online model: loaded once, called with batches from one thread at a time, never changes."""
+
+    def predict(self, batch: Arrays, /) -> Arrays:
+        """Answer a batch; every output has the batch's length as its first axis."""
+
+    def close(self) -> None:
+        """Free what the predictor holds; calling it twice is harmless."""
+
+
+class Task(Protocol):
+    """One kind of question asked of items. Pure values and functions; no stage asks ``if task == ...``."""
+
+    @property
+    def name(self) -> str:
+        """Name in the registry without the ``task.`` part, e.g. ``image-classification``."""
+
+    @property
+    def media(self) -> str:
+        """What an item is: image, text, row."""
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric that the task kind is judged by; higher is better."""
+
+    def check(self, shapes: Sequence[Shape], schema: LabelSchema) -> tuple[Shape, ...]:
+        """The canonical (sorted, unique) form of one item's label; raise ``Invalid`` where it makes no sense."""
+
+    def targets(self, labels: Sequence[Sequence[Shape]], schema: LabelSchema) -> NDArray[np.float32]:
+        """Labels as the training target, shape ``(items, classes)``, 1.0 where the class is present."""
+
+    def outputs(self, schema: LabelSchema) -> tuple[TensorSpec, ...]:
+        """What a model's answer looks like; the first axis is the batch (-1)."""
+
+    def decode(self, outputs: Arrays, schema: LabelSchema) -> list[dict[str, Any]]:
+        """A model's answer as one JSON value per item, for people."""
+
+    def labels(self, outputs: Arrays, schema: LabelSchema, author: str) -> list[tuple[Shape, ...]]:
+        """A model's answer as label proposals (``source`` is model), one per item."""
+
+    def uncertainty(self, outputs: Arrays, schema: LabelSchema) -> NDArray[np.float64]:
+        """How unsure a model is of each item, in 0..1, shape ``(items,)``; 1 is a coin flip."""
+
+    def score(
+        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0
+    ) -> dict[str, Score]:
+        """Metrics with 95 % bootstrap intervals; always holds ``headline``."""
+
+    def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
+        """Share of items, in 0..1, on which two models give the same label."""
+
+    def draw(self, image: NDArray[np.uint8], shapes: Sequence[Shape]) -> NDArray[np.uint8]:
+        """A picture of the item with its label, for reports; ``image`` is ``(height, width, 3)``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What to do for one subject; the propensity is never left out, so every policy can be judged later."""
+
+    subject: str
+    action: str
+    propensity: float  # chance that the policy takes this action here, in (0, 1]
+    reasons: tuple[str, ...] = ()
+
+
+class Strategy(Protocol):
+    """Business policy: rules, model, uplift, bandit, or a mix. One decision per subject, same order."""
+
+    def decide(self, subjects: Sequence[Mapping[str, Any]], /, *, seed: int) -> Sequence[Decision]:
+        """Decide for every subject; the same seed gives the same decisions."""
+
+
+@runtime_checkable
+class Blobs(Protocol):
+    """Bytes under the SHA-256 of their content (hex, 64 characters); written once, never changed."""
+
+    def put(self, data: BinaryIO, /) -> str:
+        """Store the rest of ``data`` and return its key; when it returns, the bytes are safe on disk."""
+
+    def put_bytes(self, data: bytes, /) -> str:
+        """Store bytes that are in memory already."""
+
+    def open(self, key: str, /) -> BinaryIO:
+        """Read a blob; ``NotFound`` where there is none."""
+
+    def read(self, key: str, /) -> bytes:
+        """All bytes of a blob."""
+
+    def has(self, key: str, /) -> bool:
+        """Whether the blob is here."""
+
+    def delete(self, key: str, /) -> None:
+        """Remove a blob; no error where it is gone already. Only garbage collection calls this."""
+
+    def keys(self) -> Iterator[str]:
+        """All keys, in no order."""
+
+
+class Runtime(Protocol):
+    """Loads one executable form of a model; plug-ins named ``runtime.NAME`` (onnxruntime, openvino)."""
+
+    def load(self, path: Path, /, *, threads: int, precision: str) -> Predictor:
+        """A predictor from the file; ``precision`` is fp32, bf16 or int8."""
+
+
+class Sampler(Protocol):
+    """Picks what to label next; plug-ins named ``label.NAME``."""
+
+    def pick(
+        self, uncertainty: NDArray[np.float64], features: NDArray[np.float32], count: int, *, seed: int
+    ) -> NDArray[np.int64]:
+        """Positions of the ``count`` items to label next, best first.
+
+        Args:
+            uncertainty: in 0..1, shape ``(items,)``; all zeros where no model exists yet.
+            features: one row per item, shape ``(items, dims)``: the model's answer or an embedding.
+            count: how many to pick; more than there are gives all.
+            seed: the same seed and input give the same pick.
+        """

@@ -1,0 +1,156 @@
+"""The one tree of errors: a code, an HTTP status, an exit code and one sentence form for all faces.
+
+The sentence is: *what* must be *expected*; got *value*. A hint says what exists or what to run next.
+"""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+
+class LoopworksError(Exception):
+    """Base of everything that Loopworks raises on purpose; subclasses set ``code``, ``status``, ``exit_code``."""
+
+    code: ClassVar[str] = "failed"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        """Keep ``message`` (one sentence) and ``hint`` (what to do next; may be empty)."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def to_json(self) -> dict[str, dict[str, str]]:
+        """The one JSON shape of an error, the same from the CLI, the server and a job."""
+        return {"error": {"code": self.code, "message": self.message, "hint": self.hint}}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross process borders unchanged, whatever the subclass's constructor takes."""
+        return _rebuild, (type(self), self.message, self.hint)
+
+
+def _rebuild(kind: type[LoopworksError], message: str, hint: str) -> LoopworksError:
+    error = kind.__new__(kind)
+    LoopworksError.__init__(error, message, hint)
+    return error
+
+
+class Invalid(LoopworksError):
+    """A value, file or argument from outside is not what it must be."""
+
+    code, status, exit_code = "invalid", 422, 2
+
+    def __init__(self, what: str, expected: str, got: object, hint: str = "") -> None:
+        """Say that ``what`` must be ``expected`` and what was found instead."""
+        super().__init__(f"{what} must be {expected}; got {_short(got)}", hint)
+
+
+class NotFound(LoopworksError):
+    """A named thing does not exist; the hint lists the names that do."""
+
+    code, status, exit_code = "not_found", 404, 2
+
+    def __init__(self, kind: str, name: object, known: Iterable[object] = (), hint: str = "") -> None:
+        """Say that no ``kind`` is called ``name`` and which names exist."""
+        names = [str(k) for k in known]
+        more = f", and {len(names) - 12} more" if len(names) > 12 else ""
+        super().__init__(f"{kind} {name!r} does not exist", hint or _known(names[:12], more, kind))
+
+
+def _known(names: list[str], more: str, kind: str) -> str:
+    return f"known: {', '.join(names)}{more}" if names else f"there is no {kind} yet"
+
+
+class Missing(LoopworksError):
+    """An optional package is not installed; the hint is the line that installs it."""
+
+    code, status, exit_code = "missing", 501, 1
+
+    def __init__(self, package: str, extra: str, why: str = "") -> None:
+        """Name the ``package``, the ``extra`` of Loopworks that brings it, and what needs it."""
+        need = f" ({why})" if why else ""
+        super().__init__(
+            f"package {package!r} must be installed{need}; got no such package",
+            f"pip install 'loopworks[{extra}]'",
+        )
+
+
+class Conflict(LoopworksError):
+    """The thing exists already, or was changed by somebody else in between."""
+
+    code, status, exit_code = "conflict", 409, 2
+
+
+class Busy(LoopworksError):
+    """Somebody else holds what is needed (a locked database, a full queue); trying again later may work."""
+
+    code, status, exit_code = "busy", 503, 1
+
+
+class Denied(LoopworksError):
+    """The caller may not do this."""
+
+    code, status, exit_code = "denied", 403, 1
+
+
+class TooNew(LoopworksError):
+    """The workspace or bundle was written by a newer Loopworks."""
+
+    code, status, exit_code = "too_new", 409, 1
+
+
+class NoSpace(LoopworksError):
+    """The disk or object store is full; nothing half written was kept."""
+
+    code, status, exit_code = "no_space", 507, 1
+
+
+class Damaged(LoopworksError):
+    """Stored bytes are not what was written (a checksum differs, a row points to nothing)."""
+
+    code, status, exit_code = "damaged", 500, 1
+
+
+class Unreachable(LoopworksError):
+    """A service or the network did not answer."""
+
+    code, status, exit_code = "unreachable", 502, 1
+
+
+class Cancelled(LoopworksError):
+    """The user asked to stop."""
+
+    code, status, exit_code = "cancelled", 499, 130
+
+    def __init__(self, message: str = "stopped by the user", hint: str = "") -> None:
+        """Keep who or what stopped the work."""
+        super().__init__(message, hint)
+
+
+class Failed(LoopworksError):
+    """A step failed for the reason given."""
+
+    code, status, exit_code = "failed", 500, 1
+
+
+def from_json(body: dict[str, Any]) -> LoopworksError:
+    """The error that ``to_json`` wrote, as the same class where it is known."""
+    error = body.get("error", {})
+    kinds = {kind.code: kind for kind in _subclasses(LoopworksError)}
+    kind = kinds.get(str(error.get("code")), Failed)
+    return _rebuild(kind, str(error.get("message", "")), str(error.get("hint", "")))
+
+
+def error_classes() -> dict[str, type[LoopworksError]]:
+    """Every error class by its code, for the reference page and the tests of the faces."""
+    return {kind.code: kind for kind in _subclasses(LoopworksError)}
+
+
+def _subclasses(kind: type[LoopworksError]) -> list[type[LoopworksError]]:
+    found = list(kind.__subclasses__())
+    return found + [deeper for sub in found for deeper in _subclasses(sub)]
+
+
+def _short(value: object, limit: int = 200) -> str:
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

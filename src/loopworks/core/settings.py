@@ -1,0 +1,95 @@
+"""Settings of a workspace: flags > environment > ``loopworks.toml`` > default. No other file reads the environment."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from loopworks.core.errors import Invalid, LoopworksError
+
+FILE = "loopworks.toml"
+PREFIX = "LOOPWORKS_"
+
+
+class Settings(BaseModel):
+    """Every setting with its meaning; ``docs/reference.md`` is written from this class."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    catalog: str = ""
+    """Database URL of the catalog: empty for SQLite inside the workspace, or postgresql://user@host/name."""
+    blobs: str = ""
+    """Where media and models lie: empty for a folder inside the workspace, or s3://bucket/prefix."""
+    tracking: str = ""
+    """MLflow tracking URI for runs and models: empty for SQLite inside the workspace."""
+    host: str = "127.0.0.1"
+    """Address that the server binds; another than loopback needs ``token``."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8700
+    """Port of the server; 0 takes a free one."""
+    token: str = ""
+    """Secret that clients of the server must send as ``Authorization: Bearer ...``; empty asks for none."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of one training or prediction; 0 is one per core."""
+    max_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000
+    """Largest image that is decoded, in pixels (width x height); larger ones are refused before decoding."""
+    max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Largest request body that the server reads, in bytes."""
+    busy_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
+    """How long to wait for a locked database before giving up, in seconds."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Default seed of splits, picks and trainings."""
+
+
+def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
+    """Settings of the workspace in ``folder``.
+
+    Args:
+        folder: where ``loopworks.toml`` may lie; a missing file means defaults.
+        flags: what the user gave on the command line or in a call; ``None`` values are ignored.
+    Raises: Invalid: naming the file or variable, what it must be and what it is.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, values in (
+        (str(folder / FILE), _file(folder / FILE)),
+        ("environment", _environment()),
+        ("argument", {k: v for k, v in (flags or {}).items() if v is not None}),
+    ):
+        for name, value in values.items():
+            merged[name] = value
+            origin[name] = f"{PREFIX}{name.upper()}" if source == "environment" else f"{name} ({source})"
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise invalid(error, origin) from None
+
+
+def invalid(error: ValidationError, origin: Mapping[str, str] | None = None) -> LoopworksError:
+    """A pydantic error's first complaint in our sentence form."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    where = (origin or {}).get(name, name)
+    if first["type"] == "extra_forbidden":
+        known = ", ".join(sorted(Settings.model_fields)) if origin is not None else ""
+        return Invalid(where, "a known name", name, f"known: {known}" if known else "")
+    expected = first["msg"][0].lower() + first["msg"][1:]
+    for start in ("input should be ", "value should be "):
+        expected = expected.removeprefix(start)
+    return Invalid(where, expected, first["input"])
+
+
+def _file(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(str(path), "valid TOML in UTF-8", str(error)) from None
+
+
+def _environment() -> dict[str, str]:
+    names = {f"{PREFIX}{name.upper()}": name for name in Settings.model_fields}
+    return {names[key]: value for key, value in os.environ.items() if key in names}
