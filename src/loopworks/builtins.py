@@ -2,5 +2,6 @@
 
 from loopworks.infer import onnxruntime, openvino
 from loopworks.tasks import image_classification
+from loopworks.train import small_cnn, timm
 
-__all__ = ["image_classification", "onnxruntime", "openvino"]
+__all__ = ["image_classification", "onnxruntime", "openvino", "small_cnn", "timm"]

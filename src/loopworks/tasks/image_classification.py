@@ -86,15 +86,15 @@ class ImageClassification:
         return np.asarray(1.0 - (top[:, 1] - top[:, 0]))
 
     def score(
-        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0
+        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0, rounds: int = 1000
     ) -> dict[str, Score]:
         """``accuracy`` and ``macro_f1``."""
         truth = targets > THRESHOLD
         given = self._chosen(outputs[OUTPUT], schema)
         right = (truth == given).all(axis=1)
         return {
-            "accuracy": bootstrap(lambda at: float(right[at].mean()), len(right), seed=seed),
-            "macro_f1": bootstrap(lambda at: macro_f1(truth[at], given[at]), len(right), seed=seed),
+            "accuracy": bootstrap(lambda at: float(right[at].mean()), len(right), seed=seed, rounds=rounds),
+            "macro_f1": bootstrap(lambda at: macro_f1(truth[at], given[at]), len(right), seed=seed, rounds=rounds),
         }
 
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
