@@ -36,7 +36,9 @@ class Memory:
         size = (rule.width, rule.height)
         if progress is not None:
             progress(0.0, f"decode {split}")
-        return np.stack([np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in self.images[split]])
+        return np.stack([
+            np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in self.images[split]
+        ])
 
     def targets(self, split: str) -> NDArray[np.float32]:
         return self.labels[split]

@@ -100,9 +100,7 @@ def create(name: str, classes: int, path: Path | None) -> "nn.Module":
     if path is None:
         return timm.create_model(name, pretrained=False, num_classes=classes)
     try:
-        return timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, num_classes=classes
-        )
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, num_classes=classes)
     except (RuntimeError, KeyError, SafetensorError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Invalid(f"weights {path.name}", f"weights of {name}", first) from None

@@ -42,7 +42,9 @@ def start_from(bundle: Bundle, network: nn.Module, head: str, schema: LabelSchem
             taken += 1
     if taken == 0:
         raise Invalid(
-            "start", f"a model of the same recipe and size ({len(new)} tensors)", f"{bundle.recipe}, no tensor of which fits"
+            "start",
+            f"a model of the same recipe and size ({len(new)} tensors)",
+            f"{bundle.recipe}, no tensor of which fits",
         )
     return f"training began from an earlier model of version {bundle.version} ({taken} of {len(new)} tensors)"
 
