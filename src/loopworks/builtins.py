@@ -1,7 +1,17 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks.infer import onnxruntime, openvino
+from loopworks.optimize import onnx_int8
+from loopworks.optimize import openvino as optimize_openvino
 from loopworks.tasks import image_classification
 from loopworks.train import small_cnn, timm
 
-__all__ = ["image_classification", "onnxruntime", "openvino", "small_cnn", "timm"]
+__all__ = [
+    "image_classification",
+    "onnx_int8",
+    "onnxruntime",
+    "openvino",
+    "optimize_openvino",
+    "small_cnn",
+    "timm",
+]

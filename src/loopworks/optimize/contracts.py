@@ -1,0 +1,34 @@
+"""What a maker of variants is given and what it promises; makers are plug-ins named ``optimize.NAME``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loopworks.core.bundle import Bundle, Variant
+from loopworks.core.contracts import Context
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """The model that a variant is made of."""
+
+    bundle: Bundle
+    onnx: Path
+    """Its fp32 ONNX file."""
+    calibration: NDArray[np.uint8]
+    """Training images by the bundle's rule, shape ``(items, height, width, 3)``; never of val or test."""
+    folder: Path
+    """Where the maker writes its files: a folder of its own, empty at the start."""
+
+
+class Maker(Protocol):
+    """A ``Step[Origin, Variant]`` that says first whether it can work here."""
+
+    def lacks(self) -> str:
+        """What this machine lacks for the variant, e.g. a package, as the end of a sentence; empty: nothing."""
+
+    def run(self, source: Origin, ctx: Context, /) -> Variant:
+        """Write the files into ``source.folder``; paths in the variant are relative to it, nothing is measured yet."""
