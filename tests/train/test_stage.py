@@ -1,7 +1,7 @@
 """Training as a user asks for it: from labeled images to a bundle."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,9 @@ def points() -> list[tuple[str, int, float]]:
 
 
 @pytest.fixture(scope="module")
-def bundle(folder: Path, source: Memory, points: list[tuple[str, int, float]]) -> Iterator[Bundle]:
+def bundle(folder: Path, source: Memory, points: list[tuple[str, int, float]]) -> Bundle:
     ctx = context(folder / "scratch", metric=lambda *point: points.append(point))
-    yield train(folder, source, ctx=ctx)
+    return train(folder, source, ctx=ctx)
 
 
 def test_the_bundle_is_read_back_whole(bundle: Bundle) -> None:
@@ -158,9 +158,7 @@ def test_without_validation_and_test_splits_it_trains_and_says_so(tmp_path: Path
     assert any("no validation split" in note for note in made.notes)
 
 
-def test_stopping_leaves_no_half_bundle_and_the_next_run_goes_on(
-    tmp_path: Path, bundle: Bundle, source: Memory
-) -> None:
+def test_stopping_leaves_no_half_bundle_and_the_next_run_ends(tmp_path: Path, bundle: Bundle, source: Memory) -> None:
     seen: list[int] = []
 
     def metric(name: str, step: int, value: float) -> None:
