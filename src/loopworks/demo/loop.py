@@ -78,7 +78,7 @@ def run(folder: Path, source: Path | None, *, seed: int, out: Voice) -> dict[str
     with spaces.open(folder) as space:
         plan, names = _imported(space, source, seed, out)
         curves = _learn(space, plan, names, out)
-        best, bundle = _optimize(space, out)
+        best, bundle = _optimize(space, curves[-1]["active"]["model"], out)
         served = _serve(space, best, bundle, out)
         figures = {
             "workspace": str(folder),
@@ -217,8 +217,8 @@ def _truth(item: Item) -> str:
 
 def _learn(space: Workspace, plan: Plan, names: tuple[str, str], out: Voice) -> list[dict[str, Any]]:
     out.say(
-        f"2. Label and train: {ROUNDS} rounds of {plan.step} labels. The annotator is played by the hidden true labels;\n"
-        "   beside the images that the model picks, the same number is picked at random for comparison"
+        f"2. Label and train: {ROUNDS} rounds of {plan.step} labels. The annotator is played by the hidden true\n"
+        "   labels; beside the images that the model picks, the same number is picked at random for comparison"
     )
     rounds: list[dict[str, Any]] = []
     for round in range(ROUNDS + 1):
@@ -303,10 +303,9 @@ def _interval(score: Mapping[str, float]) -> str:
 # ---- 3. optimize
 
 
-def _optimize(space: Workspace, out: Voice) -> tuple[Model, Bundle]:
+def _optimize(space: Workspace, trained: str, out: Voice) -> tuple[Model, Bundle]:
     out.say(f"3. Optimize: every form of the final model; at most {MAX_DROP:.0%} of accuracy may be lost on validation")
-    trained = next(m for m in space.models() if m.name == "active" and not m.parent)
-    with out.job(f"   measuring the variants of {trained.ref}") as follow:
+    with out.job(f"   measuring the variants of {trained}") as follow:
         best = space.optimize(trained, max_drop=MAX_DROP, on_progress=follow, key="demo-optimize")
     return best, space.bundle(best)
 
