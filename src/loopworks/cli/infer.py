@@ -24,7 +24,7 @@ def deploy(
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Put a model to use under a name; a running server takes it at the next reload."""
+    """Put a model to use under a name."""
     with face(json) as out, opened(workspace) as space:
         done = space.deploy(model, name=name, variant=variant)
         out.say(f"deployment {done.name}: {done.model}:{done.number} as {done.variant}, revision {done.revision}")
@@ -47,7 +47,10 @@ def serve(
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Answer requests: Open Inference Protocol v2, plain predictions, and the workspace."""
+    """Answer requests over HTTP.
+
+    Open Inference Protocol v2, plain predictions, and the workspace.
+    """
     import loopworks
     from loopworks.server.run import serve as run
 

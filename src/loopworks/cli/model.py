@@ -36,7 +36,10 @@ def train(
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Train a model on a frozen version; the test set is only looked at, never learnt from or chosen by."""
+    """Train a model on a frozen version.
+
+    The test set is only looked at, never learnt from or chosen by.
+    """
     with face(json) as out, opened(workspace) as space:
         version = space.find_version(dataset)
         params = _params(settings or [])
@@ -70,7 +73,10 @@ def optimize(
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Make smaller and faster forms of a model, measure them, choose by the validation split."""
+    """Make a model smaller and faster.
+
+    Every form is measured on this machine; the choice is made by the validation split alone.
+    """
     with face(json) as out, opened(workspace) as space:
         if not wait:
             job = space.optimize(model, max_drop=max_drop, target=target, variants=variants, wait=False)

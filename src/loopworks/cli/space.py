@@ -34,7 +34,10 @@ def init(
 
 
 def doctor(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
-    """What is installed and missing, what the machine has, and whether the workspace is sound."""
+    """Say what is installed or missing.
+
+    Also what the machine has, and whether the workspace is sound.
+    """
     from loopworks.doctor import examine
 
     with face(json) as out:
@@ -55,7 +58,10 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of splits, picks and trainings.")] = 0,
     json: JsonOption = False,
 ) -> None:
-    """The whole loop on real images: label, learn actively, optimize, serve, trace back. About three minutes."""
+    """Run the whole loop on real images.
+
+    Label, learn actively, optimize, serve, trace back; about three minutes. Ctrl-C stops it, a second run goes on.
+    """
     from loopworks.demo.loop import run
 
     with face(json) as out:
