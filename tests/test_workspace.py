@@ -93,9 +93,8 @@ def test_runs_are_in_mlflow(ws: lw.Workspace) -> None:
 
 
 def test_python_command_line_and_http_say_the_same(ws: lw.Workspace, city: Path) -> None:
-    from starlette.testclient import TestClient
-
     from loopworks.server.app import create_app
+    from starlette.testclient import TestClient
 
     space, photo = city / "space", sorted((city / "photos" / "metal").iterdir())[3]
     by_python = ws.predict("litter", photo)
