@@ -87,6 +87,18 @@ class Busy(LoopworksError):
     code, status, exit_code = "busy", 503, 1
 
 
+class TimedOut(LoopworksError):
+    """A request waited longer than its deadline."""
+
+    code, status, exit_code = "timed_out", 504, 1
+
+
+class TooLarge(LoopworksError):
+    """A request body is larger than the server reads."""
+
+    code, status, exit_code = "too_large", 413, 2
+
+
 class Denied(LoopworksError):
     """The caller may not do this."""
 
