@@ -110,7 +110,7 @@ def test_any_file_gives_settings_or_one_clear_error(tmp_path: Path, data: bytes)
 
 def test_settings_never_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1
 
 
 def test_every_setting_says_what_it_means() -> None:

@@ -74,7 +74,7 @@ def test_durations_are_written(value: float, text: str) -> None:
     assert seconds_text(value) == text
 
 
-@given(st.integers(1, 10**6), st.sampled_from(["s", "m", "h"]))
+@given(st.integers(1, 10**5), st.sampled_from(["s", "m", "h"]))
 def test_a_longer_duration_reads_as_more(count: int, unit: str) -> None:
     assert seconds(f"{count}{unit}") < seconds(f"{count + 1}{unit}")
 

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loopworks.core.errors import Damaged, Invalid, NotFound, TooNew
-from loopworks.core.fields import Fields
+from loopworks.core.fields import Fields, is_text
 from loopworks.core.values import ImageRule, LabelSchema, Score, TensorSpec
 
 FORMAT = 1
@@ -253,14 +253,10 @@ def _scores(body: Any, where: str) -> dict[str, Score]:
 def _safe(relative: str, where: str) -> str:
     """``relative`` where it stays inside the bundle on every operating system and has one spelling."""
     pure = PurePosixPath(relative)
-    strange = any(c in relative for c in "\\:\0")
-    if (
-        strange
-        or pure.is_absolute()
-        or ".." in pure.parts
-        or pure.as_posix() != relative
-        or relative in (".", FILE, PARTIAL)
-    ):
+    is_portable = is_text(relative) and not any(c in relative for c in "\\:\0")
+    is_inside = not pure.is_absolute() and ".." not in pure.parts and relative not in (".", FILE, PARTIAL)
+    is_short = max(map(len, pure.parts), default=0) <= 255
+    if not (is_portable and is_inside and is_short and pure.as_posix() == relative):
         raise Invalid(where, "relative paths inside the bundle", relative)
     return relative
 

@@ -37,7 +37,7 @@ class Fields:
 
     def text(self, key: str) -> str:
         """Text."""
-        value: str = self._of(key, "text", lambda x: isinstance(x, str))
+        value: str = self._of(key, "text", is_text)
         return value
 
     def flag(self, key: str) -> bool:
@@ -57,7 +57,7 @@ class Fields:
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts."""
-        return tuple(self._of(key, "a list of texts", lambda x: _is_list(x) and all(isinstance(t, str) for t in x)))
+        return tuple(self._of(key, "a list of texts", lambda x: _is_list(x) and all(map(is_text, x))))
 
     def wholes(self, key: str) -> tuple[int, ...]:
         """A list of whole numbers."""
@@ -92,6 +92,11 @@ class Fields:
         if not fits(value):
             raise Invalid(self.path(key), expected, value)
         return value
+
+
+def is_text(value: Any) -> bool:
+    """Whether it is text that can be stored: JSON and file systems can spell half characters, UTF-8 cannot."""
+    return isinstance(value, str) and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 def _is_list(value: Any) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from loopworks.core.errors import Invalid
-from loopworks.core.fields import Fields
+from loopworks.core.fields import Fields, is_text
 
 Source = Literal["person", "import", "model"]
 Fit = Literal["stretch", "crop", "pad"]
@@ -26,6 +26,8 @@ class LabelSchema:
         for name in self.classes:
             if not name or name != name.strip():
                 raise Invalid("class name", "text without blanks around it", repr(name))
+            if not is_text(name):
+                raise Invalid("class name", "Unicode text", name, "rename the folder or label")
             key = unicodedata.normalize("NFC", name).casefold()  # one file system composes accents, another does not
             if key in seen:
                 raise Invalid(

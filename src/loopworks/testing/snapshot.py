@@ -82,6 +82,7 @@ def _difference(left: Any, right: Any, at: str) -> str:
                 return found
         return ""
     if isinstance(left, list):
+        at = at or "value"
         if len(left) != len(right):
             return f"{at or 'value'}: {len(left)} members are not {len(right)}"
         return next(
