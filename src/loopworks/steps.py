@@ -1,0 +1,161 @@
+"""The steps that run as durable jobs, in a child process of the worker: training and optimizing.
+
+A step may be killed and run again at any moment. What it makes is written in an order that makes this harmless:
+files, then blobs, then one catalog transaction that also says which job made the model.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from loopworks.core import bundle as bundles
+from loopworks.core.bundle import Bundle
+from loopworks.core.contracts import Context
+from loopworks.core.registry import plugins
+from loopworks.store import bundles as stored
+from loopworks.store import lineage, models
+from loopworks.workspace import Workspace, open
+
+if TYPE_CHECKING:
+    from loopworks.workspace import Model
+
+log = logging.getLogger(__name__)
+
+
+@plugins.add("job.train")
+def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Train a model on a frozen version and keep it; ``params`` as in ``Workspace.train``."""
+    from loopworks.train.stage import train as fit
+
+    with open(location, create=False) as space:
+        if (made := _made(space, ctx)) is not None:
+            return made
+        version = space.version(params["version"])
+        start = space.bundle(params["start"]) if params["start"] else None
+        seeded = _seeded(ctx, params["seed"])
+        folder = _fresh(ctx.scratch / "bundle")
+        run = _Run(space, params["name"], dict(params), ctx)
+        with run:
+            bundle = fit(
+                version,
+                recipe=params["recipe"],
+                params=params["params"],
+                budget_s=params["budget_s"],
+                folder=folder,
+                ctx=run.watch(seeded.part(0.0, 0.95)),
+                start=start,
+                threads=space.settings.threads,
+            )
+            model = _keep(space, ctx, bundle, params["name"], run.id, parent="")
+            run.finish(bundle, model)
+        return {"model": model.ref, "bundle": model.bundle}
+
+
+@plugins.add("job.optimize")
+def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Make and measure the variants of a model and keep the result as a new model; ``params`` as in ``Workspace``."""
+    from loopworks.optimize.stage import optimize as tournament
+
+    with open(location, create=False) as space:
+        if (made := _made(space, ctx)) is not None:
+            return made
+        model = space.model(params["model"])
+        bundle = space.bundle(model)
+        folder = _fresh(ctx.scratch / "bundle")
+        run = _Run(space, model.name, dict(params), ctx)
+        with run:
+            best = tournament(
+                bundle,
+                space.version(bundle.version),
+                folder=folder,
+                max_drop=params["max_drop"],
+                target=params["target"],
+                variants=params["variants"],
+                ctx=run.watch(_seeded(ctx, params["seed"]).part(0.0, 0.95)),
+                threads=space.settings.threads,
+            )
+            done = _keep(space, ctx, best, model.name, run.id, parent=model.ref)
+            run.finish(best, done)
+        return {"model": done.ref, "bundle": done.bundle}
+
+
+class _Run:
+    """One MLflow run around a step: live curves, final scores, the registered model, and how it ended."""
+
+    def __init__(self, space: Workspace, experiment: str, params: Mapping[str, Any], ctx: Context) -> None:
+        from loopworks.store.runs import Runs
+
+        self._runs = Runs(space.settings.tracking or _local(space.folder))
+        self._experiment = experiment
+        self._params = params
+        self._job = ctx.scratch.name
+        self.id = ""
+
+    def __enter__(self) -> "_Run":
+        tags = {"loopworks.job": self._job}
+        self.id = self._runs.start(self._experiment, self._job, self._params, tags)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._runs.end(self.id, "FINISHED" if kind is None else "FAILED")
+
+    def watch(self, ctx: Context) -> Context:
+        """The same context, whose metrics also reach the run."""
+
+        def metric(name: str, step: int, value: float) -> None:
+            ctx.metric(name, step, value)
+            self._runs.metric(self.id, name, step, value)
+
+        return Context(seed=ctx.seed, scratch=ctx.scratch, report=ctx.report, stopped=ctx.stopped, metric=metric)
+
+    def finish(self, bundle: Bundle, model: "Model") -> None:
+        """Write the final scores and register the model under the number that the catalog gave it."""
+        for split, scores in bundle.metrics.items():
+            for name, score in scores.items():
+                self._runs.metric(self.id, f"{split}_{name}", 0, score.value)
+        self._runs.artifact(self.id, bundle.folder / bundles.FILE)
+        self._runs.register(model.name, self.id, f"loopworks-bundle:{model.bundle}", {"loopworks.ref": model.ref})
+
+
+def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *, parent: str) -> "Model":
+    """Blobs first, then one transaction with the model's row and its lineage."""
+    ctx.tick(0.96, "keeping the model")
+    key = stored.save(space.home.blobs, bundle.folder)
+    job = ("job", ctx.scratch.name)
+    source = ("model", parent) if parent else ("version", bundle.version)
+    with space.home.catalog.begin() as tx:
+        model = models.add(tx, name, bundle, key=key, run=run, parent=parent)
+        lineage.link(tx, source, ("model", model.ref))
+        lineage.link(tx, job, ("model", model.ref))
+    log.info("kept model=%s bundle=%s job=%s", model.ref, key, job[1])
+    return model
+
+
+def _made(space: Workspace, ctx: Context) -> dict[str, Any] | None:
+    """What an earlier attempt of this job finished just before it was killed."""
+    with space.home.catalog.read() as tx:
+        made = [edge.id for edge in lineage.results(tx, ("job", ctx.scratch.name)) if edge.kind == "model"]
+    if not made:
+        return None
+    model = space.model(made[0])
+    return {"model": model.ref, "bundle": model.bundle}
+
+
+def _seeded(ctx: Context, seed: int) -> Context:
+    return Context(seed=seed, scratch=ctx.scratch, report=ctx.report, stopped=ctx.stopped, metric=ctx.metric)
+
+
+def _fresh(folder: Path) -> Path:
+    """An empty folder: what a killed attempt left half written is thrown away, its checkpoints lie elsewhere."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.makedirs(folder)
+    return folder
+
+
+def _local(folder: Path) -> str:
+    runs = folder / "runs"
+    runs.mkdir(exist_ok=True)
+    return f"sqlite:///{runs / 'mlflow.db'}"
