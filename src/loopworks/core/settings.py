@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.core.params import expectation
 
 FILE = "loopworks.toml"
 PREFIX = "LOOPWORKS_"
@@ -75,10 +76,7 @@ def invalid(error: ValidationError, origin: Mapping[str, str] | None = None) -> 
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(Settings.model_fields)) if origin is not None else ""
         return Invalid(where, "a known name", name, f"known: {known}" if known else "")
-    expected = first["msg"][0].lower() + first["msg"][1:]
-    for start in ("input should be ", "value should be "):
-        expected = expected.removeprefix(start)
-    return Invalid(where, expected, first["input"])
+    return Invalid(where, expectation(first["msg"]), first["input"])
 
 
 def _file(path: Path) -> dict[str, Any]:
@@ -86,8 +84,10 @@ def _file(path: Path) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(str(path), "valid TOML in UTF-8", str(error)) from None
+    except OSError as error:
+        raise Invalid(str(path), "a readable file", error.strerror or str(error)) from None
 
 
 def _environment() -> dict[str, str]:
