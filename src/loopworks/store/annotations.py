@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from loopworks.core.values import Shape
@@ -115,19 +115,12 @@ def clear(tx: Connection, dataset: str, before: Mapping[str, items.Item], *, aut
     items.set_states(tx, dataset, dict.fromkeys(labeled, "unlabeled"))
 
 
-def held_at(tx: Connection, dataset: str, item: str, at: datetime) -> list[Annotation]:
-    """What was said of an item at a moment: the facts behind a frozen version."""
-    query = (
-        select(_table)
-        .where(
-            _table.c.dataset == dataset,
-            _table.c.item == item,
-            _table.c.created_at <= at,
-            or_(_table.c.deleted_at.is_(None), _table.c.deleted_at > at),
-        )
-        .order_by(_table.c.label, _table.c.id)
-    )
-    return [Annotation(**row._mapping) for row in tx.execute(query)]
+def behind(tx: Connection, dataset: str, item: str, shapes: Iterable[Shape], frozen_at: datetime) -> list[Annotation]:
+    """The rows that a frozen item's shapes were read from: for each shape the newest row from before the freeze."""
+    rows = [row for row in of_item(tx, dataset, item) if row.created_at <= frozen_at]
+    newest = {(row.label, row.source, row.author): row for row in rows}
+    keys = [(shape.label, shape.source, shape.author) for shape in shapes]
+    return [newest[key] for key in keys if key in newest]
 
 
 def of_item(tx: Connection, dataset: str, item: str) -> list[Annotation]:

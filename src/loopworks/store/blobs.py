@@ -37,6 +37,9 @@ class Writer(Protocol):
     def finish(self) -> None:
         """Make all of it safe and visible."""
 
+    def abort(self) -> None:
+        """Throw away what is not finished; harmless after ``finish``."""
+
     def __enter__(self) -> Self:
         """Leaving the block finishes; leaving it by an error keeps nothing."""
 
@@ -263,6 +266,12 @@ class LocalWriter:
                 with ThreadPoolExecutor(SYNC_THREADS) as pool:
                     list(pool.map(_sync, folders))
 
+    def abort(self) -> None:
+        """Remove the temporary files."""
+        with self._lock:
+            waiting, self._waiting = self._waiting, {}
+        _remove(waiting.values())
+
     def __enter__(self) -> Self:
         """Leaving the block finishes."""
         return self
@@ -274,7 +283,7 @@ class LocalWriter:
         if kind is None:
             self.finish()
         else:
-            _remove(self._waiting.values())
+            self.abort()
 
 
 def _remove(temps: Iterable[Path]) -> None:

@@ -50,7 +50,7 @@ def add(tx: Connection, name: str, *, model: str, number: int, variant: str, aut
         created_at=moment,
         ended_at=None,
     )
-    tx.execute(insert(_table).values({field: getattr(row, field) for field in _table.c.keys()}))
+    tx.execute(insert(_table).values({column.name: getattr(row, column.name) for column in _table.c}))
     return row
 
 

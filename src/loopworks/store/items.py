@@ -173,10 +173,15 @@ def counts(tx: Connection, dataset: str) -> dict[str, Any]:
     }
 
 
-def unsplit(tx: Connection, dataset: str) -> list[str]:
-    """Ids of labelled items that have no split yet, sorted."""
-    query = select(_table.c.id).where(_table.c.dataset == dataset, _table.c.state == "labeled", _table.c.split == "")
-    return sorted(tx.execute(query).scalars())
+def labeled_splits(tx: Connection, dataset: str) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """Of all labelled items: id -> classes, and id -> split (empty text: none yet)."""
+    query = select(_table.c.id, _table.c.split).where(_table.c.dataset == dataset, _table.c.state == "labeled")
+    splits = {row[0]: row[1] for row in tx.execute(query)}
+    labels: dict[str, list[str]] = {item: [] for item in splits}
+    said = tables.annotation
+    for item, label in tx.execute(select(said.c.item, said.c.label).where(said.c.dataset == dataset, _live)):
+        labels[item].append(label)
+    return labels, splits
 
 
 def set_splits(tx: Connection, dataset: str, splits: Mapping[str, str]) -> None:

@@ -154,24 +154,39 @@ class ObjectWriter:
         """Write to ``store``."""
         self._store = store
         self._pool = ThreadPoolExecutor(THREADS)
-        self._sent: dict[str, Future[str]] = {}
+        self._keys: set[str] = set()
+        self._sent: list[Future[str]] = []
         self._lock = threading.Lock()
+        self._room = threading.BoundedSemaphore(4 * THREADS)  # bytes that wait to be sent are held in memory
 
     def add(self, data: bytes, key: str = "") -> str:
         """Begin to send a blob."""
         key = key or hashlib.sha256(data).hexdigest()
         check_key(key)
         with self._lock:
-            if key not in self._sent:
-                self._sent[key] = self._pool.submit(self._store._put, data, key)
+            if key in self._keys:
+                return key
+            self._keys.add(key)
+        self._room.acquire()
+        sent = self._pool.submit(self._store._put, data, key)
+        sent.add_done_callback(lambda _: self._room.release())
+        with self._lock:
+            self._sent.append(sent)
         return key
 
     def finish(self) -> None:
-        """Wait for all answers; the first fault is raised."""
+        """Wait for all answers and end the threads; the first fault is raised."""
         with self._lock:
-            sent, self._sent = self._sent, {}
-        for future in sent.values():
-            future.result()
+            sent, self._sent = self._sent, []
+        try:
+            for future in sent:
+                future.result()
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """End the threads; requests that have not begun are dropped."""
+        self._pool.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
         """Leaving the block finishes."""
@@ -180,12 +195,11 @@ class ObjectWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Finish and end the threads; after an error, requests that have not begun are dropped."""
-        try:
-            if kind is None:
-                self.finish()
-        finally:
-            self._pool.shutdown(cancel_futures=True)
+        """Finish, or drop what is not sent."""
+        if kind is None:
+            self.finish()
+        else:
+            self.abort()
 
 
 def _path(key: str) -> str:

@@ -49,7 +49,7 @@ def add(
         items=count,
         created_at=now(),
     )
-    tx.execute(insert(_table).values({field: getattr(row, field) for field in _table.c.keys()}))
+    tx.execute(insert(_table).values({column.name: getattr(row, column.name) for column in _table.c}))
     return row, True
 
 
