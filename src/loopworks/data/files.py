@@ -1,0 +1,213 @@
+"""Finding image files in folders, and what their folders say of them."""
+
+import glob
+import os
+import stat
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from loopworks.core.errors import Invalid, LoopworksError, NotFound
+from loopworks.core.image import SUFFIXES
+from loopworks.core.values import LabelSchema, Problem
+
+Labels = Literal["auto", "folders", "none"]
+Source = str | Path | Sequence[str | Path]
+IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db", "icon\r"})
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """An image file."""
+
+    path: Path
+    name: str
+    """Path below the folder that was given, with slashes."""
+    label: str = ""
+    """Class that its folder names, or empty."""
+    split: str = ""
+    """train, val, test, or empty where no folder says it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What a source holds: images in order of name, the classes that folders name, and what was left out."""
+
+    files: tuple[Found, ...]
+    classes: tuple[str, ...]
+    problems: tuple[Problem, ...]
+
+
+def find(source: Source, labels: Labels = "auto") -> Finding:
+    """Images in a folder, of a file, of a pattern with wildcards, or of a list of these.
+
+    A folder is read as folder-per-class where it has folders with images in them (deeper levels belong to that class);
+    folders called train, val and test that hold class folders give the split too. Hidden files are ignored, links to
+    folders are not followed, other files than images are listed as problems.
+
+    Args:
+        source: where to look.
+        labels: auto: classes where there are class folders; folders: there must be some; none: no labels.
+    Raises:
+        NotFound: a path does not exist.
+        Invalid: no image there; two class folders that differ only in upper and lower case.
+    """
+    if labels not in ("auto", "folders", "none"):
+        raise Invalid("labels", "auto, folders or none", labels)
+    files: dict[Path, Found] = {}
+    problems: list[Problem] = []
+    for one in [source] if isinstance(source, str | Path) else source:
+        found, bad = _find_one(one, labels)
+        files |= {file.path: file for file in found}
+        problems += bad
+    if not files:
+        shown = ", ".join(map(str, [source] if isinstance(source, str | Path) else source)) or "an empty list"
+        first = f"; the first of {len(problems)} problems: {problems[0].message}" if problems else ""
+        raise Invalid(shown, "a place with images", f"no image in it{first}", f"images end in {', '.join(_suffixes())}")
+    classes = tuple(sorted({file.label for file in files.values() if file.label}))
+    LabelSchema(classes=classes)
+    if labels == "folders" and not classes:
+        raise Invalid(str(source), "a folder with one folder per class", "images without class folders")
+    return Finding(
+        files=tuple(sorted(files.values(), key=lambda file: (file.name, str(file.path)))),
+        classes=classes,
+        problems=tuple(problems),
+    )
+
+
+def problem(where: str, error: LoopworksError) -> Problem:
+    """An error of one file as an entry in a list."""
+    return Problem(where=where, error=error.code, message=error.message, hint=error.hint)
+
+
+def unreadable(where: str, error: OSError) -> Problem:
+    """A file that the system does not let us read."""
+    reason = error.strerror or str(error)
+    return Problem(where=where, error="invalid", message=f"{where} must be readable; got: {reason}")
+
+
+def _find_one(source: str | Path, labels: Labels) -> tuple[list[Found], list[Problem]]:
+    path = Path(source).expanduser()
+    if not os.path.lexists(path) and glob.has_magic(str(source)):
+        return _find_pattern(path, labels)
+    try:
+        root = path.resolve(strict=True)
+    except FileNotFoundError:
+        raise NotFound(
+            "path", str(path), hint="check the spelling; relative paths start in the current folder"
+        ) from None
+    except (OSError, RuntimeError) as error:
+        raise Invalid(str(path), "a file or folder", f"a path that leads nowhere ({error})") from None
+    if root.is_file():
+        walk = _Walk(root.parent)
+        walk.take(root)
+        return walk.files, walk.problems
+    walk = _Walk(root)
+    walk.enter(root)
+    files = walk.files if labels == "none" else _labelled(walk.files)
+    return files, walk.problems
+
+
+def _find_pattern(path: Path, labels: Labels) -> tuple[list[Found], list[Problem]]:
+    matches = sorted(glob.glob(str(path), recursive=True))
+    if not matches:
+        raise NotFound("path", str(path), hint="no file matches the pattern")
+    fixed = Path(*_before_magic(path.parts)).resolve()
+    files: list[Found] = []
+    problems: list[Problem] = []
+    for match in map(Path, matches):
+        if match.is_dir():
+            if "**" in path.parts:
+                continue  # its files match by themselves
+            found, bad = _find_one(match, labels)
+            files += [replace(file, name=f"{match.name}/{file.name}") for file in found]
+        else:
+            walk = _Walk(fixed)
+            walk.take(match.absolute())
+            found, bad = walk.files, walk.problems
+            files += found
+        problems += bad
+    return files, problems
+
+
+def _before_magic(parts: Iterable[str]) -> list[str]:
+    kept: list[str] = []
+    for part in parts:
+        if glob.has_magic(part):
+            break
+        kept.append(part)
+    return kept
+
+
+class _Walk:
+    """Collects images below a folder in order of name; meets each folder once, because it follows no links to them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: list[Found] = []
+        self.problems: list[Problem] = []
+
+    def enter(self, folder: Path) -> None:
+        waiting = [folder]
+        while waiting:
+            at = waiting.pop()
+            try:
+                with os.scandir(at) as found:
+                    entries = sorted(found, key=lambda entry: entry.name)
+            except OSError as error:
+                self.problems.append(unreadable(str(at), error))
+                continue
+            folders = []
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name.lower() in IGNORED:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                elif entry.is_symlink() and entry.is_dir():
+                    self._refuse(entry.path, "a file or folder, not a link to a folder", "a link; it was not followed")
+                else:
+                    self.take(Path(entry.path))
+            waiting += reversed(folders)
+
+    def take(self, path: Path) -> None:
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            self.problems.append(unreadable(str(path), error))
+            return
+        if not stat.S_ISREG(mode):
+            self._refuse(str(path), "a file", "something else, such as a pipe or device")
+        elif path.suffix.lower() not in SUFFIXES:
+            self._refuse(str(path), f"an image ({', '.join(_suffixes())})", path.suffix or "a name without an ending")
+        else:
+            self.files.append(Found(path=path, name=_name(path, self.root)))
+
+    def _refuse(self, where: str, expected: str, got: str) -> None:
+        self.problems.append(problem(where, Invalid(where, expected, got)))
+
+
+def _labelled(files: list[Found]) -> list[Found]:
+    """Class and split of each file, read off its folders."""
+    tops = {file.name.partition("/")[0] for file in files if "/" in file.name}
+    has_splits = bool(tops) and all(top.lower() in SPLITS for top in tops)
+    has_splits = has_splits and any(file.name.count("/") >= 2 for file in files)
+    done = []
+    for file in files:
+        parts = file.name.split("/")
+        split = SPLITS[parts.pop(0).lower()] if has_splits and len(parts) > 1 else ""
+        label = unicodedata.normalize("NFC", parts[0]) if len(parts) > 1 else ""
+        done.append(replace(file, label=label, split=split))
+    return done
+
+
+def _name(path: Path, root: Path) -> str:
+    """The name as text that every database takes: bytes that are no UTF-8 are shown as escapes."""
+    relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return relative.as_posix().encode("utf-8", "backslashreplace").decode().replace("\x00", "")
+
+
+def _suffixes() -> list[str]:
+    return sorted(SUFFIXES)
