@@ -17,6 +17,7 @@ from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
+from loopworks.store.lineage import Node
 from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
@@ -124,20 +125,30 @@ def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *
     """Blobs first, then one transaction with the model's row and its lineage."""
     ctx.tick(0.96, "keeping the model")
     key = stored.save(space.home.blobs, bundle.folder)
-    job = ("job", ctx.scratch.name)
-    source = ("model", parent) if parent else ("version", bundle.version)
+    job = Node("job", ctx.scratch.name)
+    source = Node("model", parent) if parent else Node("version", bundle.version)
     with space.home.catalog.begin() as tx:
-        model = models.add(tx, name, bundle, key=key, run=run, parent=parent)
-        lineage.link(tx, source, ("model", model.ref))
-        lineage.link(tx, job, ("model", model.ref))
-    log.info("kept model=%s bundle=%s job=%s", model.ref, key, job[1])
+        model = models.add(
+            tx,
+            name,
+            bundle=key,
+            run=run,
+            version=bundle.version,
+            parent=parent,
+            task=bundle.task,
+            variant=bundle.chosen,
+            metrics=bundle.to_json()["metrics"],
+        )
+        lineage.link(tx, source, Node("model", model.ref))
+        lineage.link(tx, job, Node("model", model.ref))
+    log.info("kept model=%s bundle=%s job=%s", model.ref, key, job.id)
     return model
 
 
 def _made(space: Workspace, ctx: Context) -> dict[str, Any] | None:
     """What an earlier attempt of this job finished just before it was killed."""
     with space.home.catalog.read() as tx:
-        made = [edge.id for edge in lineage.results(tx, ("job", ctx.scratch.name)) if edge.kind == "model"]
+        made = [node.id for node in lineage.targets(tx, Node("job", ctx.scratch.name)) if node.kind == "model"]
     if not made:
         return None
     model = space.model(made[0])

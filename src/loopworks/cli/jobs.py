@@ -7,7 +7,7 @@ import typer
 from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job
+    from loopworks.jobs import Job
 
 group = typer.Typer(help="Jobs: list, show, follow, cancel, retry, log.", invoke_without_command=True)
 
