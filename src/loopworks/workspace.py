@@ -401,7 +401,7 @@ class Workspace:
         chosen = bundle.variant(variant)
         key = (str(bundle.folder), chosen.name)
         if key not in self._predictors:
-            runtime = plugins.get(f"runtime.{chosen.runtime}")
+            runtime = plugins.get(f"runtime.{chosen.runtime}")()
             self._predictors[key] = runtime.load(
                 bundle.path(chosen.file), threads=self.settings.threads, precision=chosen.precision
             )

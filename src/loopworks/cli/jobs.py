@@ -92,7 +92,7 @@ def worker(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
     """Run this workspace's jobs until Ctrl-C."""
     with face(json) as out, opened(workspace) as space:
         out.say(f"worker of {space.folder} (Ctrl-C ends it)")
-        space.jobs.work()
+        space.work()
         out.done({"worker": "ended"})
 
 

@@ -44,6 +44,15 @@ class Settings(BaseModel):
     """Default seed of splits, picks and trainings."""
 
 
+_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "NNCF_CI": "1", "DO_NOT_TRACK": "true"}
+
+
+def switch_off_telemetry() -> None:
+    """Keep MLflow, NNCF and OpenVINO from sending usage figures; call it before they are imported."""
+    for name, value in _TELEMETRY.items():
+        os.environ.setdefault(name, value)
+
+
 def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
     """Settings of the workspace in ``folder``.
 

@@ -193,7 +193,14 @@ class Jobs:
 
         Raises: what ``submit`` raises; the job's own error as the class it had; Cancelled: somebody stopped the job.
         """
-        job = self.follow(self.submit(step, params, title=title, key=key), on_progress)
+        return self.result(self.submit(step, params, title=title, key=key), on_progress)
+
+    def result(self, job_id: str, on_progress: Progress | None = None) -> dict[str, Any]:
+        """Wait for a job and return its result.
+
+        Raises: NotFound: no such job; its own error as the class it had; Cancelled: somebody stopped the job.
+        """
+        job = self.follow(job_id, on_progress)
         if job.status == "done" and job.result is not None:
             return job.result
         if job.status == "cancelled":
