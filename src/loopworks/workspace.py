@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from loopworks.label.stage import Labeling
 
 Progress = Callable[["Job"], None]
+WARM = (
+    "loopworks.builtins",
+    "loopworks.train.loop",
+    "loopworks.train.export",
+    "loopworks.train.nets",
+    "loopworks.train.warm",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+)
+"""What the steps import; a worker loads it ahead, once, so that a job starts at once."""
 
 
 def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "Workspace":
@@ -90,9 +101,19 @@ class Workspace:
         if self._jobs is None:
             from loopworks.jobs import Jobs
 
-            catalog = self.settings.catalog
-            self._jobs = Jobs(self.folder, database=catalog if catalog.startswith("postgresql") else "")
+            self._jobs = Jobs(self.folder, database=self._queue, warm=WARM)
         return self._jobs
+
+    @property
+    def _queue(self) -> str:
+        catalog = self.settings.catalog
+        return catalog if catalog.startswith("postgresql") else ""
+
+    def work(self) -> None:
+        """Run this workspace's jobs in the foreground until SIGTERM or Ctrl-C; ends the process."""
+        from loopworks.jobs.worker import main
+
+        main(self.folder, database=self._queue, warm=WARM)
 
     def info(self) -> dict[str, Any]:
         """What the workspace holds, in figures."""

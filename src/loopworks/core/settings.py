@@ -44,15 +44,6 @@ class Settings(BaseModel):
     """Default seed of splits, picks and trainings."""
 
 
-_TELEMETRY = {"MLFLOW_DISABLE_TELEMETRY": "true", "NNCF_CI": "1", "DO_NOT_TRACK": "true"}
-
-
-def switch_off_telemetry() -> None:
-    """Keep MLflow, NNCF and OpenVINO from sending usage figures; call it before they are imported."""
-    for name, value in _TELEMETRY.items():
-        os.environ.setdefault(name, value)
-
-
 def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
     """Settings of the workspace in ``folder``.
 
@@ -75,6 +66,25 @@ def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise invalid(error, origin) from None
+
+
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NNCF_CI": "1",
+}
+"""Switches of libraries that report their use, or draw bars, unless an environment variable says no."""
+
+
+def quiet_libraries() -> None:
+    """Switch off usage reports of the libraries we call; before their import, because they read the switches there.
+
+    A variable that the user has set already stays as it is.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def invalid(error: ValidationError, origin: Mapping[str, str] | None = None) -> LoopworksError:

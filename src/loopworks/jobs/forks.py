@@ -14,7 +14,7 @@ from typing import Any
 
 from loopworks.core.errors import Failed
 
-WARM = ("numpy", "PIL.Image", "sqlalchemy", "torch", "torchvision", "lightning", "mlflow")
+WARM = ("numpy", "PIL.Image", "sqlalchemy", "torch", "torchvision", "lightning")
 """What the steps that ship with Loopworks import; about 13 s in all on one core, once, behind the first job."""
 _START_S = 60.0
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from loopworks.core.errors import LoopworksError, Missing, Unreachable
-from loopworks.core.settings import switch_off_telemetry
+from loopworks.core.settings import quiet_libraries
 
 PRELOAD = ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
 """Modules that a warm worker may import ahead."""
@@ -81,7 +81,7 @@ class Runs:
 
     @contextlib.contextmanager
     def _asked(self) -> Iterator[Any]:
-        switch_off_telemetry()
+        quiet_libraries()
         try:
             from mlflow.exceptions import MlflowException
             from mlflow.tracking import MlflowClient
