@@ -99,7 +99,7 @@ class _Run:
         folder = space.home.runs
         uri = space.settings.tracking or f"sqlite:///{folder / 'mlflow.db'}"
         runs = Runs(uri, folder if not space.settings.tracking else None)
-        job = ctx.scratch.name
+        job = ctx.job
         self._writer = Writer(runs, experiment, job, params, {"loopworks.job": job})
 
     def __enter__(self) -> "_Run":
@@ -183,7 +183,7 @@ def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *
     """Blobs first, then one transaction with the model's row and its lineage."""
     ctx.tick(0.96, "keeping the model")
     key = stored.save(space.home.blobs, bundle.folder)
-    job = Node("job", ctx.scratch.name)
+    job = Node("job", ctx.job)
     source = Node("model", parent) if parent else Node("version", bundle.version)
     with space.home.catalog.begin() as tx:
         model = models.add(
@@ -206,7 +206,7 @@ def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *
 def _made(space: Workspace, ctx: Context) -> dict[str, Any] | None:
     """What an earlier attempt of this job finished just before it was killed."""
     with space.home.catalog.read() as tx:
-        made = [node.id for node in lineage.targets(tx, Node("job", ctx.scratch.name)) if node.kind == "model"]
+        made = [node.id for node in lineage.targets(tx, Node("job", ctx.job)) if node.kind == "model"]
     if not made:
         return None
     model = space.model(made[0])

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from loopworks.train.loop import Plan, Progress
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
-STEPS, FEWEST, MOST = 400, 20, 60
+STEPS, FEWEST, MOST = 400, 20, 200
 """Optimizer steps that a training without a budget aims at, and the fewest and most epochs it makes of them."""
 
 

@@ -316,7 +316,7 @@ def fit(
     Raises: Cancelled, Failed (loss not finite), NoSpace.
     """
     plan = learner.plan
-    learner.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner.network.to(memory_format=torch.channels_last)
     with _settings(plan.threads):
         progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
         budget.resume(progress.spent_s)
