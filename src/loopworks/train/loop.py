@@ -329,7 +329,7 @@ def fit(
 
 
 def resume(path: Path, fingerprint: str, learner: Learner) -> tuple[Progress, dict[str, Any] | None]:
-    """Progress and optimizer state of the checkpoint, whose weights go into ``learner``; fresh where none fits."""
+    """Progress and optimizer state of a checkpoint whose weights go into ``learner``; fresh where none fits."""
     fresh = Progress(fingerprint=fingerprint)
     if not path.is_file():
         return fresh, None

@@ -25,8 +25,6 @@ from loopworks.train.small_cnn import is_tiny
 AUTO = "auto"
 SHORT_S = 60.0
 """A budget under which no pretrained backbone is worth its start."""
-PRELOAD = ("loopworks.train.loop", "loopworks.train.export", "loopworks.train.nets", "loopworks.train.warm")
-"""Modules that a warm worker may import ahead: they load torch, Lightning, onnx and onnxscript (some 10 s cold)."""
 
 
 def recipes() -> list[dict[str, Any]]:
