@@ -1,0 +1,227 @@
+"""The Open Inference Protocol v2 over REST, with the binary tensor, model repository and statistics extensions.
+
+A deployment is a model here, its revision the model's version.
+"""
+
+import asyncio
+import time
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loopworks import __version__
+from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.infer import protocol
+from loopworks.infer.engine import Served
+from loopworks.server import answer
+from loopworks.server.route import Api
+from loopworks.server.serving import Serving
+
+EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
+PLATFORMS = {"onnxruntime": "onnx_onnxv1", "openvino": "openvino_ir"}
+_MODEL = "/v2/models/{model}"
+_VERSION = "/v2/models/{model}/versions/{version}"
+
+
+def _serving(request: Request) -> Serving:
+    found: Serving = request.app.state.serving
+    return found
+
+
+def _served(request: Request) -> Served:
+    return _serving(request).engine.model(request.path_params["model"], request.path_params.get("version", ""))
+
+
+async def live(request: Request) -> Response:
+    """The server runs."""
+    return answer.json({"live": True})
+
+
+async def ready(request: Request) -> Response:
+    """The server can answer."""
+    return answer.json({"ready": True})
+
+
+async def server(request: Request) -> Response:
+    """What this server is."""
+    return answer.json({"name": "loopworks", "version": __version__, "extensions": EXTENSIONS})
+
+
+async def model(request: Request) -> Response:
+    """What a model takes and gives."""
+    served = _served(request)
+    bundle = served.bundle
+    return answer.json({
+        "name": served.name,
+        "versions": [served.version],
+        "platform": PLATFORMS.get(served.variant.runtime, served.variant.runtime),
+        "inputs": [spec.to_json() for spec in bundle.inputs],
+        "outputs": [spec.to_json() for spec in bundle.outputs],
+        "parameters": {
+            "task": bundle.task,
+            "classes": list(bundle.schema.classes),
+            "preprocessing": bundle.rule.to_json(),
+            "variant": served.variant.name,
+        },
+    })
+
+
+async def model_ready(request: Request) -> Response:
+    """A model can answer."""
+    return answer.json({"name": _served(request).name, "ready": True})
+
+
+async def infer(request: Request) -> Response:
+    """Answer tensors with tensors."""
+    serving = _serving(request)
+    served = _served(request)
+    began = time.perf_counter()
+    outcome = "failed"
+    try:
+        asked = protocol.read(await request.body(), _header_length(request), served.bundle.inputs)
+        future = serving.engine.submit(served.name, asked.inputs, version=request.path_params.get("version", ""))
+        outputs = await asyncio.wrap_future(future)
+        body, length = protocol.write(outputs, asked, served.bundle.outputs, model=served.name, version=served.version)
+        outcome = "done"
+    except LoopworksError as error:
+        outcome = error.code
+        raise
+    finally:
+        serving.metrics.requests.labels(served.name, outcome).inc()
+        serving.metrics.seconds.labels(served.name).observe(time.perf_counter() - began)
+    if length is None:
+        return Response(body, media_type="application/json")
+    return Response(body, headers={protocol.HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
+
+
+def _header_length(request: Request) -> int | None:
+    text = request.headers.get(protocol.HEADER_LENGTH)
+    if text is None:
+        return None
+    if not text.isdecimal():
+        raise Invalid(protocol.HEADER_LENGTH, "a whole number from 0", text)
+    return int(text)
+
+
+async def config(request: Request) -> Response:
+    """A model's configuration, as load generators ask for it."""
+    served = _served(request)
+    return answer.json({
+        "name": served.name,
+        "platform": PLATFORMS.get(served.variant.runtime, served.variant.runtime),
+        "backend": served.variant.runtime,
+        "max_batch_size": served.max_batch,
+        "input": [_config(spec) for spec in served.bundle.inputs],
+        "output": [_config(spec) for spec in served.bundle.outputs],
+        "dynamic_batching": {"max_queue_delay_microseconds": 0},
+    })
+
+
+def _config(spec: Any) -> dict[str, Any]:
+    name = {"BYTES": "STRING"}.get(spec.datatype, spec.datatype)
+    return {"name": spec.name, "data_type": f"TYPE_{name}", "dims": list(spec.shape[1:])}
+
+
+async def statistics(request: Request) -> Response:
+    """What the models did since they were loaded."""
+    engine = _serving(request).engine
+    served = [_served(request)] if "model" in request.path_params else [engine.model(name) for name in engine.names()]
+    return answer.json({"model_stats": [_statistics(one) for one in served]})
+
+
+def _statistics(served: Served) -> dict[str, Any]:
+    found = served.statistics
+    return {
+        "name": served.name,
+        "version": served.version,
+        "last_inference": found.last_ms,
+        "inference_count": found.inferences,
+        "execution_count": found.executions,
+        "inference_stats": {
+            "success": _duration(found.success, found.queue_ns + found.compute_ns),
+            "fail": _duration(found.failure, found.failure_ns),
+            "queue": _duration(found.success, found.queue_ns),
+            "compute_input": _duration(found.success, 0),
+            "compute_infer": _duration(found.success, found.compute_ns),
+            "compute_output": _duration(found.success, 0),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        },
+        "batch_stats": [
+            {"batch_size": size, "compute_infer": _duration(count, found.batch_ns[size])}
+            for size, count in sorted(found.batches.items())
+        ],
+    }
+
+
+def _duration(count: int, ns: int) -> dict[str, int]:
+    return {"count": count, "ns": ns}
+
+
+async def index(request: Request) -> Response:
+    """Which models there are, and whether they are loaded."""
+    only_ready = (await answer.body(request)).get("ready") is True
+    serving = _serving(request)
+    loaded = serving.engine.names()
+    return answer.json([
+        {
+            "name": deployment.name,
+            "version": str(deployment.revision),
+            "state": "READY" if deployment.name in loaded else "UNAVAILABLE",
+            "reason": "" if deployment.name in loaded else "not loaded",
+        }
+        for deployment in await asyncio.to_thread(serving.space.deployments)
+        if deployment.name in loaded or not only_ready
+    ])
+
+
+async def load(request: Request) -> Response:
+    """Load a deployment, again if it is loaded."""
+    served = await asyncio.to_thread(_serving(request).load, request.path_params["model"])
+    return answer.json({"name": served.name, "version": served.version})
+
+
+async def unload(request: Request) -> Response:
+    """Take a model out of memory; it stays deployed."""
+    name = request.path_params["model"]
+    await asyncio.to_thread(_serving(request).unload, name)
+    return answer.json({"name": name})
+
+
+_INFER: dict[str, Any] = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": {"type": "object"},
+        "inputs": {"type": "array", "items": {"type": "object", "required": ["name", "datatype", "shape"]}},
+        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+    },
+}
+
+ROUTES = (
+    Api(method="GET", path="/v2/health/live", endpoint=live, summary="The server runs"),
+    Api(method="GET", path="/v2/health/ready", endpoint=ready, summary="The server can answer"),
+    Api(method="GET", path="/v2", endpoint=server, summary="Server metadata"),
+    Api(method="GET", path="/v2/models/stats", endpoint=statistics, summary="Statistics of all models"),
+    Api(method="GET", path=_MODEL, endpoint=model, summary="Model metadata"),
+    Api(method="GET", path=_VERSION, endpoint=model, summary="Model metadata"),
+    Api(method="GET", path=f"{_MODEL}/ready", endpoint=model_ready, summary="A model can answer"),
+    Api(method="GET", path=f"{_VERSION}/ready", endpoint=model_ready, summary="A model can answer"),
+    Api(method="GET", path=f"{_MODEL}/config", endpoint=config, summary="Model configuration"),
+    Api(method="GET", path=f"{_VERSION}/config", endpoint=config, summary="Model configuration"),
+    Api(method="GET", path=f"{_MODEL}/stats", endpoint=statistics, summary="Statistics of a model"),
+    Api(method="GET", path=f"{_VERSION}/stats", endpoint=statistics, summary="Statistics of a model"),
+    Api(method="POST", path=f"{_MODEL}/infer", endpoint=infer, summary="Infer", body=_INFER),
+    Api(method="POST", path=f"{_VERSION}/infer", endpoint=infer, summary="Infer", body=_INFER),
+    Api(
+        method="POST",
+        path="/v2/repository/index",
+        endpoint=index,
+        summary="Models and their state",
+        body={"type": "object", "properties": {"ready": {"type": "boolean"}}},
+    ),
+    Api(method="POST", path="/v2/repository/models/{model}/load", endpoint=load, summary="Load a deployment"),
+    Api(method="POST", path="/v2/repository/models/{model}/unload", endpoint=unload, summary="Unload a model"),
+)
