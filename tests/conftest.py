@@ -50,11 +50,22 @@ class Postgres:
         if self._owner:
             shutil.chown(folder, self._owner)
         data = folder / "data"
-        init = [tools / "initdb", "-D", data, "-U", self.USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        init = [str(tools / "initdb"), "-D", str(data), "-U", self.USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
         # A linguistic order by default, so that tests notice where we lean on the order of bytes.
         icu = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US"]
         subprocess.run([*init, *icu], check=True, user=self._owner, cwd=folder, stdout=subprocess.DEVNULL)
-        server = [tools / "postgres", "-D", data, "-k", folder, "-h", "127.0.0.1", "-p", str(self.port), "-F"]
+        server = [
+            str(tools / "postgres"),
+            "-D",
+            str(data),
+            "-k",
+            str(folder),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-F",
+        ]
         self._log = (folder / "log").open("wb")
         self._process = subprocess.Popen(server, user=self._owner, cwd=folder, stdout=self._log, stderr=self._log)
 

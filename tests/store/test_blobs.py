@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from loopworks.core.contracts import Blobs
 from loopworks.core.errors import Damaged, Denied, Invalid, Missing, NoSpace, NotFound, Unreachable
-from loopworks.store import blobs as blobs_module
 from loopworks.store.blobs import BlobStore, LocalBlobs, open_blobs
 from loopworks.store.objects import ObjectBlobs
 
@@ -119,7 +118,7 @@ def test_a_full_disk_keeps_nothing_half_written(
     def full(handle: int, data: memoryview) -> int:
         raise OSError(number, "full")
 
-    monkeypatch.setattr(blobs_module.os, "write", full)
+    monkeypatch.setattr("loopworks.store.blobs.os.write", full)
     with pytest.raises(NoSpace, match="must have room for more; got a full disk"):
         local.put_bytes(b"too much")
     assert files_in(local.folder) == []
@@ -130,7 +129,7 @@ def test_a_disk_that_fills_while_syncing_keeps_nothing(local: LocalBlobs, monkey
         raise OSError(errno.ENOSPC, "full")
 
     local.put_bytes(b"before")
-    monkeypatch.setattr(blobs_module.os, "fsync", full)
+    monkeypatch.setattr("loopworks.store.blobs.os.fsync", full)
     for put in (local.put_bytes, lambda data: local.put(io.BytesIO(data))):
         with pytest.raises(NoSpace):
             put(b"too much")
@@ -140,7 +139,7 @@ def test_a_disk_that_fills_while_syncing_keeps_nothing(local: LocalBlobs, monkey
 
 def test_short_writes_are_continued(local: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
-    monkeypatch.setattr(blobs_module.os, "write", lambda handle, data: write(handle, data[:3]))
+    monkeypatch.setattr("loopworks.store.blobs.os.write", lambda handle, data: write(handle, data[:3]))
     key = local.put_bytes(b"a long blob")
     assert local.read(key) == b"a long blob"
 
@@ -149,7 +148,7 @@ def test_a_folder_that_may_not_be_written_is_said_so(local: LocalBlobs, monkeypa
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(blobs_module.os, "makedirs", refuse)
+    monkeypatch.setattr("loopworks.store.blobs.os.makedirs", refuse)
     with pytest.raises(Denied, match="must be writable; got: Permission denied"):
         local.put_bytes(b"x")
 
@@ -167,8 +166,8 @@ def test_a_blob_is_synced_before_it_gets_its_name(local: LocalBlobs, monkeypatch
         steps.append("rename")
         replace(source, target)
 
-    monkeypatch.setattr(blobs_module.os, "fsync", sync)
-    monkeypatch.setattr(blobs_module.os, "replace", move)
+    monkeypatch.setattr("loopworks.store.blobs.os.fsync", sync)
+    monkeypatch.setattr("loopworks.store.blobs.os.replace", move)
     local.put_bytes(b"safe")
     assert [step for step in steps if step != "folder"] == ["file", "rename"]
     assert steps[-1] == "folder"

@@ -189,7 +189,12 @@ def test_parts_that_did_not_change_are_not_written_again(place: Place, monkeypat
     first = place.freeze()
     written: list[int] = []
     parquet = parts._parquet
-    monkeypatch.setattr(parts, "_parquet", lambda rows: written.append(len(rows)) or parquet(rows))
+
+    def watched(rows: list[parts.FrozenRow]) -> bytes:
+        written.append(len(rows))
+        return parquet(rows)
+
+    monkeypatch.setattr(parts, "_parquet", watched)
     assert place.freeze() == first
     assert written == []
     place.put({7: ("dog", "train")})

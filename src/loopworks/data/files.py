@@ -166,7 +166,7 @@ class _Walk:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                elif entry.is_symlink() and entry.is_dir():
+                elif entry.is_symlink() and os.path.isdir(entry.path):  # entry.is_dir() raises on a loop
                     self._refuse(entry.path, "a file or folder, not a link to a folder", "a link; it was not followed")
                 else:
                     self.take(entry.path)
