@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks.core.errors import Busy, Invalid, LoopworksError
+from loopworks.core.errors import Busy, Invalid, LoopworksError, MethodNotAllowed, NotFound
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
@@ -67,19 +67,11 @@ def _is_protocol(request: Request) -> bool:
     return request.url.path.startswith("/v2")
 
 
-class _NoRoute(LoopworksError):
-    code, status, exit_code = "not_found", 404, 2
-
-
-class _NoMethod(LoopworksError):
-    code, status, exit_code = "method_not_allowed", 405, 2
-
-
 def _plain(request: Request, error: HTTPException) -> LoopworksError:
     """Starlette's own errors: an unknown path or method, or a request that is broken."""
     what = f"{request.method} {request.url.path}"
     if error.status_code == 404:
-        return _NoRoute(f"{what} does not exist", "see /openapi.json")
+        return NotFound("route", what, hint="see /openapi.json")
     if error.status_code == 405:
-        return _NoMethod(f"{what} is not offered with this method", "see /openapi.json")
+        return MethodNotAllowed(f"{request.url.path} does not answer to {request.method}", "see /openapi.json")
     return Invalid("request", "well-formed", error.detail)

@@ -6,18 +6,12 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from loopworks.core.errors import Denied, Invalid, LoopworksError, TooLarge
+from loopworks.core.errors import Denied, Invalid, LoopworksError, TooLarge, Unauthorized
 from loopworks.core.settings import Settings
 from loopworks.server.answer import refused
 
 OPEN = ("/v2/health/live", "/v2/health/ready", "/api/health")
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-
-
-class NoToken(Denied):
-    """The request carries no token, or a wrong one."""
-
-    code, status = "unauthorized", 401
 
 
 class Guard:
@@ -58,7 +52,7 @@ class Guard:
         if token and path not in OPEN:
             given = headers.get("authorization", "").removeprefix("Bearer ").encode()
             if not hmac.compare_digest(given, token.encode()):
-                raise NoToken("the request must carry the server's token", "send Authorization: Bearer TOKEN")
+                raise Unauthorized("the request must carry the server's token", "send Authorization: Bearer TOKEN")
 
     async def _read(self, headers: dict[str, str], receive: Receive) -> bytes | None:
         """The whole body, unpacked, within the limit; ``None`` where there is none."""
