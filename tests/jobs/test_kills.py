@@ -64,13 +64,13 @@ def is_continued(job: Job, jobs: Jobs, *, attempts: int) -> None:
     assert jobs.metrics(job.id)["value"] == [(n, float(n * n)) for n in range(UNTIL)]
 
 
-def test_a_killed_child_continues_from_its_checkpoint(client: Jobs, folder: Path) -> None:
-    job_id = counting(client, folder, 3)
+def test_a_killed_child_continues_from_its_checkpoint(jobs: Jobs, folder: Path) -> None:
+    job_id = counting(jobs, folder, 3)
     os.kill(pids(folder, job_id)[0], signal.SIGKILL)
     until(lambda: len(pids(folder, job_id)) == 2, "another child")
     (scratch(folder, job_id) / "gate").unlink()
-    is_continued(client.follow(job_id), client, attempts=2)
-    assert any("was killed by signal 9 (SIGKILL), perhaps out of memory" in line for line in client.log(job_id))
+    is_continued(jobs.follow(job_id), jobs, attempts=2)
+    assert any("was killed by signal 9 (SIGKILL), perhaps out of memory" in line for line in jobs.log(job_id))
 
 
 def test_a_killed_worker_is_replaced_and_the_job_continues(client: Jobs, folder: Path, database: str) -> None:
@@ -85,14 +85,12 @@ def test_a_killed_worker_is_replaced_and_the_job_continues(client: Jobs, folder:
         assert worker_of(folder).pid != worker.pid
 
 
-def test_a_killed_client_takes_its_worker_along_and_the_next_client_continues(
-    folder: Path, tmp_path: Path, database: str
-) -> None:
+def test_a_killed_client_takes_its_worker_along_and_the_next_client_continues(folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "client.py"
     script.write_text(
         "from pathlib import Path\n"
         "from loopworks.jobs import Jobs\n"
-        f"jobs = Jobs(Path({str(folder)!r}), database={database!r}, preload={STEPS!r}, warm=())\n"
+        f"jobs = Jobs(Path({str(folder)!r}), preload={STEPS!r}, warm=())\n"
         f"job = jobs.submit('test-count', {{'until': {UNTIL}}}, key='count')\n"
         f"(Path({str(folder)!r}) / 'jobs' / job / 'scratch' / 'gate').write_text('3')\n"
         "print(job, flush=True)\n"
@@ -104,7 +102,7 @@ def test_a_killed_client_takes_its_worker_along_and_the_next_client_continues(
     ) as first:
         assert first.stdout is not None
         job_id = first.stdout.readline().strip()
-        with Jobs(folder, database=database, preload=STEPS, warm=()) as second:
+        with Jobs(folder, preload=STEPS, warm=()) as second:
             until(lambda: second.get(job_id).text == "at 3", "the count to be at 3")
             first.kill()
             until(lambda: not processes_of(folder), "the worker to go with its owner", 5.0)
@@ -114,13 +112,13 @@ def test_a_killed_client_takes_its_worker_along_and_the_next_client_continues(
             is_continued(second.follow(job_id), second, attempts=2)
 
 
-def test_closing_the_client_interrupts_the_job_for_the_next_one(folder: Path, database: str) -> None:
-    with Jobs(folder, database=database, preload=STEPS, warm=()) as first:
+def test_closing_the_client_interrupts_the_job_for_the_next_one(folder: Path) -> None:
+    with Jobs(folder, preload=STEPS, warm=()) as first:
         job_id = counting(first, folder, 5)
     assert not processes_of(folder)
     assert first.get(job_id).text == "interrupted; continues when a worker runs"
     (scratch(folder, job_id) / "gate").unlink()
-    with Jobs(folder, database=database, preload=STEPS, warm=()) as second:
+    with Jobs(folder, preload=STEPS, warm=()) as second:
         is_continued(second.follow(job_id), second, attempts=2)
 
 
