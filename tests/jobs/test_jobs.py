@@ -223,14 +223,10 @@ def test_two_jobs_run_side_by_side_where_that_is_set(folder: Path) -> None:
 
 
 def test_retry_goes_on_from_the_checkpoint(shared: Jobs, shared_folder: Path) -> None:
-    job_id = shared.submit("test-count", {"until": 6})
-    gate = scratch(shared_folder, job_id) / "gate"
-    gate.write_text("0")
-    until(lambda: shared.get(job_id).text == "at 0", "the count to wait")
-    gate.write_text("3")
+    job_id = shared.submit("test-count", {"until": 6, "gate": 3})
     until(lambda: shared.get(job_id).text == "at 3", "three to be counted")
     assert shared.cancel(job_id).status == "cancelled"
-    gate.unlink()
+    (scratch(shared_folder, job_id) / "go").touch()
     assert shared.retry(job_id).status in ("queued", "running")
     job = shared.follow(job_id)
     assert job.result == {"sum": 0 + 1 + 4 + 9 + 16 + 25}

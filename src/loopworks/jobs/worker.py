@@ -266,9 +266,12 @@ class Worker:
 
         It may be seconds late where DBOS recovers what a killed worker ran: that goes before what only waited.
         """
-        if self._is_ending or len(self._running) >= self._concurrency:
+        held = {job for job in self._started if job in self._open}  # a slot is free once its job's end is on disk
+        if self._is_ending or len(held - {me}) >= self._concurrency:
             return False
-        older = {job for job, place in self._open.items() if place < self._open[me] and job[0] not in self._running}
+        if me in held:
+            return True  # another try, in the slot that it has
+        older = {job for job, place in self._open.items() if place < self._open[me]} - held
         return not older & self._waiting and (not older or time.monotonic() >= patient_until)
 
     def _publish(self, job_id: str, round_: int, outcome: dict[str, Any]) -> None:
