@@ -16,7 +16,7 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import page, predict, protocol, space
+from loopworks.server.routes import events, page, predict, protocol, space
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ ROUTES: tuple[Api, ...] = (
     *protocol.ROUTES,
     *predict.ROUTES,
     *space.ROUTES,
+    *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,
 )
@@ -56,6 +57,6 @@ def create_app(workspace: "Workspace", settings: Settings | None = None) -> Star
     return Starlette(
         routes=[Route(api.path, api.endpoint, methods=[api.method]) for api in ROUTES],
         middleware=[Middleware(Guard, settings=settings or workspace.settings)],
-        exception_handlers={LoopworksError: answer.failed, HTTPException: answer.failed, Exception: answer.failed},
+        exception_handlers={LoopworksError: answer.handle, HTTPException: answer.handle},
         lifespan=life,
     )

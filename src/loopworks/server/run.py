@@ -1,12 +1,15 @@
 """Runs the server: in the foreground for ``loopworks serve``, in a thread for the demo, tests and notebooks."""
 
+import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
+from starlette.applications import Starlette
 
 from loopworks.core.errors import Conflict, Denied, Failed, Invalid
 from loopworks.core.settings import Settings
@@ -81,7 +84,7 @@ class ServerThread:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which says when it answers."""
+    """Uvicorn, which says when it answers, ends streams before it waits for them, and leaves signals to its caller."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[str], None] | None, bound: socket.socket) -> None:
         super().__init__(config)
@@ -94,6 +97,25 @@ class _Server(uvicorn.Server):
         if self._ready is not None and not self.should_exit:
             host, port = self._bound.getsockname()[:2]
             self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams end, then finish what is under way."""
+        application: Starlette = self.config.app  # type: ignore[assignment]
+        application.state.serving.stopping.set()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the server; Uvicorn would raise them again when it is done."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _settings(space: "Workspace", host: str | None, port: int | None) -> Settings:

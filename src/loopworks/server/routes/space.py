@@ -1,15 +1,11 @@
 """The workspace over HTTP: the same calls as the Python API, the same rows as the command line's ``--json``."""
 
-import asyncio
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
 from loopworks.server import answer
@@ -197,7 +193,7 @@ async def deploy(request: Request) -> Response:
     done = await run_in_threadpool(
         serving.space.deploy, _text(body, "model"), _text(body, "name", ""), variant=_text(body, "variant", "")
     )
-    await run_in_threadpool(serving.sync)
+    await run_in_threadpool(serving.load, done.name)
     return answer.json({"deployment": done.to_json()}, 201)
 
 
@@ -216,40 +212,6 @@ def cancel(request: Request) -> Response:
     found = _space(request).jobs.get(_path(request, "job"))
     _space(request).jobs.cancel(found.id)
     return answer.json({"job": _space(request).jobs.get(found.id).to_json()})
-
-
-async def events(request: Request) -> Response:
-    """A job's progress as server-sent events, until it ends."""
-    space = _space(request)
-    found = await run_in_threadpool(space.jobs.get, _path(request, "job"))
-    return StreamingResponse(_events(space, found.id, request), media_type="text/event-stream")
-
-
-async def _events(space: "Workspace", id: str, request: Request) -> AsyncIterator[bytes]:
-    news: queue.Queue[Job | None] = queue.Queue()
-    gone = threading.Event()
-
-    def follow() -> None:
-        def tell(job: "Job") -> None:
-            if gone.is_set():
-                raise InterruptedError
-            news.put(job)
-
-        try:
-            news.put(space.jobs.follow(id, tell))
-        except InterruptedError:
-            pass  # the reader has gone; the job goes on
-        finally:
-            news.put(None)
-
-    threading.Thread(target=follow, name=f"follow-{id[:8]}", daemon=True).start()
-    try:
-        while (job := await asyncio.to_thread(news.get)) is not None:
-            yield b"data: " + orjson.dumps(job.to_json(), default=str) + b"\n\n"
-            if await request.is_disconnected():
-                return
-    finally:
-        gone.set()
 
 
 def lineage(request: Request) -> Response:
@@ -371,13 +333,6 @@ ROUTES = (
     Api(method="GET", path="/api/jobs", endpoint=jobs, summary="All jobs"),
     Api(method="GET", path="/api/jobs/{job}", endpoint=job, summary="One job"),
     Api(method="POST", path="/api/jobs/{job}/cancel", endpoint=cancel, summary="Stop a job"),
-    Api(
-        method="GET",
-        path="/api/jobs/{job}/events",
-        endpoint=events,
-        summary="A job's progress",
-        answer="text/event-stream",
-    ),
     Api(
         method="GET",
         path="/api/lineage",
