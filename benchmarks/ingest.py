@@ -19,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,7 @@ def main() -> None:
         for number in range(args.rounds):
             for kind, durable in (("floor", False), ("durable", True)):
                 target = work / f"{kind}-{number}"
-                took.setdefault(kind, []).append(timed(lambda t=target, d=durable: floor(files, t, durable=d)))
+                took.setdefault(kind, []).append(timed(partial(floor, files, target, durable=durable)))
                 shutil.rmtree(target)
             target = work / f"ours-{number}"
             for kind, value in ours(work / "source", target).items():

@@ -29,7 +29,7 @@ def ask(space: Path, *words: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def city(tmp_path_factory: pytest.TempPathFactory, pictures: Pictures) -> Iterator[Path]:
+def city(tmp_path_factory: pytest.TempPathFactory, pictures: Pictures) -> Path:
     """A workspace with a dataset, a trained and optimized model, and a deployment."""
     root = tmp_path_factory.mktemp("city")
     photos = pictures(root / "photos", {"glass": 30, "metal": 30, "paper": 30})
@@ -93,8 +93,9 @@ def test_runs_are_in_mlflow(ws: lw.Workspace) -> None:
 
 
 def test_python_command_line_and_http_say_the_same(ws: lw.Workspace, city: Path) -> None:
-    from loopworks.server.app import create_app
     from starlette.testclient import TestClient
+
+    from loopworks.server.app import create_app
 
     space, photo = city / "space", sorted((city / "photos" / "metal").iterdir())[3]
     by_python = ws.predict("litter", photo)

@@ -3,6 +3,19 @@
 from loopworks import steps
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
+from loopworks.optimize import onnx_int8
+from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import image_classification
+from loopworks.train import small_cnn, timm
 
-__all__ = ["image_classification", "onnxruntime", "openvino", "samplers", "steps"]
+__all__ = [
+    "image_classification",
+    "onnx_int8",
+    "onnxruntime",
+    "openvino",
+    "openvino_variants",
+    "samplers",
+    "small_cnn",
+    "steps",
+    "timm",
+]

@@ -7,16 +7,24 @@ files, then blobs, then one catalog transaction that also says which job made th
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Context
+from loopworks.core.contracts import Context, Task
 from loopworks.core.registry import plugins
+from loopworks.core.values import ImageRule, LabelSchema
+from loopworks.data.stage import Version
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
+from loopworks.store.lineage import Node
 from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
@@ -33,14 +41,14 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
             return made
-        version = space.version(params["version"])
+        source = _Source(space.version(params["version"]))
         start = space.bundle(params["start"]) if params["start"] else None
-        seeded = _seeded(ctx, params["seed"])
+        seeded = replace(ctx, seed=params["seed"])
         folder = _fresh(ctx.scratch / "bundle")
         run = _Run(space, params["name"], dict(params), ctx)
         with run:
             bundle = fit(
-                version,
+                source,
                 recipe=params["recipe"],
                 params=params["params"],
                 budget_s=params["budget_s"],
@@ -69,12 +77,12 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
         with run:
             best = tournament(
                 bundle,
-                space.version(bundle.version),
+                _Source(space.version(bundle.version)),
                 folder=folder,
                 max_drop=params["max_drop"],
                 target=params["target"],
                 variants=params["variants"],
-                ctx=run.watch(_seeded(ctx, params["seed"]).part(0.0, 0.95)),
+                ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.95)),
                 threads=space.settings.threads,
             )
             done = _keep(space, ctx, best, model.name, run.id, parent=model.ref)
@@ -86,66 +94,123 @@ class _Run:
     """One MLflow run around a step: live curves, final scores, the registered model, and how it ended."""
 
     def __init__(self, space: Workspace, experiment: str, params: Mapping[str, Any], ctx: Context) -> None:
-        from loopworks.store.runs import Runs
+        from loopworks.store.runs import Runs, Writer
 
-        self._runs = Runs(space.settings.tracking or _local(space.folder))
-        self._experiment = experiment
-        self._params = params
-        self._job = ctx.scratch.name
-        self.id = ""
+        folder = space.home.runs
+        uri = space.settings.tracking or f"sqlite:///{folder / 'mlflow.db'}"
+        runs = Runs(uri, folder if not space.settings.tracking else None)
+        job = ctx.scratch.name
+        self._writer = Writer(runs, experiment, job, params, {"loopworks.job": job})
 
     def __enter__(self) -> "_Run":
-        tags = {"loopworks.job": self._job}
-        self.id = self._runs.start(self._experiment, self._job, self._params, tags)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._runs.end(self.id, "FINISHED" if kind is None else "FAILED")
+        self._writer.close("FINISHED" if kind is None else "FAILED")
+
+    @property
+    def id(self) -> str:
+        """MLflow's id of the run."""
+        return self._writer.id
 
     def watch(self, ctx: Context) -> Context:
         """The same context, whose metrics also reach the run."""
 
         def metric(name: str, step: int, value: float) -> None:
             ctx.metric(name, step, value)
-            self._runs.metric(self.id, name, step, value)
+            self._writer.metric(name, step, value)
 
-        return Context(seed=ctx.seed, scratch=ctx.scratch, report=ctx.report, stopped=ctx.stopped, metric=metric)
+        return replace(ctx, metric=metric)
 
     def finish(self, bundle: Bundle, model: "Model") -> None:
-        """Write the final scores and register the model under the number that the catalog gave it."""
+        """Write the final scores and register the model; its tag holds the number that the catalog gave it."""
         for split, scores in bundle.metrics.items():
             for name, score in scores.items():
-                self._runs.metric(self.id, f"{split}_{name}", 0, score.value)
-        self._runs.artifact(self.id, bundle.folder / bundles.FILE)
-        self._runs.register(model.name, self.id, f"loopworks-bundle:{model.bundle}", {"loopworks.ref": model.ref})
+                self._writer.metric(f"final_{split}_{name}", 0, score.value)
+        self._writer.artifact(bundle.folder / bundles.FILE)
+        self._writer.register(model.name, f"loopworks-bundle:{model.bundle}", {"loopworks.ref": model.ref})
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A version as the stages after ``data`` read it."""
+
+    version: Version
+
+    @property
+    def id(self) -> str:
+        """Id of the version."""
+        return self.version.id
+
+    @property
+    def task(self) -> Task:
+        """Its task kind."""
+        return self.version.task
+
+    @property
+    def schema(self) -> LabelSchema:
+        """Its classes."""
+        return self.version.schema
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """Split -> items."""
+        return dict(self.version.counts["by_split"])
+
+    @property
+    def typical_size(self) -> tuple[int, int]:
+        """Median width and height of the images, in pixels."""
+        rows = self.version.rows("train")
+        return int(median(row.width for row in rows)), int(median(row.height for row in rows))
+
+    def pixels(
+        self, rule: ImageRule, split: str, progress: Callable[[float, str], None] | None = None
+    ) -> NDArray[np.uint8]:
+        """A split's images by the rule."""
+
+        def tell(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done / max(total, 1), f"decoding {split}")
+
+        return self.version.pixels(rule, split, tell)
+
+    def targets(self, split: str) -> NDArray[np.float32]:
+        """A split's labels."""
+        return self.version.targets(split)
 
 
 def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *, parent: str) -> "Model":
     """Blobs first, then one transaction with the model's row and its lineage."""
     ctx.tick(0.96, "keeping the model")
     key = stored.save(space.home.blobs, bundle.folder)
-    job = ("job", ctx.scratch.name)
-    source = ("model", parent) if parent else ("version", bundle.version)
+    job = Node("job", ctx.scratch.name)
+    source = Node("model", parent) if parent else Node("version", bundle.version)
     with space.home.catalog.begin() as tx:
-        model = models.add(tx, name, bundle, key=key, run=run, parent=parent)
-        lineage.link(tx, source, ("model", model.ref))
-        lineage.link(tx, job, ("model", model.ref))
-    log.info("kept model=%s bundle=%s job=%s", model.ref, key, job[1])
+        model = models.add(
+            tx,
+            name,
+            bundle=key,
+            run=run,
+            version=bundle.version,
+            parent=parent,
+            task=bundle.task,
+            variant=bundle.chosen,
+            metrics=bundle.to_json()["metrics"],
+        )
+        lineage.link(tx, source, Node("model", model.ref))
+        lineage.link(tx, job, Node("model", model.ref))
+    log.info("kept model=%s bundle=%s job=%s", model.ref, key, job.id)
     return model
 
 
 def _made(space: Workspace, ctx: Context) -> dict[str, Any] | None:
     """What an earlier attempt of this job finished just before it was killed."""
     with space.home.catalog.read() as tx:
-        made = [edge.id for edge in lineage.results(tx, ("job", ctx.scratch.name)) if edge.kind == "model"]
+        made = [node.id for node in lineage.targets(tx, Node("job", ctx.scratch.name)) if node.kind == "model"]
     if not made:
         return None
     model = space.model(made[0])
     return {"model": model.ref, "bundle": model.bundle}
-
-
-def _seeded(ctx: Context, seed: int) -> Context:
-    return Context(seed=seed, scratch=ctx.scratch, report=ctx.report, stopped=ctx.stopped, metric=ctx.metric)
 
 
 def _fresh(folder: Path) -> Path:
@@ -153,9 +218,3 @@ def _fresh(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     os.makedirs(folder)
     return folder
-
-
-def _local(folder: Path) -> str:
-    runs = folder / "runs"
-    runs.mkdir(exist_ok=True)
-    return f"sqlite:///{runs / 'mlflow.db'}"

@@ -1,12 +1,11 @@
 """The workspace: where the stages meet. This is the Python API that the command line and the server call."""
 
-import builtins
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Self
 
 from loopworks.core import image
 from loopworks.core.bundle import Bundle
@@ -21,14 +20,25 @@ from loopworks.data.stage import Dataset, Item, Version
 from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
+from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job, Jobs
+    from loopworks.jobs import Job, Jobs
     from loopworks.label.stage import Labeling
 
 Progress = Callable[["Job"], None]
-_open = builtins.open
+WARM = (
+    "loopworks.builtins",
+    "loopworks.train.loop",
+    "loopworks.train.export",
+    "loopworks.train.nets",
+    "loopworks.train.warm",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+)
+"""What the steps import; a worker loads it ahead, once, so that a job starts at once."""
 
 
 def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "Workspace":
@@ -89,11 +99,21 @@ class Workspace:
     def jobs(self) -> "Jobs":
         """The durable jobs of this workspace."""
         if self._jobs is None:
-            from loopworks.jobs.stage import Jobs
+            from loopworks.jobs import Jobs
 
-            catalog = self.settings.catalog
-            self._jobs = Jobs(self.folder, database=catalog if catalog.startswith("postgresql") else "")
+            self._jobs = Jobs(self.folder, database=self._queue, warm=WARM)
         return self._jobs
+
+    @property
+    def _queue(self) -> str:
+        catalog = self.settings.catalog
+        return catalog if catalog.startswith("postgresql") else ""
+
+    def work(self) -> None:
+        """Run this workspace's jobs in the foreground until SIGTERM or Ctrl-C; ends the process."""
+        from loopworks.jobs.worker import main
+
+        main(self.folder, database=self._queue, warm=WARM)
 
     def info(self) -> dict[str, Any]:
         """What the workspace holds, in figures."""
@@ -122,8 +142,7 @@ class Workspace:
             NotFound: no such dataset, and no ``task`` to make one for.
             Conflict: it exists for another task kind.
         """
-        known = [dataset.name for dataset in data.datasets(self.home)]
-        if name not in known and task is not None:
+        if task is not None and name not in (dataset.name for dataset in data.datasets(self.home)):
             return data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
         found = data.open_dataset(self.home, name)
         if task is not None and found.task.name != task:
@@ -170,41 +189,58 @@ class Workspace:
 
     # ---- train and optimize
 
-    @overload
-    def train(self, version: Version | str, *, wait: Literal[False], **options: Any) -> "Job": ...
-
-    @overload
-    def train(self, version: Version | str, *, wait: Literal[True] = True, **options: Any) -> Model: ...
-
     def train(
         self,
         version: Version | str,
         *,
-        wait: bool = True,
         recipe: str = "auto",
         params: Mapping[str, Any] | None = None,
         budget: str | float | None = None,
         name: str = "",
-        start: "Model | str | None" = None,
+        start: Model | str | None = None,
         seed: int | None = None,
         on_progress: Progress | None = None,
         key: str | None = None,
-    ) -> "Model | Job":
-        """Train a model on a frozen version, as a durable job.
+    ) -> Model:
+        """Train a model on a frozen version, as a durable job, and wait for it; arguments as in ``train_job``.
+
+        Args:
+            on_progress: called with the job while it runs.
+        """
+        return self.result(
+            self.train_job(
+                version, recipe=recipe, params=params, budget=budget, name=name, start=start, seed=seed, key=key
+            ),
+            on_progress,
+        )
+
+    def train_job(
+        self,
+        version: Version | str,
+        *,
+        recipe: str = "auto",
+        params: Mapping[str, Any] | None = None,
+        budget: str | float | None = None,
+        name: str = "",
+        start: Model | str | None = None,
+        seed: int | None = None,
+        key: str | None = None,
+    ) -> "Job":
+        """Queue a training and return its job at once.
 
         Args:
             version: what to learn from, or its id.
-            wait: return the model when it is done; otherwise return the job at once.
             recipe: ``auto``, or a ``train.NAME`` plug-in without ``train.``.
             params: parameters of the recipe.
             budget: time that training may take, e.g. ``"5m"``; empty leaves it to the recipe.
             name: of the model; default the dataset's name.
             start: a model to start from (warm start).
             seed: same seed, same version, same model; default the workspace's setting.
-            on_progress: called with the job while it runs.
             key: the same key gives the same job, so that a script that runs again goes on with it.
         """
         found = version if isinstance(version, Version) else self.version(version)
+        if recipe != "auto":
+            plugins.get(f"train.{recipe}")
         job = {
             "version": found.id,
             "name": name or found.dataset,
@@ -214,36 +250,45 @@ class Workspace:
             "start": "" if start is None else self.model(start).ref,
             "seed": self.settings.seed if seed is None else seed,
         }
-        return self._work("train", job, f"train {job['name']}", wait, on_progress, key)
-
-    @overload
-    def optimize(self, model: Model | str, *, wait: Literal[False], **options: Any) -> "Job": ...
-
-    @overload
-    def optimize(self, model: Model | str, *, wait: Literal[True] = True, **options: Any) -> Model: ...
+        return self.jobs.get(self.jobs.submit("train", job, title=f"train {job['name']}", key=key))
 
     def optimize(
         self,
         model: Model | str,
         *,
-        wait: bool = True,
         max_drop: float = 0.01,
         target: str = "latency",
         variants: Iterable[str] | None = None,
         seed: int | None = None,
         on_progress: Progress | None = None,
         key: str | None = None,
-    ) -> "Model | Job":
-        """Make smaller and faster forms of a model, measure all, choose by the validation split; a durable job.
+    ) -> Model:
+        """Make and measure smaller and faster forms of a model, and wait for it; arguments as in ``optimize_job``.
+
+        Args:
+            on_progress: called with the job while it runs.
+        """
+        job = self.optimize_job(model, max_drop=max_drop, target=target, variants=variants, seed=seed, key=key)
+        return self.result(job, on_progress)
+
+    def optimize_job(
+        self,
+        model: Model | str,
+        *,
+        max_drop: float = 0.01,
+        target: str = "latency",
+        variants: Iterable[str] | None = None,
+        seed: int | None = None,
+        key: str | None = None,
+    ) -> "Job":
+        """Queue an optimization and return its job at once; the result is a new model, chosen by validation alone.
 
         Args:
             model: what to optimize, or its reference.
-            wait: return the new model when it is done; otherwise return the job at once.
             max_drop: how much of the headline metric may be lost, in 0..1.
             target: latency, throughput or size.
             variants: only these makers, e.g. ``["onnx-int8"]``; default all.
             seed: of the calibration sample.
-            on_progress: called with the job while it runs.
             key: the same key gives the same job.
         """
         found = self.model(model)
@@ -254,29 +299,25 @@ class Workspace:
             "variants": None if variants is None else list(variants),
             "seed": self.settings.seed if seed is None else seed,
         }
-        return self._work("optimize", job, f"optimize {found.ref}", wait, on_progress, key)
+        return self.jobs.get(self.jobs.submit("optimize", job, title=f"optimize {found.ref}", key=key))
 
-    def _work(
-        self, step: str, params: Mapping[str, Any], title: str, wait: bool, follow: Progress | None, key: str | None
-    ) -> "Model | Job":
-        if not wait:
-            return self.jobs.get(self.jobs.submit(step, params, title=title, key=key))
-        result = self.jobs.run(step, params, title=title, key=key, on_progress=follow)
-        return self.model(result["model"])
+    def result(self, job: "Job", on_progress: Progress | None = None) -> Model:
+        """Wait for a job that makes a model; raises what the job failed with."""
+        return self.model(self.jobs.result(job.id, on_progress)["model"])
 
     # ---- models
 
     def models(self) -> list[Model]:
         """All models, newest first."""
         with self.home.catalog.read() as tx:
-            return models.listed(tx)
+            return models.every(tx)
 
     def model(self, ref: "Model | str") -> Model:
         """A model by NAME (its newest number), NAME:NUMBER or NAME@ALIAS."""
         if isinstance(ref, Model):
             return ref
         with self.home.catalog.read() as tx:
-            return models.find(tx, ref)
+            return models.get(tx, ref)
 
     def alias(self, ref: Model | str, alias: str) -> None:
         """Point ``alias`` (such as champion) of the model's name to this number."""
@@ -302,14 +343,14 @@ class Workspace:
                 "variant", "one inside the accuracy budget", f"{chosen.name}: {chosen.note}", "deploy another variant"
             )
         with self.home.catalog.begin() as tx:
-            done = deployments.put(tx, name or found.name, found, chosen.name)
-            lineage.link(tx, ("model", found.ref), ("deployment", done.ref))
+            done = deployments.add(tx, name or found.name, model=found.name, number=found.number, variant=chosen.name)
+            lineage.link(tx, Node("model", found.ref), Node("deployment", done.ref))
         return done
 
     def deployments(self) -> list[Deployment]:
         """What answers requests now, by name."""
         with self.home.catalog.read() as tx:
-            return deployments.listed(tx)
+            return deployments.every(tx)
 
     def deployment(self, name: str, revision: int | None = None) -> Deployment:
         """The deployment called ``name``: as it is, or as an earlier revision was."""
@@ -381,7 +422,7 @@ class Workspace:
         chosen = bundle.variant(variant)
         key = (str(bundle.folder), chosen.name)
         if key not in self._predictors:
-            runtime = plugins.get(f"runtime.{chosen.runtime}")
+            runtime = plugins.get(f"runtime.{chosen.runtime}")()
             self._predictors[key] = runtime.load(
                 bundle.path(chosen.file), threads=self.settings.threads, precision=chosen.precision
             )
@@ -436,7 +477,7 @@ class Trace:
 
     def _model(self, model: Model) -> None:
         with self.space.home.catalog.read() as tx:
-            jobs = [edge.id for edge in lineage.sources(tx, ("model", model.ref)) if edge.kind == "job"]
+            jobs = [edge.id for edge in lineage.sources(tx, Node("model", model.ref)) if edge.kind == "job"]
         scores = model.metrics.get("test") or model.metrics.get("val") or {}
         shown = {name: round(score["value"], 4) for name, score in list(scores.items())[:1]}
         self._add("model", model.ref, made=model.created_at, job=", ".join(jobs), run=model.run, **shown)

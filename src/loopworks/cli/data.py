@@ -1,10 +1,13 @@
 """``loopworks data``: add, look, split, freeze, compare, export."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
+
+if TYPE_CHECKING:
+    from loopworks.data.stage import By, Labels, State
 
 group = typer.Typer(help="Datasets: add, look, split, freeze, compare, export.", no_args_is_help=True)
 
@@ -35,8 +38,8 @@ def add(
         with out.progress(f"adding to {dataset}") as update:
             report = target.add(
                 paths if len(paths) > 1 else paths[0],
-                labels=labels,
-                by=by,
+                labels=cast("Labels", labels),
+                by=cast("By", by),
                 split=split,
                 author=author,
                 progress=lambda done, total: update(done / max(total, 1), f"{done}/{total}"),
@@ -70,7 +73,9 @@ def ls(
             out.done({"datasets": found})
             return
         target = space.dataset(dataset)
-        items = target.items(state=state, split=split or None, label=label or None, limit=limit, after=after or None)
+        items = target.items(
+            state=cast("State", state), split=split or None, label=label or None, limit=limit, after=after or None
+        )
         counts = target.counts()
         out.table(
             ("item", "name", "size", "split", "labels"),
@@ -80,7 +85,7 @@ def ls(
                     i.name,
                     f"{i.width}x{i.height}",
                     i.split or "-",
-                    ", ".join(s.label for s in i.shapes) or "-",
+                    ", ".join(s.label for s in i.labels) or "-",
                 )
                 for i in items
             ],
@@ -126,7 +131,7 @@ def freeze(
 def versions(dataset: DatasetArgument, workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
     """List the frozen versions, newest first."""
     with face(json) as out, opened(workspace) as space:
-        found = space.dataset(dataset).versions()
+        found = space.dataset(dataset).versions()[::-1]
         rows = [(v.id[:12], v.counts["items"], f"{v.created_at:%Y-%m-%d %H:%M}", v.message) for v in found]
         out.table(("version", "items", "frozen (UTC)", "message"), rows)
         out.done({"dataset": dataset, "versions": [v.to_json() for v in found]})
@@ -143,7 +148,7 @@ def diff(
     """What changed between two versions."""
     with face(json) as out, opened(workspace) as space:
         target = space.dataset(dataset)
-        found = target.version(new).diff(target.version(old)).to_json()
+        found = target.version(old).diff(target.version(new)).to_json()
         out.say(f"{len(found['added'])} added, {len(found['removed'])} removed, {len(found['changed'])} changed")
         out.done({"dataset": dataset, "diff": found})
 

@@ -7,7 +7,7 @@ import typer
 from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job
+    from loopworks.jobs import Job
 
 group = typer.Typer(help="Jobs: list, show, follow, cancel, retry, log.", invoke_without_command=True)
 
@@ -92,7 +92,7 @@ def worker(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
     """Run this workspace's jobs until Ctrl-C."""
     with face(json) as out, opened(workspace) as space:
         out.say(f"worker of {space.folder} (Ctrl-C ends it)")
-        space.jobs.work()
+        space.work()
         out.done({"worker": "ended"})
 
 

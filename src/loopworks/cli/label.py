@@ -130,6 +130,6 @@ def history(
     with face(json) as out, opened(workspace) as space:
         target = space.dataset(dataset)
         events = target.history(target.item(item).id)
-        rows = [(e["at"], e["kind"], e["author"] or "-", str(e["after"])) for e in events]
+        rows = [(f"{e.at:%Y-%m-%d %H:%M:%S}", e.kind, e.author or "-", str(e.after)) for e in events]
         out.table(("at (UTC)", "event", "by", "after"), rows)
-        out.done({"dataset": dataset, "item": target.item(item).id, "events": events})
+        out.done({"dataset": dataset, "item": target.item(item).id, "events": [event.to_json() for event in events]})

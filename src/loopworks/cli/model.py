@@ -9,7 +9,7 @@ from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
 from loopworks.core.units import bytes_text
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job
+    from loopworks.jobs import Job
     from loopworks.workspace import Model
 
 ModelArgument = Annotated[str, typer.Argument(help="Model: NAME, NAME:NUMBER or NAME@ALIAS.")]
@@ -44,9 +44,7 @@ def train(
         version = space.find_version(dataset)
         params = _params(settings or [])
         if not wait:
-            job = space.train(
-                version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed, wait=False
-            )
+            job = space.train_job(version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed)
             _left(out, job)
             return
         with out.job(f"training on {version.id[:12]}") as follow:
@@ -79,7 +77,7 @@ def optimize(
     """
     with face(json) as out, opened(workspace) as space:
         if not wait:
-            job = space.optimize(model, max_drop=max_drop, target=target, variants=variants, wait=False)
+            job = space.optimize_job(model, max_drop=max_drop, target=target, variants=variants)
             _left(out, job)
             return
         with out.job(f"optimizing {model}") as follow:
@@ -92,7 +90,7 @@ def models(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
     with face(json) as out, opened(workspace) as space:
         found = space.models()
         rows = [
-            (m.ref, m.task, m.chosen, _headline(m), m.version[:12], f"{m.created_at:%Y-%m-%d %H:%M}") for m in found
+            (m.ref, m.task, m.variant, _headline(m), m.version[:12], f"{m.created_at:%Y-%m-%d %H:%M}") for m in found
         ]
         out.table(("model", "task", "variant", "test", "version", "made (UTC)"), rows)
         out.done({"models": [m.to_json() for m in found]})

@@ -11,7 +11,7 @@ import typer
 from loopworks.core.errors import LoopworksError
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job
+    from loopworks.jobs import Job
     from loopworks.workspace import Workspace
 
 WorkspaceOption = Annotated[

@@ -100,9 +100,9 @@ class Task(Protocol):
         """How unsure a model is of each item, in 0..1, shape ``(items,)``; 1 is a coin flip."""
 
     def score(
-        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0
+        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0, rounds: int = 1000
     ) -> dict[str, Score]:
-        """Metrics with 95 % bootstrap intervals; always holds ``headline``."""
+        """Metrics with 95 % intervals from ``rounds`` resamples (0: values alone); always holds ``headline``."""
 
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of items, in 0..1, on which two models give the same label."""

@@ -68,6 +68,25 @@ def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
         raise invalid(error, origin) from None
 
 
+QUIET = {
+    "DO_NOT_TRACK": "true",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NNCF_CI": "1",
+}
+"""Switches of libraries that report their use, or draw bars, unless an environment variable says no."""
+
+
+def quiet_libraries() -> None:
+    """Switch off usage reports of the libraries we call; before their import, because they read the switches there.
+
+    A variable that the user has set already stays as it is.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 def invalid(error: ValidationError, origin: Mapping[str, str] | None = None) -> LoopworksError:
     """A pydantic error's first complaint in our sentence form."""
     first = error.errors()[0]

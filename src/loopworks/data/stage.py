@@ -1,14 +1,17 @@
 """Datasets: add, look, label, split, freeze. The one class that the workspace hands out for this stage."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from loopworks.core.contracts import Task
-from loopworks.core.errors import Conflict, Invalid, NotFound
+from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
 from loopworks.data import files, media, splits
+from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By, Intake, finish
 from loopworks.data.version import Version, VersionRow
 from loopworks.store import annotations, events, items, lineage, parts
@@ -22,16 +25,37 @@ from loopworks.store.lineage import Node
 
 __all__ = [
     "AddReport",
+    "By",
     "Dataset",
+    "Item",
+    "Labels",
+    "State",
     "Version",
     "VersionRow",
+    "content_id",
     "create_dataset",
     "datasets",
     "open_dataset",
     "open_version",
+    "read_file",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def content_id(content: bytes) -> str:
+    """The id of the item with these bytes: their SHA-256, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes; ``NotFound`` where there is none, ``Invalid`` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound("file", str(path), hint="check the path") from None
+    except OSError as error:
+        raise Invalid(str(path), "a file that can be read", error.strerror or str(error)) from None
 
 
 def datasets(home: Home) -> "list[Dataset]":
@@ -354,6 +378,22 @@ class Dataset:
         """Every change of an item (id or the beginning of it), oldest first."""
         with self._home.catalog.read() as tx:
             return events.of_item(tx, self.id, items.get(tx, self.id, item).id)
+
+    def verify(self, item: Item) -> None:
+        """Read the item's bytes and compare them with its id; ``Damaged`` where they differ, or are gone."""
+        if (found := content_id(self.read(item))) != item.id:
+            raise Damaged(f"item {item.name} must have SHA-256 {item.id}; got {found}", "add the file again")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, with the counts of now."""
+        schema = self.schema
+        return {
+            "name": self.name,
+            "task": self.task.name,
+            "classes": list(schema.classes),
+            "is_multi": schema.is_multi,
+            "counts": self.counts(),
+        }
 
     def _all(self, found: dict[str, Item], wanted: Iterable[str]) -> dict[str, Item]:
         for item in wanted:

@@ -4,6 +4,7 @@ import os
 import re
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,6 +29,15 @@ from loopworks.store.items import SPLITS
 from loopworks.store.lineage import Node
 
 Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Author:
+    """Somebody, and how many labels of a version they gave."""
+
+    author: str
+    source: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +202,11 @@ class Version:
         if done is None:
             raise Damaged(f"{path} must stay while it is used; got it removed", "run it again")
         return done
+
+    def authors(self) -> list["Author"]:
+        """Who said how many of the labels that the version holds, the most first."""
+        said = Counter((shape.author, shape.source) for row in self.rows() for shape in row.shapes)
+        return [Author(author=who, source=source, count=count) for (who, source), count in said.most_common()]
 
     def diff(self, other: "Version") -> parts.Diff:
         """What ``other`` has that this version has not, and the other way round (this one is the "before")."""

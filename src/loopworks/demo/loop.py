@@ -18,12 +18,13 @@ from loopworks.core import image
 from loopworks.core.bundle import Bundle
 from loopworks.core.errors import Conflict, Invalid, Missing
 from loopworks.core.units import bytes_text, seconds_text
-from loopworks.data.stage import Dataset, Item, Version
+from loopworks.data import splits
+from loopworks.data.stage import Dataset, Item, State, Version
 from loopworks.demo import digits, report
 from loopworks.workspace import Model, Workspace
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job
+    from loopworks.jobs import Job
 
 ROUNDS = 3
 START = 60
@@ -121,7 +122,7 @@ def _imported(space: Workspace, source: Path | None, seed: int, out: Voice) -> t
                 )
             for problem in added.problems[:5]:
                 out.say(f"   left out: {problem.message}")
-            dataset.split(test=TEST, val=0.0, seed=seed)
+            _set_aside(dataset, seed)
         if plan is None:
             plan = _keep_plan(space, source, seed, dataset)
         _hide(dataset, plan, out)
@@ -132,6 +133,13 @@ def _imported(space: Workspace, source: Path | None, seed: int, out: Voice) -> t
         f"frozen test set; all labels but {plan.start} are hidden from training"
     )
     return plan, names
+
+
+def _set_aside(dataset: Dataset, seed: int) -> None:
+    """The frozen test set: a fifth of each class."""
+    labels = {item.id: [shape.label for shape in item.labels] for item in _all(dataset, "labeled")}
+    chosen = splits.assign(labels, dict.fromkeys(labels, ""), test=TEST, val=0.0, seed=seed)
+    dataset.assign([item for item, split in chosen.items() if split == "test"], "test", author="demo")
 
 
 def _plan(space: Workspace, source: Path, seed: int) -> Plan | None:
@@ -175,11 +183,11 @@ def _is_split(dataset: Dataset) -> bool:
     return bool(dataset.counts()["by_split"].get("test"))
 
 
-def _pool(dataset: Dataset, state: str) -> list[Item]:
+def _pool(dataset: Dataset, state: State) -> list[Item]:
     return [item for item in _all(dataset, state) if item.split != "test"]
 
 
-def _all(dataset: Dataset, state: str) -> list[Item]:
+def _all(dataset: Dataset, state: State) -> list[Item]:
     found: list[Item] = []
     while page := dataset.items(state=state, limit=1000, after=found[-1].id if found else None):
         found += page
@@ -196,7 +204,7 @@ def _hide(dataset: Dataset, plan: Plan, out: Voice) -> None:
     for item in sorted(labeled, key=lambda item: item.id):
         by_class.setdefault(_truth(item), []).append(item)
     for items in by_class.values():
-        rng.shuffle(items)  # type: ignore[arg-type]
+        rng.shuffle(items)
     kept: set[str] = set()
     depth = 0
     while len(kept) < plan.start:  # one of each class in turn
@@ -265,7 +273,11 @@ def _version(dataset: Dataset, plan: Plan, round: int) -> Version:
     for version in dataset.versions():
         if version.message == message:
             return version
-    dataset.split(test=0.0, val=VAL, seed=plan.seed)
+    labeled = _pool(dataset, "labeled")
+    labels = {item.id: [shape.label for shape in item.labels] for item in labeled}
+    chosen = splits.assign(labels, {item.id: item.split for item in labeled}, test=0.0, val=VAL, seed=plan.seed)
+    for split in ("train", "val"):
+        dataset.assign([item for item, found in chosen.items() if found == split], split, author="demo")
     return dataset.freeze(message, author="demo")
 
 

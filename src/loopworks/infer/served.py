@@ -173,7 +173,7 @@ class Served:
         return found
 
     def _load(self) -> Predictor:
-        runtime = plugins.get(f"runtime.{self.variant.runtime}")
+        runtime = plugins.get(f"runtime.{self.variant.runtime}")()
         path = self.bundle.path(self.variant.file)
         predictor: Predictor = runtime.load(path, threads=1, precision=self.variant.precision)
         return predictor

@@ -143,8 +143,8 @@ class Labeling:
             after: str | None = None
             while page := self.dataset.items(state="labeled", limit=1000, after=after):
                 for item in page:
-                    labels = "|".join(shape.label for shape in item.shapes)
-                    authors = "|".join(sorted({shape.author for shape in item.shapes}))
+                    labels = "|".join(shape.label for shape in item.labels)
+                    authors = "|".join(sorted({shape.author for shape in item.labels}))
                     out.writerow((item.id, labels, item.name, item.split, authors))
                 count += len(page)
                 after = page[-1].id

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.engine import Connection
@@ -14,7 +15,7 @@ _table = tables.deployment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeploymentRow:
+class Deployment:
     """One revision of a deployment; it is live while ``ended_at`` is empty."""
 
     name: str
@@ -27,20 +28,37 @@ class DeploymentRow:
     ended_at: datetime | None
 
     @property
-    def id(self) -> str:
+    def ref(self) -> str:
         """``name/revision``, as lineage writes it."""
         return f"{self.name}/{self.revision}"
 
+    def prediction(self, item: str) -> str:
+        """Id of what this revision says of an item: enough to find everything behind it, without storing anything."""
+        return f"{self.ref}/{item}"
 
-def add(tx: Connection, name: str, *, model: str, number: int, variant: str, author: str = "") -> DeploymentRow:
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "model": self.model,
+            "number": self.number,
+            "variant": self.variant,
+            "author": self.author,
+            "created_at": self.created_at.isoformat(),
+            "ended_at": self.ended_at.isoformat() if self.ended_at else None,
+        }
+
+
+def add(tx: Connection, name: str, *, model: str, number: int, variant: str, author: str = "") -> Deployment:
     """Let ``name`` answer with this model and variant from now on; ``NotFound`` where the model does not exist."""
-    if not name or "/" in name:
-        raise Invalid("deployment name", "text without a slash", repr(name))
-    models.get(tx, model, number)
+    if not models.NAME.fullmatch(name):
+        raise Invalid("deployment name", "1 to 64 letters, digits, - or _", repr(name))
+    models.get(tx, f"{model}:{number}")
     moment = now()
     _end(tx, name, moment)
     last = tx.execute(select(func.max(_table.c.revision)).where(_table.c.name == name)).scalar()
-    row = DeploymentRow(
+    row = Deployment(
         name=name,
         revision=(last or 0) + 1,
         model=model,
@@ -54,27 +72,32 @@ def add(tx: Connection, name: str, *, model: str, number: int, variant: str, aut
     return row
 
 
-def get(tx: Connection, name: str) -> DeploymentRow:
-    """The live revision; ``NotFound`` lists what is live."""
+def get(tx: Connection, name: str, revision: int | None = None) -> Deployment:
+    """The live revision, or an earlier one; ``NotFound`` lists what there is."""
+    if revision is not None:
+        earlier = {row.revision: row for row in history(tx, name)}
+        if revision not in earlier:
+            raise NotFound("deployment", f"{name}/{revision}", [row.ref for row in earlier.values()])
+        return earlier[revision]
     query = select(_table).where(_table.c.name == name, _table.c.ended_at.is_(None))
     if found := tx.execute(query).first():
-        return DeploymentRow(**found._mapping)
+        return Deployment(**found._mapping)
     raise NotFound("deployment", name, [row.name for row in every(tx)])
 
 
-def every(tx: Connection) -> list[DeploymentRow]:
+def every(tx: Connection) -> list[Deployment]:
     """What is live, by name."""
     query = select(_table).where(_table.c.ended_at.is_(None)).order_by(_table.c.name)
-    return [DeploymentRow(**row._mapping) for row in tx.execute(query)]
+    return [Deployment(**row._mapping) for row in tx.execute(query)]
 
 
-def history(tx: Connection, name: str) -> list[DeploymentRow]:
+def history(tx: Connection, name: str) -> list[Deployment]:
     """All revisions, oldest first."""
     query = select(_table).where(_table.c.name == name).order_by(_table.c.revision)
-    return [DeploymentRow(**row._mapping) for row in tx.execute(query)]
+    return [Deployment(**row._mapping) for row in tx.execute(query)]
 
 
-def end(tx: Connection, name: str) -> DeploymentRow:
+def end(tx: Connection, name: str) -> Deployment:
     """Take ``name`` out of use and give what was live; ``NotFound`` where nothing was."""
     row = get(tx, name)
     _end(tx, name, now())

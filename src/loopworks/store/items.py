@@ -90,20 +90,20 @@ def among(tx: Connection, dataset: str, ids: Iterable[str]) -> dict[str, Item]:
 
 
 def get(tx: Connection, dataset: str, item: str) -> Item:
-    """An item by its id or the beginning of it.
+    """An item by its id, the beginning of it, or its name (path as imported).
 
     Raises:
         NotFound: no such item.
-        Invalid: several items begin like that.
+        Invalid: several items begin like that, or have that name.
     """
-    if not item or not set(item) <= set("0123456789abcdef"):
-        raise NotFound("item", item, hint="an item id is the SHA-256 of its bytes, in hex; its beginning will do")
-    query = select(_table).where(_table.c.dataset == dataset, *_begins(item)).limit(2)
-    rows = tx.execute(query).all()
+    query = select(_table).where(_table.c.dataset == dataset)
+    rows = list(tx.execute(query.where(_table.c.name == item).limit(2)))
+    if not rows and item and set(item) <= set("0123456789abcdef"):
+        rows = list(tx.execute(query.where(*_begins(item)).limit(2)))
     if not rows:
-        raise NotFound("item", item, hint="loopworks data ls shows the items")
+        raise NotFound("item", item, hint="loopworks data ls shows the items; an item's name or id's beginning will do")
     if len(rows) > 1:
-        raise Invalid("item id", "the beginning of one id", f"{item}, which begins several", "give more digits")
+        raise Invalid("item", "the name or the beginning of the id of one item", f"{item}, which fits several")
     return _with_labels(tx, dataset, rows)[0]
 
 

@@ -86,7 +86,7 @@ class ImageClassification:
         return np.clip(1.0 - (top[:, 1] - top[:, 0]), 0.0, 1.0)
 
     def score(
-        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0
+        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0, rounds: int = 1000
     ) -> dict[str, Score]:
         """``accuracy`` and ``macro_f1``."""
         truth = targets > THRESHOLD
@@ -95,8 +95,8 @@ class ImageClassification:
             raise Invalid("targets", f"of shape {given.shape}, like the model's answer", truth.shape)
         right = (truth == given).all(axis=1)
         return {
-            "accuracy": bootstrap(lambda at: float(right[at].mean()), len(right), seed=seed),
-            "macro_f1": bootstrap(lambda at: macro_f1(truth[at], given[at]), len(right), seed=seed),
+            "accuracy": bootstrap(lambda at: float(right[at].mean()), len(right), seed=seed, rounds=rounds),
+            "macro_f1": bootstrap(lambda at: macro_f1(truth[at], given[at]), len(right), seed=seed, rounds=rounds),
         }
 
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:

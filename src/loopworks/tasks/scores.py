@@ -18,12 +18,16 @@ def bootstrap(metric: Metric, count: int, *, seed: int = 0, rounds: int = 1000) 
         metric: takes positions of items, shape ``(any,)``, and gives the value on them.
         count: how many items there are.
         seed: of the resampling.
-        rounds: resamples; 1,000 gives an interval end to about 0.3 percentage points.
+        rounds: resamples; 1,000 gives an interval end to about 0.3 percentage points; 0 gives the value alone
+            (an interval of no width), for curves that are drawn while a model learns.
     Raises: Invalid: no items.
     Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
     """
     if count < 1:
         raise Invalid("items to score", "at least one", 0, "label some items of that split first")
+    value = metric(np.arange(count))
+    if rounds == 0:
+        return Score(value=value, low=value, high=value, count=count)
     rng = np.random.default_rng(seed)
     draws = [metric(rng.integers(0, count, count)) for _ in range(rounds)]
     low, high = np.quantile(np.asarray(draws), (0.025, 0.975))

@@ -66,7 +66,7 @@ async function refresh() {
   show("datasets", ["dataset", "task", "items", "labeled", "classes"],
     data.datasets.map((d) => [d.name, d.task, d.counts.items, d.counts.labeled, d.classes.length]));
   show("models", ["model", "variant", "test set", "version"],
-    models.models.map((m) => [m.ref, m.chosen, score(m), m.version.slice(0, 12)]));
+    models.models.map((m) => [m.ref, m.variant, score(m), m.version.slice(0, 12)]));
   show("deployments", ["name", "model", "variant", "revision"],
     used.deployments.map((d) => [d.name, `${d.model}:${d.number}`, d.variant, d.revision]));
   show("jobs", ["job", "step", "status", ""],

@@ -13,7 +13,7 @@ from loopworks.server.route import Api
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job
+    from loopworks.jobs import Job
 
 LOOK_S = 0.25
 BEAT_S = 15.0

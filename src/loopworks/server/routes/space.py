@@ -1,7 +1,7 @@
 """The workspace over HTTP: the same calls as the Python API, the same rows as the command line's ``--json``."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -13,7 +13,8 @@ from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
-    from loopworks.jobs.stage import Job
+    from loopworks.data.stage import State
+    from loopworks.jobs import Job
     from loopworks.workspace import Workspace
 
 _DATASET = "/api/datasets/{dataset}"
@@ -72,7 +73,7 @@ def items(request: Request) -> Response:
         _space(request)
         .dataset(_path(request, "dataset"))
         .items(
-            state=asked.get("state", "all"),  # type: ignore[arg-type]
+            state=cast("State", asked.get("state", "all")),
             split=asked.get("split") or None,
             label=asked.get("label") or None,
             limit=int(limit),
@@ -150,14 +151,13 @@ async def train(request: Request) -> Response:
     space = _space(request)
     version = await run_in_threadpool(space.find_version, _text(body, "version"))
     return await _started(
-        lambda: space.train(
+        lambda: space.train_job(
             version,
             recipe=_text(body, "recipe", "auto"),
             params=_object(body, "params"),
             budget=body.get("budget"),
             name=_text(body, "name", ""),
             seed=body.get("seed"),
-            wait=False,
         )
     )
 
@@ -170,9 +170,7 @@ async def optimize(request: Request) -> Response:
     if not isinstance(drop, int | float):
         raise Invalid("max_drop", "a number in 0..1", drop)
     return await _started(
-        lambda: space.optimize(
-            _text(body, "model"), max_drop=float(drop), target=_text(body, "target", "latency"), wait=False
-        )
+        lambda: space.optimize_job(_text(body, "model"), max_drop=float(drop), target=_text(body, "target", "latency"))
     )
 
 

@@ -1,0 +1,84 @@
+"""Random changes of a batch of images that leave what is in them: shift, scale, turn, light, and flips on request."""
+# ruff: noqa: TID253 - this file is imported inside functions only
+
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How far an image may be changed; all zero is not at all."""
+
+    shift: float = 0.0
+    """Largest move along each axis, as a share of the side, in 0..0.5."""
+    scale: float = 0.0
+    """Largest change of size, as a share, in 0..0.5."""
+    rotate_deg: float = 0.0
+    """Largest turn, in degrees, in 0..180."""
+    light: float = 0.0
+    """Largest change of brightness and of contrast, as a share of the range, in 0..1."""
+    flip: str = "none"
+    """none, horizontal or both."""
+
+    def moves(self) -> bool:
+        """Whether pixels change place, beyond a flip."""
+        return bool(self.shift or self.scale or self.rotate_deg)
+
+
+class Augment:
+    """uint8 images to normalized floats, changed at random. Its draws depend on seed and epoch alone."""
+
+    def __init__(self, change: Change, mean: Tensor, std: Tensor, device: torch.device) -> None:
+        """Keep what to do; ``mean`` and ``std`` are per channel, shape ``(3,)``, in 0..255."""
+        self.change = change
+        self._mean = mean.view(1, 3, 1, 1).to(device)
+        self._inverse = 1.0 / std.view(1, 3, 1, 1).to(device)
+        self._generator = torch.Generator()
+
+    def seed(self, seed: int) -> None:
+        """Begin the draws of an epoch."""
+        self._generator.manual_seed(seed)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 ``(n, height, width, 3)`` to float32 ``(n, 3, height, width)`` (channels last in memory)."""
+        return (images.permute(0, 3, 1, 2).to(torch.float32) - self._mean) * self._inverse
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Like ``normalize``, then the random changes."""
+        x = self.normalize(images)
+        if self.change.flip != "none" or self.change.moves():
+            x = self._moved(x)
+        if self.change.light:
+            gain, offset = self._draw(x, 2)
+            x = x * (1 + self.change.light * gain) + self.change.light * offset
+        return x
+
+    def _draw(self, x: Tensor, count: int) -> Tensor:
+        """Uniform in -1..1, shape ``(count, n, 1, 1, 1)``; always from the CPU, so that every device sees the same."""
+        drawn = torch.rand((count, len(x), 1, 1, 1), generator=self._generator) * 2 - 1
+        return drawn.to(x.device)
+
+    def _moved(self, x: Tensor) -> Tensor:
+        draws = self._draw(x, 6).flatten(1)
+        angle = draws[0] * (self.change.rotate_deg * pi / 180)
+        zoom = 1 + draws[1] * self.change.scale
+        across = draws[4].sign() if self.change.flip in ("horizontal", "both") else torch.ones_like(zoom)
+        down = draws[5].sign() if self.change.flip == "both" else torch.ones_like(zoom)
+        if not self.change.moves():
+            x = torch.where(across.view(-1, 1, 1, 1) < 0, x.flip(3), x)
+            return torch.where(down.view(-1, 1, 1, 1) < 0, x.flip(2), x)
+        cos, sin = angle.cos() * zoom, angle.sin() * zoom
+        # grid_sample speaks in units of half a side, so a move of a whole share is twice that.
+        rows = torch.stack(
+            (
+                torch.stack((cos * across, -sin * down, draws[2] * 2 * self.change.shift), dim=1),
+                torch.stack((sin * across, cos * down, draws[3] * 2 * self.change.shift), dim=1),
+            ),
+            dim=1,
+        )
+        grid = functional.affine_grid(rows, list(x.shape), align_corners=False)
+        return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)

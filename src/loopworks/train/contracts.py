@@ -1,0 +1,60 @@
+"""What a recipe is given and what it gives back; a recipe is a ``Step[Lesson, Made]`` named ``train.NAME``."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loopworks.core.bundle import Bundle, Variant
+from loopworks.core.contracts import Context
+from loopworks.core.values import ImageRule, TensorSpec
+from loopworks.data.source import Source
+
+
+class Decoded:
+    """Images of a source, decoded once per split however often they are asked for."""
+
+    def __init__(self, source: Source) -> None:
+        """Nothing is decoded yet."""
+        self._source = source
+        self._kept: dict[tuple[ImageRule, str], NDArray[np.uint8]] = {}
+
+    def get(self, rule: ImageRule, split: str, ctx: Context) -> NDArray[np.uint8]:
+        """Images of the split, shape ``(items, height, width, 3)``; ``Cancelled`` while it decodes."""
+        key = (rule, split)
+        if key not in self._kept:
+            self._kept[key] = self._source.pixels(rule, split, ctx.tick)
+        return self._kept[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """All that a recipe learns from."""
+
+    source: Source
+    images: Decoded
+    folder: Path
+    """Where the recipe writes its files; empty at the start."""
+    budget_s: float | None = None
+    """Seconds for everything, from the moment that the libraries are loaded; ``None``: as long as it takes."""
+    start: Bundle | None = None
+    """Earlier model to begin from."""
+    threads: int = 0
+    """Threads to use; 0 is one per core."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """What a recipe made of a lesson; its files lie in ``Lesson.folder``."""
+
+    variant: Variant
+    """The model as an executable file, not measured yet."""
+    rule: ImageRule
+    inputs: tuple[TensorSpec, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters as they were used, with what was chosen for the user."""
+    notes: tuple[str, ...] = ()
+    """What a user must know of this model."""

@@ -1,0 +1,132 @@
+"""From a trained torch network to the ONNX file that answers everywhere, and the proof that both say the same."""
+# ruff: noqa: TID253 - this file is imported inside functions only
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import onnxscript  # noqa: F401 - torch.onnx.export needs it; loading it here keeps it out of the time budget
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from loopworks.core.errors import Failed
+from loopworks.core.values import ImageRule
+
+OPSET = 20
+TOLERANCE = 1e-4
+BATCHES = (1, 2, 7)
+INPUT, OUTPUT = "image", "scores"
+
+
+class Served(nn.Module):
+    """A network as it is asked: uint8 images ``(n, height, width, 3)`` in, chances ``(n, classes)`` out."""
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, is_multi: bool) -> None:
+        """Put scaling, normalization and layout before ``network``, softmax or sigmoid after it."""
+        super().__init__()
+        self.network = network
+        self.is_multi = is_multi
+        self.register_buffer("mean", mean.view(1, 3, 1, 1).clone())
+        self.register_buffer("inverse", 1.0 / std.view(1, 3, 1, 1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Chances in 0..1."""
+        mean, inverse = self.get_buffer("mean"), self.get_buffer("inverse")
+        x = (image.permute(0, 3, 1, 2).to(torch.float32) - mean) * inverse
+        logits: Tensor = self.network(x)
+        return logits.sigmoid() if self.is_multi else logits.softmax(1)
+
+
+def export(served: Served, rule: ImageRule, path: Path) -> None:
+    """Write ``served`` as an ONNX file with any batch, and check it.
+
+    Args:
+        served: in evaluation mode, on the CPU.
+        rule: gives the height and width.
+        path: the file to write, weights inside.
+    Raises: Failed: the network cannot be exported, or the file answers otherwise than torch.
+    """
+    example = torch.zeros((2, rule.height, rule.width, 3), dtype=torch.uint8)
+    batch = torch.export.Dim("batch", min=1, max=2**16)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                served,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None
+            model = program.model_proto
+    except Exception as error:  # the exporter raises kinds of its own for every operator it does not know
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Failed(f"export to ONNX must succeed; got {first}", "try another backbone or recipe") from error
+    _strip(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    check(served, rule, path)
+
+
+def check(served: Served, rule: ImageRule, path: Path) -> None:
+    """Compare torch and ONNX Runtime on random images in batches of 1, 2 and 7.
+
+    Raises: Failed: an answer differs by more than 1e-4, or the file does not run.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    rng = np.random.default_rng(0)
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        for count in BATCHES:
+            images: NDArray[np.uint8] = rng.integers(0, 256, (count, rule.height, rule.width, 3), dtype=np.uint8)
+            given = session.run([OUTPUT], {INPUT: images})[0]
+            with torch.inference_mode():
+                expected = served(torch.from_numpy(images)).numpy()
+            worst = float(np.abs(given - expected).max()) if given.shape == expected.shape else float("inf")
+            if not worst <= TOLERANCE:
+                raise Failed(
+                    f"ONNX answers must be within {TOLERANCE:g} of torch's; got {worst:g} apart at batch {count}",
+                    "try another backbone or recipe",
+                )
+    except Failed:
+        raise
+    except Exception as error:  # ONNX Runtime raises a class of its own per fault, all of them private
+        raise Failed(f"the exported ONNX file must run; got {error}", "try another backbone or recipe") from error
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Take out stack traces and notes of the exporter: they name files of this machine and change with every run."""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    model.doc_string = model.graph.doc_string = ""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._dynamo")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

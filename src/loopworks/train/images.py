@@ -1,0 +1,253 @@
+"""What every recipe for image classification by a torch network has in common: parameters and the way from a lesson
+to a bundle's files."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+
+from loopworks.core.bundle import Variant
+from loopworks.core.contracts import Context
+from loopworks.core.errors import Missing
+from loopworks.core.settings import quiet_libraries
+from loopworks.core.values import ImageRule, TensorSpec
+from loopworks.data.source import Source
+from loopworks.train.contracts import Lesson, Made
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from loopworks.train.loop import Plan, Progress
+
+WEIGHTS, MODEL = "model.safetensors", "model.onnx"
+STEPS, FEWEST, MOST = 400, 20, 60
+"""Optimizer steps that a training without a budget aims at, and the fewest and most epochs it makes of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageFit:
+    """Parameters of every training of a network on images."""
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    image_size: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Height and width that images are resized to, in pixels; 0 chooses by the data."""
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    """How an image meets the square: stretched, its centre cropped, or padded with black."""
+    epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Times that the training goes over all images; 0 chooses by the number of images and the budget."""
+    batch: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Images per step."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    """Highest learning rate, no unit; it rises at the start and falls along a cosine."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Pull of the weights towards zero (AdamW), no unit."""
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of each single label that is spread over the other classes."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.08
+    """Largest random move of an image along each axis, as a share of its side."""
+    scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    """Largest random change of size, as a share."""
+    rotate_deg: Annotated[float, Field(ge=0, le=180)] = 8.0
+    """Largest random turn, in degrees."""
+    light: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Largest random change of brightness and contrast, as a share."""
+    flip: Literal["none", "horizontal", "both"] = "none"
+    """Random mirroring; only where a mirrored image keeps its class (not for letters, digits, arrows)."""
+    patience: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Epochs without a better validation result after which training stops; 0 is half of all epochs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Net:
+    """A network that is ready to learn."""
+
+    network: "nn.Module"
+    """Takes normalized float images ``(n, 3, height, width)``, gives logits ``(n, classes)``."""
+    mean: NDArray[np.float32]
+    """Per channel, in 0..255, shape ``(3,)``."""
+    std: NDArray[np.float32]
+    head: str
+    """Name of the last layer, whose rows are the classes."""
+    notes: tuple[str, ...] = ()
+
+
+Build = Callable[[int, NDArray[np.uint8], Context], Net]
+"""Takes the number of classes, the training images and the context."""
+
+
+def load_libraries() -> None:
+    """Import what a training needs, so that its time budget starts after that.
+
+    Raises: Missing: the [train] extra is not installed.
+    """
+    quiet_libraries()
+    for name in ("torch", "lightning", "onnx", "onnxscript", "safetensors"):
+        try:
+            __import__(name)
+        except ImportError:
+            raise Missing(name, "train", "training a network") from None
+    from loopworks.train import export, loop, nets
+
+    assert export
+    assert loop
+    assert nets
+
+
+def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Build) -> Made:
+    """Train, save the weights, export to ONNX.
+
+    Args:
+        lesson: what to learn from, and where to write.
+        ctx: progress 0..1 of the whole.
+        params: with ``image_size`` chosen already.
+        recipe: the plug-in's name.
+        build: makes the network; torch's random state is seeded when it is called.
+    Raises: Invalid, Failed, Cancelled, NoSpace.
+    """
+    load_libraries()
+    import torch
+
+    from loopworks.train.augment import Augment, Change
+    from loopworks.train.budget import Budget
+    from loopworks.train.loop import Learner, fit
+    from loopworks.train.warm import start_from
+
+    budget = Budget(lesson.budget_s, reserve_s=4.0)
+    source = lesson.source
+    rule = ImageRule(height=params.image_size, width=params.image_size, fit=params.fit)
+    train, val = _splits(lesson, rule, ctx.part(0.0, 0.08))
+    params = _with_epochs(params, len(train), lesson.budget_s)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(ctx.seed)
+        net = build(len(source.schema.classes), train.images.numpy(), ctx.part(0.08, 0.1))
+    notes = list(net.notes)
+    if lesson.start is not None:
+        notes.append(start_from(lesson.start, net.network, net.head, source.schema))
+    mean, std = torch.from_numpy(net.mean), torch.from_numpy(net.std)
+    change = Change(
+        shift=params.shift, scale=params.scale, rotate_deg=params.rotate_deg, light=params.light, flip=params.flip
+    )
+    learner = Learner(net.network, Augment(change, mean, std, torch.device("cpu")), _plan(params, lesson))
+    progress = fit(
+        learner,
+        train,
+        val,
+        _judge(source),
+        fingerprint=_fingerprint(lesson, ctx.seed, recipe, params),
+        budget=budget,
+        ctx=ctx.part(0.1, 0.85),
+    )
+    ctx.tick(0.85, "export")
+    variant = _write(lesson, net, rule, source.schema.is_multi)
+    ctx.tick(1.0, "exported")
+    return Made(
+        variant=variant,
+        rule=rule,
+        inputs=(TensorSpec(name="image", datatype="UINT8", shape=(-1, rule.height, rule.width, 3)),),
+        params=asdict(params),
+        notes=(*notes, *_ending(progress, val is not None, params)),
+    )
+
+
+def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
+    from loopworks.train.loop import Split
+
+    source = lesson.source
+    train = Split.of(lesson.images.get(rule, "train", ctx.part(0.0, 0.8)), source.targets("train"))
+    if not source.counts.get("val", 0):
+        return train, None
+    return train, Split.of(lesson.images.get(rule, "val", ctx.part(0.8, 1.0)), source.targets("val"))
+
+
+def _with_epochs(params: ImageFit, items: int, budget_s: float | None) -> ImageFit:
+    """Fill in epochs and patience: enough steps for few images; with a budget, the clock decides earlier."""
+    epochs = params.epochs or min(MOST, max(FEWEST, round(STEPS / math.ceil(items / params.batch))))
+    if budget_s is not None and not params.epochs:
+        epochs *= 4
+    return replace(params, epochs=epochs, patience=params.patience or max(5, epochs // 2))
+
+
+def _plan(params: ImageFit, lesson: Lesson) -> "Plan":
+    from loopworks.train.loop import Plan
+
+    return Plan(
+        epochs=params.epochs,
+        batch=params.batch,
+        rate=params.rate,
+        weight_decay=params.weight_decay,
+        smoothing=params.smoothing,
+        patience=params.patience,
+        is_multi=lesson.source.schema.is_multi,
+        threads=lesson.threads,
+    )
+
+
+def _judge(source: Source) -> Callable[[NDArray[np.float32]], float]:
+    task, schema = source.task, source.schema
+    output = task.outputs(schema)[0].name
+    truth = source.targets("val") if source.counts.get("val", 0) else np.zeros((0, len(schema.classes)), np.float32)
+
+    def judge(answers: NDArray[np.float32]) -> float:
+        return task.score(truth, {output: answers}, schema, rounds=0)[task.headline].value
+
+    return judge
+
+
+def _fingerprint(lesson: Lesson, seed: int, recipe: str, params: ImageFit) -> str:
+    facts = {
+        "version": lesson.source.id,
+        "schema": lesson.source.schema.to_json(),
+        "counts": dict(lesson.source.counts),
+        "recipe": recipe,
+        "params": asdict(params),
+        "seed": seed,
+        "budget_s": lesson.budget_s,
+        "start": dict(lesson.start.sha256) if lesson.start else None,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def _write(lesson: Lesson, net: Net, rule: ImageRule, is_multi: bool) -> Variant:
+    import torch
+    from safetensors.torch import save_file
+
+    from loopworks.train.export import Served, export
+
+    network = net.network.cpu().eval()
+    state = {name: x.detach().contiguous() for name, x in network.state_dict().items()}
+    save_file(state, lesson.folder / WEIGHTS, metadata={"format": "pt", "head": net.head})
+    served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), is_multi).eval()
+    export(served, rule, lesson.folder / MODEL)
+    return Variant(
+        name="onnx-fp32",
+        runtime="onnxruntime",
+        precision="fp32",
+        file=MODEL,
+        files=(MODEL,),
+        size_bytes=(lesson.folder / MODEL).stat().st_size,
+    )
+
+
+def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
+    notes = []
+    if progress.ended == "budget":
+        notes.append(
+            f"the time budget ended training after {progress.epoch} of at most {params.epochs} epochs (the last one "
+            "may be a part)"
+        )
+    if not has_val:
+        notes.append("there is no validation split: the weights of the last epoch were kept, unchecked")
+    return notes
+
+
+def channel_stats(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation per channel in 0..255, each of shape ``(3,)``; of at most 512 of the images."""
+    some = images[:: max(1, len(images) // 512)].reshape(-1, 3).astype(np.float64)
+    return some.mean(axis=0).astype(np.float32), np.maximum(some.std(axis=0), 1.0).astype(np.float32)

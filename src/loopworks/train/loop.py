@@ -1,0 +1,438 @@
+"""The training loop: Lightning's Trainer, quiet, inside a time budget, resumed from its last checkpoint.
+
+What an epoch draws at random (order, augmentation, dropout) depends on the seed and the epoch's number alone, so a
+training that was killed and runs again ends with the same weights as one that was not.
+"""
+# ruff: noqa: TID253 - this file is imported inside functions only
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from loopworks.core.contracts import Context
+from loopworks.core.errors import Cancelled, Failed, NoSpace
+from loopworks.train.augment import Augment
+from loopworks.train.budget import Budget
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "last.ckpt"
+CHECKPOINT_EVERY_S = 1.0
+TICK_EVERY_S = 0.3
+Judge = Callable[[NDArray[np.float32]], float]
+"""Takes the answers for the validation items, shape ``(items, classes)``, and gives the headline metric."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Numbers of one training."""
+
+    epochs: int
+    batch: int
+    rate: float
+    """Highest learning rate of AdamW."""
+    weight_decay: float
+    smoothing: float
+    """Label smoothing, share in 0..1; single label only."""
+    patience: int
+    """Epochs without a better validation result after which to stop."""
+    is_multi: bool
+    threads: int
+    warmup: float = 0.1
+    """Share of the training in which the rate rises."""
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Items in memory: uint8 images ``(items, height, width, 3)`` and targets ``(items, classes)``."""
+
+    images: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, images: NDArray[np.uint8], targets: NDArray[np.float32]) -> "Split":
+        """Wrap arrays; nothing is copied unless the array may not be written to."""
+        with warnings.catch_warnings():
+            # Tensors over read-only arrays warn; nothing here writes to them.
+            warnings.simplefilter("ignore", UserWarning)
+            return cls(images=torch.from_numpy(np.ascontiguousarray(images)), targets=torch.from_numpy(targets))
+
+    def __len__(self) -> int:
+        """How many items."""
+        return len(self.images)
+
+
+@dataclass(slots=True, kw_only=True)
+class Progress:
+    """Where a training stands; goes into the checkpoint as plain values and tensors."""
+
+    fingerprint: str
+    epoch: int = 0
+    """Epochs done."""
+    best_value: float = -math.inf
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    best: dict[str, Tensor] = field(default_factory=dict)
+    spent_s: float = 0.0
+    is_done: bool = False
+    ended: str = ""
+    """Why it ended: epochs, patience, or budget."""
+
+
+class Batches:
+    """Shuffled batches of one epoch after the other, of nearly equal size (a last batch of one breaks batch norm)."""
+
+    def __init__(self, split: Split, batch: int, seed: int) -> None:
+        """Serve ``split``; the order depends on ``seed`` and the epoch."""
+        self._split = split
+        self._count = math.ceil(len(split) / batch)
+        self._seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Batches per epoch."""
+        return self._count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of ``epoch``."""
+        order = torch.randperm(len(self._split), generator=torch.Generator().manual_seed(draw(self._seed, self.epoch)))
+        for places in torch.tensor_split(order, self._count):
+            yield self._split.images[places], self._split.targets[places]
+
+
+def draw(seed: int, epoch: int, purpose: int = 0) -> int:
+    """A seed of its own for each epoch and purpose."""
+    return int(np.random.SeedSequence((seed, epoch, purpose)).generate_state(1)[0])
+
+
+def rate_share(progress: float, warmup: float) -> float:
+    """Learning rate as a share of the highest: up along a line, then down along half a cosine; ``progress`` 0..1."""
+    if progress < warmup:
+        return max(0.02, progress / warmup)
+    rest = min(1.0, (progress - warmup) / (1 - warmup))
+    return max(1e-3, 0.5 * (1 + math.cos(math.pi * rest)))
+
+
+class Learner(LightningModule):
+    """Network, loss and optimizer."""
+
+    def __init__(self, network: nn.Module, augment: Augment, plan: Plan) -> None:
+        """Wrap ``network``, which maps normalized images to logits."""
+        super().__init__()
+        self.network = network
+        self.augment = augment
+        self.plan = plan
+        self.loss: nn.Module = (
+            nn.BCEWithLogitsLoss() if plan.is_multi else nn.CrossEntropyLoss(label_smoothing=plan.smoothing)
+        )
+        self.loss_sum = torch.zeros(())
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
+        """Loss of one batch."""
+        images, targets = batch
+        loss: Tensor = self.loss(self.network(self.augment(images)), targets)
+        self.loss_sum += loss.detach()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW; norms and biases do not decay."""
+        decay = [p for p in self.network.parameters() if p.requires_grad and p.ndim > 1]
+        free = [p for p in self.network.parameters() if p.requires_grad and p.ndim <= 1]
+        groups = [
+            {"params": decay, "weight_decay": self.plan.weight_decay},
+            {"params": free, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
+
+
+class Coach(Callback):
+    """Watches over a training: rate, validation, best weights, checkpoint, budget, cancel."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        progress: Progress,
+        optimizer_state: dict[str, Any] | None,
+        batches: Batches,
+        val: Split | None,
+        judge: Judge,
+        budget: Budget,
+        ctx: Context,
+    ) -> None:
+        """Keep what to watch; ``progress`` is changed as the training goes on."""
+        self.plan, self.progress, self.batches, self.val = plan, progress, batches, val
+        self.optimizer_state = optimizer_state
+        self.judge, self.budget, self.ctx = judge, budget, ctx
+        self.is_interrupted = False
+        self._ticked = self._saved = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Go on with the optimizer's state of the killed run."""
+        if self.optimizer_state is not None:
+            trainer.optimizers[0].load_state_dict(self.optimizer_state)
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Draw this epoch's randomness."""
+        assert isinstance(module, Learner)
+        self.batches.epoch = self.progress.epoch
+        torch.manual_seed(draw(self.ctx.seed, self.progress.epoch, 1))
+        module.augment.seed(draw(self.ctx.seed, self.progress.epoch, 2))
+        module.loss_sum = torch.zeros((), device=module.device)
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set the learning rate."""
+        share = rate_share(self._share(batch_idx), self.plan.warmup)
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = self.plan.rate * share
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop where the user asks to or the time is over."""
+        self._stop_if_asked()
+        if self.budget.share() >= 1:
+            self.progress.ended = "budget"
+            trainer.should_stop = True
+        if time.monotonic() - self._ticked >= TICK_EVERY_S:
+            self._tick(batch_idx + 1)
+            self._check_loss(module)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Judge the epoch, keep the best weights, write the checkpoint."""
+        assert isinstance(module, Learner)
+        self._check_loss(module)
+        done = self.progress.epoch + 1
+        self.ctx.metric("train_loss", done, float(module.loss_sum) / max(1, trainer.num_training_batches))
+        self._judge(module, done)
+        self.progress.epoch = done
+        self.progress.spent_s = self.budget.spent_s()
+        if done >= self.plan.epochs:
+            self.progress.ended = self.progress.ended or "epochs"
+        elif self.val is not None and done - self.progress.best_epoch >= self.plan.patience:
+            self.progress.ended = self.progress.ended or "patience"
+        if self.progress.ended:
+            self.progress.is_done = True
+            trainer.should_stop = True
+        if self.progress.is_done or time.monotonic() - self._saved >= self.plan.checkpoint_every_s:
+            self._save(module, trainer.optimizers[0])
+        self._tick(0)
+
+    def evaluate(self, module: Learner, split: Split) -> tuple[NDArray[np.float32], float]:
+        """Answers ``(items, classes)`` and mean loss on a split."""
+        module.network.eval()
+        answers, total = [], 0.0
+        with torch.inference_mode():
+            for start in range(0, len(split), 2 * self.plan.batch):
+                self._stop_if_asked()
+                places = slice(start, start + 2 * self.plan.batch)
+                logits = module.network(module.augment.normalize(split.images[places].to(module.device)))
+                targets = split.targets[places].to(module.device)
+                total += float(module.loss(logits, targets)) * len(targets)
+                answers.append(logits.sigmoid() if self.plan.is_multi else logits.softmax(1))
+        module.network.train()
+        return torch.cat(answers).cpu().numpy(), total / len(split)
+
+    def _judge(self, module: Learner, done: int) -> None:
+        if self.val is None:
+            # Without validation items the last weights are the ones to keep.
+            self._keep(module, done, 0.0, 0.0)
+            return
+        began = time.monotonic()
+        answers, loss = self.evaluate(module, self.val)
+        value = self.judge(answers)
+        self.ctx.metric("val_loss", done, loss)
+        self.ctx.metric("val_headline", done, value)
+        if (value, -loss) > (self.progress.best_value, -self.progress.best_loss):
+            self._keep(module, done, value, loss)
+        if done == 1:
+            self.budget.reserve(2 + 2 * (time.monotonic() - began))
+
+    def _keep(self, module: Learner, done: int, value: float, loss: float) -> None:
+        self.progress.best_value, self.progress.best_loss, self.progress.best_epoch = value, loss, done
+        self.progress.best = {name: x.detach().cpu().clone() for name, x in module.network.state_dict().items()}
+
+    def _save(self, module: Learner, optimizer: torch.optim.Optimizer) -> None:
+        state = {
+            "network": module.network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
+        }
+        save_atomically(state, self.ctx.scratch / CHECKPOINT)
+        self._saved = time.monotonic()
+
+    def _share(self, batch: int) -> float:
+        steps = (self.progress.epoch + batch / len(self.batches)) / self.plan.epochs
+        return min(1.0, max(steps, self.budget.share()))
+
+    def _tick(self, batch: int) -> None:
+        self._ticked = time.monotonic()
+        best = "" if self.val is None or not self.progress.best_epoch else f", best {self.progress.best_value:.3f}"
+        epoch = min(self.progress.epoch + 1, self.plan.epochs)
+        self.ctx.tick(self._share(batch), f"epoch {epoch} of {self.plan.epochs}{best}")
+
+    def _stop_if_asked(self) -> None:
+        if self.is_interrupted or self.ctx.stopped():
+            raise Cancelled
+
+    def _check_loss(self, module: LightningModule) -> None:
+        assert isinstance(module, Learner)
+        if not math.isfinite(float(module.loss_sum)):
+            raise Failed(
+                f"training loss must be finite; got {float(module.loss_sum)} in epoch {self.progress.epoch + 1}",
+                f"lower the learning rate (rate={self.plan.rate:g}), or look for damaged images",
+            )
+
+
+def fit(
+    learner: Learner, train: Split, val: Split | None, judge: Judge, *, fingerprint: str, budget: Budget, ctx: Context
+) -> Progress:
+    """Train ``learner.network`` in place and load its best weights.
+
+    Args:
+        learner: what learns; its network's weights are where the training begins.
+        train: items to learn from; at least one.
+        val: items that choose the best epoch; ``None`` keeps the last.
+        judge: headline metric of answers for ``val``.
+        fingerprint: says what is trained from what; a checkpoint with another one is not continued.
+        budget: the training's clock.
+        ctx: its scratch folder holds the checkpoint.
+    Raises: Cancelled, Failed (loss not finite), NoSpace.
+    """
+    plan = learner.plan
+    learner.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with _settings(plan.threads):
+        progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
+        budget.resume(progress.spent_s)
+        if not progress.is_done:
+            batches = Batches(train, plan.batch, ctx.seed)
+            _run(learner, Coach(plan, progress, optimizer_state, batches, val, judge, budget, ctx))
+    learner.network.load_state_dict(progress.best)
+    learner.network.eval()
+    return progress
+
+
+def resume(path: Path, fingerprint: str, learner: Learner) -> tuple[Progress, dict[str, Any] | None]:
+    """Progress and optimizer state of the checkpoint, whose weights go into ``learner``; fresh where none fits."""
+    fresh = Progress(fingerprint=fingerprint)
+    if not path.is_file():
+        return fresh, None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        progress = Progress(**state["progress"])
+        if progress.fingerprint != fingerprint:
+            log.info("checkpoint of another training left aside path=%s", path)
+            return fresh, None
+        learner.network.load_state_dict(state["network"])
+        return progress, dict(state["optimizer"])
+    except Exception as error:  # torch raises a dozen kinds for a damaged file; a fresh start is always right
+        log.warning("checkpoint could not be read, starting again path=%s error=%s", path, error)
+        return fresh, None
+
+
+def save_atomically(state: Any, path: Path) -> None:
+    """Write ``state`` so that a reader finds the old or the new file, whole.
+
+    Raises: NoSpace: the disk is full; the old file stays.
+    """
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space" in str(error):
+            raise NoSpace(f"checkpoint {path.name} must be written; the disk is full", "free some space") from None
+        raise
+
+
+def _run(learner: Learner, coach: Coach) -> None:
+    with _quiet(), _interrupts(coach), torch.random.fork_rng(devices=[]):
+        trainer = Trainer(
+            max_epochs=coach.plan.epochs - coach.progress.epoch,
+            accelerator="auto",
+            devices=1,
+            logger=False,
+            callbacks=[coach],
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=False,
+            use_distributed_sampler=False,
+            default_root_dir=str(coach.ctx.scratch),
+        )
+        learner.train()
+        try:
+            trainer.fit(learner, coach.batches)
+        except torch.cuda.OutOfMemoryError:
+            raise Failed("training must fit into memory; got out of memory", "lower batch or image_size") from None
+
+
+@contextlib.contextmanager
+def _settings(threads: int) -> Iterator[None]:
+    """Torch's global settings for one training, put back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning advertises and advises through its logger and warnings; our users hear of what we say ourselves."""
+    names = ("lightning.pytorch", "lightning.fabric", "lightning")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _interrupts(coach: Coach) -> Iterator[None]:
+    """Ctrl-C as ``Cancelled`` after the current batch; Lightning would end the whole process instead."""
+    is_ours = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if not is_ours:
+        yield
+        return
+
+    def mark(_number: int, _frame: Any) -> None:
+        coach.is_interrupted = True
+
+    signal.signal(signal.SIGINT, mark)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,52 @@
+"""A small residual network that learns from random weights: the recipe for small images and for machines offline."""
+
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+
+from loopworks.core.contracts import Context
+from loopworks.core.registry import plugins
+from loopworks.data.source import Sized, Source
+from loopworks.train.contracts import Lesson, Made
+from loopworks.train.images import ImageFit, Net, channel_stats, learn
+
+NAME = "train.small-cnn"
+TINY_PX, TINY_SIZE, USUAL_SIZE = 48, 32, 96
+
+
+@plugins.add(NAME)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SmallCnn(ImageFit):
+    """A compact residual network from random weights: seconds on two cores for small images."""
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    width: Annotated[int, Field(ge=4, le=256)] = 16
+    """Channels of the first stage; each further stage has twice as many."""
+    blocks: Annotated[int, Field(ge=1, le=8)] = 1
+    """Residual blocks per stage."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of the features that is left out before the last layer while training."""
+
+    def run(self, source: Lesson, ctx: Context) -> Made:
+        """Train on the lesson; the files lie in its folder."""
+        size = self.image_size or (TINY_SIZE if is_tiny(source.source) else USUAL_SIZE)
+        stride = 1 if size <= TINY_PX else 2
+        widths = [self.width * 2**stage for stage in range(3 if stride == 1 else 4)]
+
+        def build(classes: int, images: NDArray[np.uint8], _ctx: Context) -> Net:
+            from loopworks.train.nets import CompactCnn
+
+            mean, std = channel_stats(images)
+            network = CompactCnn(classes, widths, stride, self.blocks, self.dropout)
+            return Net(network=network, mean=mean, std=std, head="head")
+
+        return learn(source, ctx, replace(self, image_size=size), NAME, build)
+
+
+def is_tiny(source: Source) -> bool:
+    """Whether the source says that its images are at most 48 pixels high and wide."""
+    return isinstance(source, Sized) and max(source.typical_size) <= TINY_PX

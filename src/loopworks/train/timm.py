@@ -1,0 +1,111 @@
+"""Any backbone of timm: fine-tuned from pretrained weights where they can be had, else from random ones."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ConfigDict, Field
+
+from loopworks.core.contracts import Context
+from loopworks.core.errors import Invalid, Missing, NotFound
+from loopworks.core.registry import plugins
+from loopworks.train import weights
+from loopworks.train.contracts import Lesson, Made
+from loopworks.train.images import ImageFit, Net, channel_stats, learn, load_libraries
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NAME = "train.timm"
+DEFAULT, DEFAULT_REPO = "resnet18", "timm/resnet18.a1_in1k"
+
+
+@plugins.add(NAME)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timm(ImageFit):
+    """Any backbone of timm, pretrained where its weights are in reach: the strongest choice for photographs."""
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    backbone: str = DEFAULT
+    """Name of a timm model, e.g. resnet18, mobilenetv3_large_100, vit_tiny_patch16_224."""
+    weights: str = "auto"
+    """auto: cached or downloaded if the hub can be reached, else random; random; or a .safetensors file."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
+    """Highest learning rate, no unit."""
+
+    def run(self, source: Lesson, ctx: Context) -> Made:
+        """Train on the lesson; the files lie in its folder."""
+        config = backbone(self.backbone)
+        size = self.image_size or int(config.input_size[-1])
+        if config.fixed_input_size and self.image_size not in (0, config.input_size[-1]):
+            raise Invalid(f"image_size of {self.backbone}", f"{config.input_size[-1]} (it is fixed)", self.image_size)
+
+        def build(classes: int, images: NDArray[np.uint8], ctx: Context) -> Net:
+            path, why = self._weights(config, ctx)
+            network = create(self.backbone, classes, path)
+            if path is None:
+                mean, std = channel_stats(images)
+                notes = (f"{self.backbone} began from random weights: {why}",)
+            else:
+                mean = np.asarray(config.mean, np.float32) * np.float32(255)
+                std = np.asarray(config.std, np.float32) * np.float32(255)
+                notes = (f"{self.backbone} began from pretrained weights ({path.name})",)
+            return Net(network=network, mean=mean, std=std, head=_head(config, self.backbone), notes=notes)
+
+        return learn(source, ctx, replace(self, image_size=size), NAME, build)
+
+    def _weights(self, config: Any, ctx: Context) -> tuple[Path | None, str]:
+        if self.weights == "random":
+            return None, "asked for"
+        if self.weights == "auto":
+            return weights.find(str(config.hf_hub_id or ""), ctx)
+        return weights.local(Path(self.weights)), ""
+
+
+def backbone(name: str) -> Any:
+    """timm's facts of a backbone.
+
+    Raises: NotFound: timm has no such model; the hint names the closest.
+    """
+    load_libraries()
+    try:
+        import timm
+    except ImportError:
+        raise Missing("timm", "train", "backbones") from None
+    if not timm.is_model(name):
+        import difflib
+
+        close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.4)
+        raise NotFound("backbone", name, hint=f"close to it: {', '.join(close)}" if close else "see timm.list_models()")
+    config = timm.get_pretrained_cfg(name)
+    return config if config is not None else timm.models.PretrainedCfg()
+
+
+def has_weights() -> bool:
+    """Whether weights of the default backbone are on this machine already; asks no network, loads no torch."""
+    return weights.cached(DEFAULT_REPO) is not None
+
+
+def create(name: str, classes: int, path: Path | None) -> "nn.Module":
+    """The backbone with a fresh last layer of ``classes`` outputs; other weights from ``path`` if there is one.
+
+    Raises: Invalid: the file does not fit the backbone.
+    """
+    import timm
+    from safetensors import SafetensorError
+
+    if path is None:
+        return timm.create_model(name, pretrained=False, num_classes=classes)
+    try:
+        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, num_classes=classes)
+    except (RuntimeError, KeyError, SafetensorError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise Invalid(f"weights {path.name}", f"weights of {name}", first) from None
+
+
+def _head(config: Any, name: str) -> str:
+    """Name of the last layer; a backbone with several heads (distilled ones) takes no rows over in a warm start."""
+    return config.classifier if isinstance(config.classifier, str) else f"{name}.no-single-head"

@@ -1,0 +1,100 @@
+"""Pretrained weights: from a file, the hub's cache, or the hub; never a hang, never a pickle."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from loopworks.core.contracts import Context
+from loopworks.core.errors import Invalid, LoopworksError, Missing, Unreachable
+
+T = TypeVar("T")
+FILE = "model.safetensors"
+REACH_S = 4.0
+"""How long the hub may take to say that it is there."""
+DOWNLOAD_S = 1800.0
+
+
+def cached(repo: str) -> Path | None:
+    """Weights of a hub repository that lie in the cache already."""
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    except ImportError:
+        return None
+    found = try_to_load_from_cache(repo, FILE)
+    return Path(found) if isinstance(found, str) else None
+
+
+def find(repo: str, ctx: Context) -> tuple[Path | None, str]:
+    """Weights of a hub repository: cached ones first, then a download.
+
+    Args:
+        repo: owner/name on the hub; empty where the backbone has no published weights.
+        ctx: ticked while a download runs.
+    Returns: the file, or ``None``; and why there is none, in a few words.
+    Raises: Cancelled.
+    """
+    if not repo:
+        return None, "no pretrained weights are published for it"
+    if (path := cached(repo)) is not None:
+        return path, ""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        raise Missing("huggingface_hub", "train", "pretrained weights") from None
+    if constants.HF_HUB_OFFLINE:
+        return None, "HF_HUB_OFFLINE is set and they are not in the cache"
+    try:
+        _within(lambda: _probe(repo), REACH_S, ctx, "asking the hub for weights")
+        return _within(lambda: _download(repo), DOWNLOAD_S, ctx, "downloading weights"), ""
+    except Unreachable as error:
+        return None, error.message
+
+
+def local(path: Path) -> Path:
+    """``path``, if it is a safetensors file; pickled checkpoints are refused, because loading one runs its code."""
+    if not path.is_file():
+        raise Invalid("weights", "auto, random, or an existing .safetensors file", str(path))
+    if path.suffix != ".safetensors":
+        raise Invalid("weights", "a .safetensors file (pickled checkpoints can run code)", str(path))
+    return path
+
+
+def _probe(repo: str) -> None:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    get_hf_file_metadata(hf_hub_url(repo, FILE), timeout=REACH_S)
+
+
+def _download(repo: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(repo, FILE, etag_timeout=REACH_S))
+
+
+def _within(work: Callable[[], T], limit_s: float, ctx: Context, text: str) -> T:
+    """Run ``work`` in a thread of its own, because a name look-up without a network cannot be given a time limit.
+
+    Raises: Unreachable: it failed or took longer. Cancelled: the user asked to stop.
+    """
+    result: list[T] = []
+    failure: list[Exception] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except Exception as error:  # whatever the network or the hub's client raises means: not reachable
+            failure.append(error)
+
+    thread = threading.Thread(target=run, daemon=True, name="loopworks-hub")
+    thread.start()
+    deadline = time.monotonic() + limit_s
+    while thread.is_alive() and time.monotonic() < deadline:
+        ctx.tick(0.0, text)
+        thread.join(0.1)
+    if result:
+        return result[0]
+    if failure and isinstance(failure[0], LoopworksError):
+        raise failure[0]
+    raise Unreachable(f"the hub cannot be reached ({type(failure[0]).__name__ if failure else 'no answer in time'})")
