@@ -74,7 +74,7 @@ def doubles(monkeypatch: pytest.MonkeyPatch) -> list[Double]:
 @pytest.fixture
 def double(tmp_path: Path, colors: Any, doubles: list[Double]) -> Bundle:
     """A bundle that runs on the double."""
-    bundle = colors.write(tmp_path / "double")
+    bundle: Bundle = colors.write(tmp_path / "double")
     return replace(bundle, variants=(replace(bundle.variants[0], runtime="double"),))
 
 

@@ -1,6 +1,7 @@
 """Tensors of the Open Inference Protocol: round trips, the forms that clients use, and hostile input."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -280,10 +281,8 @@ def test_classification_names_the_largest_values() -> None:
 @settings(max_examples=300)
 @given(st.binary(max_size=300), st.one_of(st.none(), st.integers(-5, 300)))
 def test_no_bytes_raise_anything_but_our_error(body: bytes, length: int | None) -> None:
-    try:
+    with suppress(Invalid):  # anything else fails the test
         read(body, length, SPEC)
-    except Invalid as error:
-        assert error.message
 
 
 JSON = st.recursive(
@@ -313,8 +312,7 @@ def test_no_request_raises_anything_but_our_error(header: Any, tail: bytes, is_s
     head = json.dumps(header).encode()
     try:
         found = read(head + tail if is_split else head, len(head) if is_split else None, SPEC)
-    except Invalid as error:
-        assert error.message
+    except Invalid:  # anything else fails the test
         return
     for name, array in found.inputs.items():
         declared = next(t for t in header["inputs"] if t["name"] == name)

@@ -1,6 +1,9 @@
 """A workspace with a dataset of pictures and a real model in use, and the server before it."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,8 @@ from starlette.testclient import TestClient
 
 import loopworks as lw
 from loopworks.core.bundle import Bundle
+from loopworks.core.errors import NotFound
+from loopworks.jobs import Job
 from loopworks.server.app import create_app
 from loopworks.store import bundles, models
 from loopworks.workspace import Model
@@ -29,11 +34,20 @@ def add_model() -> Callable[..., Model]:
     return register
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, colors: Any) -> Path:
+    """A workspace folder that the tests copy, as making one takes longer than most of them."""
+    root = tmp_path_factory.mktemp("template")
+    with lw.open(root / "space") as made:
+        made.deploy(register(made, colors.write(root / "bundle")), name="colors")
+    return root / "space"
+
+
 @pytest.fixture
-def space(tmp_path: Path, colors: Any) -> Iterator[lw.Workspace]:
+def space(tmp_path: Path, template: Path) -> Iterator[lw.Workspace]:
     """A workspace whose deployment ``colors`` tells red, green and blue apart."""
-    with lw.open(tmp_path / "space") as made:
-        made.deploy(register(made, colors.write(tmp_path / "bundle")), name="colors")
+    shutil.copytree(template, tmp_path / "space")
+    with lw.open(tmp_path / "space", create=False) as made:
         yield made
 
 
@@ -56,3 +70,44 @@ def photo(tmp_path: Path) -> Callable[..., bytes]:
         return path.read_bytes()
 
     return make
+
+
+@dataclass
+class Scripted:
+    """Jobs that go through a script: each look takes the next state."""
+
+    script: list[Job] = field(default_factory=list)
+    submitted: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+
+    def submit(self, step: str, params: dict[str, Any], *, title: str = "", key: str | None = None) -> str:
+        self.submitted.append((step, params))
+        return "j1"
+
+    def get(self, job_id: str) -> Job:
+        if job_id != "j1":
+            raise NotFound("job", job_id, ["j1"])
+        return self.script.pop(0) if len(self.script) > 1 else self.script[0]
+
+    def list(self, limit: int = 50, status: str | None = None) -> list[Job]:
+        return self.script[:limit]
+
+    def cancel(self, job_id: str) -> Job:
+        self.cancelled.append(job_id)
+        return self.get(job_id)
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+JOB = Job(
+    id="j1", step="train", title="train litter", params={}, status="queued", created_at=datetime(2026, 1, 2, tzinfo=UTC)
+)
+
+
+@pytest.fixture
+def jobs(space: lw.Workspace) -> Iterator[Scripted]:
+    scripted = Scripted([JOB])
+    space._jobs = scripted  # type: ignore[assignment]
+    yield scripted
+    space._jobs = None

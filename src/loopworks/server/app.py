@@ -38,21 +38,23 @@ ROUTES: tuple[Api, ...] = (
 )
 
 
-def create_app(workspace: "Workspace", settings: Settings | None = None) -> Starlette:
+def create_app(workspace: "Workspace", settings: Settings | None = None, serving: Serving | None = None) -> Starlette:
     """The server of a workspace.
 
     Args:
         workspace: what is served; the caller closes it after the application has ended.
         settings: with the host and token in force; default the workspace's own.
+        serving: the loaded deployments, which the caller closes; default the application loads and closes them.
     """
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        app.state.serving = Serving(workspace)
+        app.state.serving = serving or Serving(workspace)
         try:
             yield
         finally:
-            app.state.serving.close()
+            if serving is None:
+                app.state.serving.close()
 
     return Starlette(
         routes=[Route(api.path, api.endpoint, methods=[api.method]) for api in ROUTES],

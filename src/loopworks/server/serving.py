@@ -17,19 +17,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 LOOK_S = 1.0
+"""How often to look for what other processes deployed."""
 RETRY_S = 30.0
 
 
 class Serving:
     """The deployments of a workspace, loaded; looks for new revisions while it runs."""
 
-    def __init__(self, space: "Workspace", *, look_s: float = LOOK_S) -> None:
-        """Load every deployment. One that cannot be loaded does not hold up the others and is tried again later.
-
-        Args:
-            space: the workspace.
-            look_s: how often to look for what other processes deployed, in seconds.
-        """
+    def __init__(self, space: "Workspace") -> None:
+        """Load every deployment. One that cannot be loaded does not hold up the others and is tried again later."""
         self.space = space
         cores = space.settings.threads or os.cpu_count() or 1
         self.engine = Engine(workers=cores)
@@ -38,7 +34,6 @@ class Serving:
         """How many images are decoded at once."""
         self.stopping = threading.Event()
         """Set when the server begins to stop: streams end."""
-        self._look_s = look_s
         self._revisions: dict[str, str] = {}
         self._problems: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
@@ -76,46 +71,6 @@ class Serving:
             self._problems.pop(name, None)
             self.engine.unload(name)
 
-    def problem(self, name: str) -> str:
-        """Why the deployment's newest revision could not be loaded; empty where it could."""
-        return self._problems.get(name, ("", 0.0))[0]
-
-    def _is_due(self, name: str) -> bool:
-        return name in self._problems and time.monotonic() > self._problems[name][1]
-
-    def _try(self, deployment: "Deployment") -> None:
-        """Load; where that fails, what was loaded before stays in use."""
-        try:
-            self._load(deployment)
-        except Exception as error:  # whatever a model file does, the other deployments go on
-            self._revisions[deployment.name] = deployment.ref
-            self._problems[deployment.name] = (str(error) or type(error).__name__, time.monotonic() + RETRY_S)
-            log.error(
-                "cannot serve deployment=%s: %s",
-                deployment.ref,
-                error,
-                exc_info=None if isinstance(error, LoopworksError) else error,
-            )
-
-    def _load(self, deployment: "Deployment") -> Served:
-        served = self.engine.load(
-            deployment.name,
-            self.space.bundle(deployment),
-            variant=deployment.variant,
-            version=str(deployment.revision),
-            facts=deployment.to_json(),
-        )
-        self._revisions[deployment.name] = deployment.ref
-        self._problems.pop(deployment.name, None)
-        return served
-
-    def _watch(self) -> None:
-        while not self.stopping.wait(self._look_s):
-            try:
-                self.sync()
-            except Exception as error:  # the top of a thread: a busy catalog must not end the watch
-                log.warning("cannot look for deployments: %s", error)
-
     def model(self, name: str, version: str = "") -> Served:
         """The loaded model; where its deployment could not be loaded, the error says why."""
         try:
@@ -124,3 +79,41 @@ class Serving:
             if name not in self.engine.names() and (why := self.problem(name)):
                 raise NotFound("loaded model", name, hint=f"it could not be loaded: {why}") from error
             raise
+
+    def problem(self, name: str) -> str:
+        """Why the deployment's newest revision could not be loaded; empty where it could."""
+        return self._problems.get(name, ("", 0.0))[0]
+
+    def _is_due(self, name: str) -> bool:
+        return name in self._problems and time.monotonic() > self._problems[name][1]
+
+    def _try(self, deployment: "Deployment") -> None:
+        try:
+            self._load(deployment)
+        except Exception as error:  # whatever a model file does, the other deployments go on
+            known = isinstance(error, LoopworksError)
+            log.error("cannot serve deployment=%s: %s", deployment.ref, error, exc_info=None if known else error)
+
+    def _load(self, deployment: "Deployment") -> Served:
+        """Load; where that fails, what was loaded before stays in use, and ``sync`` tries again later."""
+        self._revisions[deployment.name] = deployment.ref
+        try:
+            served = self.engine.load(
+                deployment.name,
+                self.space.bundle(deployment),
+                variant=deployment.variant,
+                version=str(deployment.revision),
+                facts=deployment.to_json(),
+            )
+        except Exception as error:
+            self._problems[deployment.name] = (str(error) or type(error).__name__, time.monotonic() + RETRY_S)
+            raise
+        self._problems.pop(deployment.name, None)
+        return served
+
+    def _watch(self) -> None:
+        while not self.stopping.wait(LOOK_S):
+            try:
+                self.sync()
+            except Exception as error:  # the top of a thread: a busy catalog must not end the watch
+                log.warning("cannot look for deployments: %s", error)

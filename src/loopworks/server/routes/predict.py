@@ -11,6 +11,7 @@ from typing import Any
 import anyio.to_thread
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
@@ -122,17 +123,27 @@ async def _files(request: Request) -> list[_File]:
     if kind == "application/json":
         return _from_json(await answer.body(request))
     if kind == "multipart/form-data":
-        found = []
-        async with request.form(max_files=MAX_FILES, max_part_size=1 << 20) as form:
-            for field, value in form.multi_items():
-                if not isinstance(value, UploadFile):
-                    raise Invalid(f"field {field!r}", "a file", "text", "curl -F file=@photo.jpg")
-                found.append(_File(value.filename or field, await value.read()))
-        return found
+        return await _from_form(request)
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         body = await request.body()
         return [_File("image", body)] if body else []
     raise Invalid("content-type", "image/*, multipart/form-data or application/json", kind)
+
+
+async def _from_form(request: Request) -> list[_File]:
+    _, options = parse_options_header(request.headers["content-type"])
+    if not (boundary := options.get(b"boundary")):
+        raise Invalid("content-type", "multipart/form-data with a boundary", "none")
+    end = b"--" + boundary + b"--"
+    if not (await request.body()).rstrip().endswith(end):
+        raise Invalid("form", "whole", "a form without its end", "send it again")  # the parser would drop the rest
+    found = []
+    async with request.form(max_files=MAX_FILES, max_part_size=1 << 20) as form:
+        for field, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                raise Invalid(f"field {field!r}", "a file", "text", "curl -F file=@photo.jpg")
+            found.append(_File(value.filename or field, await value.read()))
+    return found
 
 
 def _from_json(body: dict[str, Any]) -> list[_File]:

@@ -66,9 +66,6 @@ def dataset(request: Request) -> Response:
 def items(request: Request) -> Response:
     """Items of a dataset, a page at a time."""
     asked = request.query_params
-    limit = asked.get("limit", "100")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
-        raise Invalid("limit", "between 1 and 1000", limit)
     found = (
         _space(request)
         .dataset(_path(request, "dataset"))
@@ -76,7 +73,7 @@ def items(request: Request) -> Response:
             state=cast("State", asked.get("state", "all")),
             split=asked.get("split") or None,
             label=asked.get("label") or None,
-            limit=int(limit),
+            limit=_count(request, "limit", 100),
             after=asked.get("after") or None,
         )
     )
@@ -126,11 +123,8 @@ def versions(request: Request) -> Response:
 def following(request: Request) -> Response:
     """What to label next, with the model's proposals."""
     asked = request.query_params
-    count = asked.get("count", "10")
-    if not count.isdecimal() or not 1 <= int(count) <= 1000:
-        raise Invalid("count", "between 1 and 1000", count)
     work = _space(request).labeling(_path(request, "dataset"), asked.get("model", ""))
-    picks = work.next(int(count), sampler=asked.get("sampler", ""))
+    picks = work.next(_count(request, "count", 10), sampler=asked.get("sampler", ""))
     return answer.json({"picks": [pick.to_json() for pick in picks]})
 
 
@@ -155,9 +149,9 @@ async def train(request: Request) -> Response:
             version,
             recipe=_text(body, "recipe", "auto"),
             params=_object(body, "params"),
-            budget=body.get("budget"),
+            budget=_budget(body),
             name=_text(body, "name", ""),
-            seed=body.get("seed"),
+            seed=_seed(body),
         )
     )
 
@@ -167,7 +161,7 @@ async def optimize(request: Request) -> Response:
     body = await answer.body(request)
     space = _space(request)
     drop = body.get("max_drop", 0.01)
-    if not isinstance(drop, int | float):
+    if isinstance(drop, bool) or not isinstance(drop, int | float) or not 0 <= drop <= 1:
         raise Invalid("max_drop", "a number in 0..1", drop)
     return await _started(
         lambda: space.optimize_job(_text(body, "model"), max_drop=float(drop), target=_text(body, "target", "latency"))
@@ -227,6 +221,27 @@ def _text(body: dict[str, Any], name: str, default: str | None = None) -> str:
     return found
 
 
+def _count(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= 1000):
+        raise Invalid(name, "between 1 and 1000", text)
+    return int(text)
+
+
+def _seed(body: dict[str, Any]) -> int | None:
+    found = body.get("seed")
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 32):
+        raise Invalid("seed", "a whole number in 0..4294967295", found)
+    return found
+
+
+def _budget(body: dict[str, Any]) -> str | float | None:
+    found = body.get("budget")
+    if found is not None and (isinstance(found, bool) or not isinstance(found, str | int | float)):
+        raise Invalid("budget", "a duration such as 5m", found)
+    return found
+
+
 def _list(body: dict[str, Any], name: str) -> list[str]:
     found = body.get(name, [])
     if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
@@ -235,7 +250,7 @@ def _list(body: dict[str, Any], name: str) -> list[str]:
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
-    found = body.get(name) or {}
+    found = {} if body.get(name) is None else body[name]
     if not isinstance(found, dict):
         raise Invalid(name, "an object", type(found).__name__)
     return found
