@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context, Task
+from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
 from loopworks.data.stage import Version
@@ -28,6 +29,7 @@ from loopworks.store.lineage import Node
 from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
+    from loopworks.store.runs import Status
     from loopworks.workspace import Model
 
 log = logging.getLogger(__name__)
@@ -94,19 +96,25 @@ class _Run:
     """One MLflow run around a step: live curves, final scores, the registered model, and how it ended."""
 
     def __init__(self, space: Workspace, experiment: str, params: Mapping[str, Any], ctx: Context) -> None:
-        from loopworks.store.runs import Runs, Writer
+        from loopworks.store.writer import Writer
 
-        folder = space.home.runs
-        uri = space.settings.tracking or f"sqlite:///{folder / 'mlflow.db'}"
-        runs = Runs(uri, folder if not space.settings.tracking else None)
-        job = ctx.scratch.name
-        self._writer = Writer(runs, experiment, job, params, {"loopworks.job": job})
+        folder, uri = space.home.runs, space.settings.tracking
+        artifacts = "" if uri else (folder / "files").as_uri()
+        self._writer = Writer(
+            uri or f"sqlite:///{folder / 'mlflow.db'}",
+            artifacts,
+            experiment,
+            ctx.job,
+            params,
+            {"loopworks.job": ctx.job},
+        )
 
     def __enter__(self) -> "_Run":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._writer.close("FINISHED" if kind is None else "FAILED")
+        status: Status = "done" if kind is None else "cancelled" if issubclass(kind, Cancelled) else "failed"
+        self._writer.close(status)
 
     @property
     def id(self) -> str:
@@ -183,7 +191,7 @@ def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *
     """Blobs first, then one transaction with the model's row and its lineage."""
     ctx.tick(0.96, "keeping the model")
     key = stored.save(space.home.blobs, bundle.folder)
-    job = Node("job", ctx.scratch.name)
+    job = Node("job", ctx.job)
     source = Node("model", parent) if parent else Node("version", bundle.version)
     with space.home.catalog.begin() as tx:
         model = models.add(
@@ -206,7 +214,7 @@ def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *
 def _made(space: Workspace, ctx: Context) -> dict[str, Any] | None:
     """What an earlier attempt of this job finished just before it was killed."""
     with space.home.catalog.read() as tx:
-        made = [node.id for node in lineage.targets(tx, Node("job", ctx.scratch.name)) if node.kind == "model"]
+        made = [node.id for node in lineage.targets(tx, Node("job", ctx.job)) if node.kind == "model"]
     if not made:
         return None
     model = space.model(made[0])

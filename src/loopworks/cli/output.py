@@ -111,6 +111,8 @@ def face(as_json: bool) -> Iterator[Out]:
     except LoopworksError as error:
         _show(out, error.code, error.message, error.hint, error.to_json())
         raise typer.Exit(error.exit_code) from None
+    except typer.Exit:
+        raise  # a command that has spoken already, and ends with its own code
     except KeyboardInterrupt:
         hint = "run the same command again to go on where it stopped"
         body = {"error": {"code": "cancelled", "message": "stopped by the user", "hint": hint}}

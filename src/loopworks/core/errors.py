@@ -105,6 +105,18 @@ class Denied(LoopworksError):
     code, status, exit_code = "denied", 403, 1
 
 
+class Unauthorized(LoopworksError):
+    """The request carries no token, or a wrong one."""
+
+    code, status, exit_code = "unauthorized", 401, 1
+
+
+class MethodNotAllowed(LoopworksError):
+    """The route exists, and does not answer to this HTTP method."""
+
+    code, status, exit_code = "method_not_allowed", 405, 2
+
+
 class TooNew(LoopworksError):
     """The workspace or bundle was written by a newer Loopworks."""
 

@@ -93,6 +93,7 @@ def _run(order: Mapping[str, str], line: "_Line") -> dict[str, Any]:
             report=line.report,
             stopped=line.stopped.is_set,
             metric=line.metric,
+            job=order["id"],
         )
         result = step(order["workspace"], spec["params"], context)
     try:

@@ -22,6 +22,7 @@ TRIES = 3
 VERSION = "loopworks-jobs-1"
 """Of the workflow below. Change it together with the workflow's steps: DBOS recovers only its own version."""
 _POLL_S = 1.0
+_AHEAD = 16
 
 Run = Callable[[str, int], dict[str, Any]]
 Publish = Callable[[str, int, dict[str, Any]], None]
@@ -75,7 +76,7 @@ class Durable:
             config={
                 "name": f"loopworks-{self._identity}",
                 "system_database_url": self._url,
-                "application_version": VERSION,
+                "application_version": f"{VERSION}-{self._identity}",  # DBOS wants it unique among applications
                 "executor_id": self._identity,
                 "serializer": DBOSPortableJSON,
                 "enable_otlp": False,
@@ -89,8 +90,10 @@ class Durable:
         self._workflow = self._define(DBOS)
         try:
             DBOS.launch()
-            # One more than may run: it waits for its turn in this process and starts without the poll's delay.
-            DBOS.register_queue(self._queue, worker_concurrency=self._concurrency + 1, polling_interval_sec=_POLL_S)
+            # More than may run: they wait for their turn in this process, so that no poll stands between short jobs.
+            DBOS.register_queue(
+                self._queue, worker_concurrency=self._concurrency + _AHEAD, polling_interval_sec=_POLL_S
+            )
         except LoopworksError:
             raise
         except Exception as error:  # SQLAlchemy's, the driver's and DBOS's own errors have no common base

@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -108,6 +107,12 @@ class JobsFolder:
                 found.append((job_id, int(round_)))
         return found
 
+    def marked_at(self, job_id: str, round_: int) -> int:
+        """When the job was submitted or retried, in nanoseconds; its place in the order."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.path / "open" / f"{job_id}-{round_}").stat().st_mtime_ns
+        return 0
+
     def unmark(self, job_id: str, round_: int) -> None:
         """Forget that the job was open, and the wish to cancel it."""
         (self.path / "cancel" / job_id).unlink(missing_ok=True)
@@ -121,15 +126,6 @@ class JobsFolder:
     def cancels(self) -> list[str]:
         """Ids of jobs that somebody wants to stop."""
         return os.listdir(self.path / "cancel")
-
-    def is_marker_stale(self, job_id: str, round_: int, after_s: float = 60.0) -> bool:
-        """Whether the marker's job never came to be: its maker was killed before it was there."""
-        if (self.path / job_id).exists():
-            return False
-        with contextlib.suppress(FileNotFoundError):
-            age_s = time.time() - (self.path / "open" / f"{job_id}-{round_}").stat().st_mtime
-            return age_s > after_s
-        return False
 
     def ids(self) -> list[str]:
         """Ids of all jobs, newest first."""

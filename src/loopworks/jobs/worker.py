@@ -34,6 +34,8 @@ log = logging.getLogger("loopworks.jobs.worker")  # __name__ is __main__ where a
 _TICK_S = 0.025
 _CHECK_S = 5.0
 _RESUME_S = 5.0
+_ARRIVE_S = 0.05
+_HALF_MADE_S = 60.0
 
 
 def main(
@@ -74,13 +76,12 @@ class Worker:
         self._concurrency = concurrency
         self._forks = Forks(sys_path=sys_path, preload=preload, warm=warm)
         self._state = threading.Condition()
-        self._open: set[tuple[str, int]] = set()
-        self._waiting: list[tuple[str, str]] = []  # (created at, job id) of those that wait for their turn
+        self._open: dict[tuple[str, int], int] = {}  # (job id, round) -> its place in the order, see _admit
+        self._waiting: set[tuple[str, int]] = set()  # those of them that wait in this process for their turn
         self._running: dict[str, Attempt] = {}
         self._parked: set[str] = set()
         self._broken: set[tuple[str, int]] = set()
-        self._resuming: set[str] = set()
-        self._resume_until = 0.0
+        self._settled_at = 0.0
         self._checked_at = 0.0
         self._is_ending = False
         self._asked_to_end = False
@@ -99,9 +100,8 @@ class Worker:
             raise Busy(f"the workspace's queue must have one worker; got another one, process {pid}")
         self._forks.start()  # imports the plug-ins while this process imports DBOS
         for job_id, round_ in self._folder.marked():
-            with self._noting(job_id, round_):
-                self._meet(job_id, round_)
-        self._resume_until = time.monotonic() + _RESUME_S
+            self._admit(job_id, round_)
+        self._settled_at = time.monotonic() + _RESUME_S
         self._durable = Durable(
             url=url_of(self._folder.workspace, self._database),
             identity=self._folder.identity(),
@@ -110,6 +110,8 @@ class Worker:
             publish=self._publish,
         )
         self._durable.launch()
+        for job_id, round_ in sorted(self._open, key=self._open.__getitem__):
+            self._check(job_id, round_)
 
     def work(self, owner: int | None) -> NoReturn:
         """Serve the queue until ``owner`` (a descriptor) ends, or a signal comes; ends the process."""
@@ -135,15 +137,18 @@ class Worker:
 
     def _look(self) -> None:
         """See what is new on disk: jobs, wishes to cancel, and now and then jobs that DBOS lost."""
-        for job_id, round_ in sorted(set(self._folder.marked()) - self._open - self._broken):
-            with self._noting(job_id, round_):
-                self._meet(job_id, round_)
+        if self._durable is None:
+            raise AssertionError
+        new = [job for job in self._folder.marked() if job not in self._open and job not in self._broken]
+        new = [job for job in new if self._admit(*job)]
+        for job_id, round_ in sorted(new, key=self._open.__getitem__):
+            self._durable.start(job_id, round_, at_once=len(self._open) <= self._concurrency)
         for job_id in self._folder.cancels():
             with self._noting(job_id, 0):
                 self._cancel(job_id)
         if time.monotonic() - self._checked_at > _CHECK_S:
             self._checked_at = time.monotonic()
-            for job_id, round_ in sorted(self._open):
+            for job_id, round_ in list(self._open):
                 with self._noting(job_id, round_):
                     self._check(job_id, round_)
 
@@ -156,31 +161,30 @@ class Worker:
             if (job_id, round_) not in self._broken:
                 log.error("job cannot be handled job=%s: %s", job_id, error.message)
             self._broken.add((job_id, round_))
-            with self._state:
-                self._open.discard((job_id, round_))
-                self._state.notify_all()
+            self._leave(job_id, round_)
 
-    def _meet(self, job_id: str, round_: int) -> None:
-        """Take in a job that is marked as open; before the database is there, only note it."""
-        if not (self._folder.path / job_id).is_dir():
-            if self._folder.is_marker_stale(job_id, round_):
-                self._folder.unmark(job_id, round_)
-            return
-        state = self._folder.state(job_id)
-        if state["status"] in ENDED or state["round"] != round_:
+    def _admit(self, job_id: str, round_: int) -> bool:
+        """Take in a job that is marked as open; whether there is something to do for it."""
+        with self._noting(job_id, round_):
+            place = self._folder.marked_at(job_id, round_)
+            if not (self._folder.path / job_id).is_dir():
+                if time.time() - place / 1e9 > _HALF_MADE_S:
+                    self._folder.unmark(job_id, round_)  # its maker was killed before the job was there
+                return False
+            state = self._folder.state(job_id)
+            if state["round"] == round_ and state["status"] not in ENDED:
+                with self._state:
+                    self._open[job_id, round_] = place
+                return True
             if state["round"] >= round_:
                 self._folder.unmark(job_id, round_)
-            return
-        if self._durable is None:
-            if state["started_at"]:
-                self._resuming.add(job_id)
-            return
-        is_new = self._durable.status(job_id, round_) is None
+        return False
+
+    def _leave(self, job_id: str, round_: int) -> None:
+        """Forget a job; those that wait may look again."""
         with self._state:
-            at_once = len(self._open) < self._concurrency
-            self._open.add((job_id, round_))
-        if is_new:
-            self._durable.start(job_id, round_, at_once=at_once)
+            self._open.pop((job_id, round_), None)
+            self._state.notify_all()
 
     def _check(self, job_id: str, round_: int) -> None:
         """Fail a job whose workflow ended without saying so, for instance because its database was full."""
@@ -188,8 +192,7 @@ class Worker:
             return
         if not (self._folder.path / job_id).is_dir():  # somebody removed it
             self._folder.unmark(job_id, round_)
-            with self._state:
-                self._open.discard((job_id, round_))
+            self._leave(job_id, round_)
             return
         status = self._durable.status(job_id, round_)
         if status is None:
@@ -235,29 +238,29 @@ class Worker:
 
     def _take_turn(self, job_id: str, round_: int) -> Attempt | None:
         """Wait until the job may run; ``None`` where it has ended in the meantime (cancelled while it waited)."""
-        ticket = (self._folder.spec(job_id)["created_at"], job_id)
+        me = (job_id, round_)
+        patient_until = max(time.monotonic() + _ARRIVE_S, self._settled_at)
         with self._state:
-            self._open.add((job_id, round_))
-            self._waiting.append(ticket)
-            try:
-                while (job_id, round_) in self._open and not self._may_run(ticket):
-                    self._state.wait(_RESUME_S if self._resuming else None)
-            finally:
-                self._waiting.remove(ticket)
-                self._resuming.discard(job_id)
-                self._state.notify_all()
+            self._waiting.add(me)
+            self._state.notify_all()
+            while me in self._open and not self._may_run(me, patient_until):
+                self._state.wait(_ARRIVE_S if time.monotonic() < patient_until else None)
+            self._waiting.discard(me)
             state = self._folder.state(job_id)
             if state["status"] in ENDED or state["round"] != round_:
                 return None
             attempt = self._running[job_id] = Attempt(self._folder, job_id, state, self._forks)
             return attempt
 
-    def _may_run(self, ticket: tuple[str, str]) -> bool:
-        if self._is_ending:
+    def _may_run(self, me: tuple[str, int], patient_until: float) -> bool:
+        """Oldest first. DBOS brings jobs in threads, so an older one may be a moment late: wait for it, but not long.
+
+        It may be seconds late where DBOS recovers what a killed worker ran: that goes before what only waited.
+        """
+        if self._is_ending or len(self._running) >= self._concurrency:
             return False
-        if self._resuming and ticket[1] not in self._resuming and time.monotonic() < self._resume_until:
-            return False  # what ran when the last worker was killed goes first
-        return len(self._running) < self._concurrency and ticket == min(self._waiting)
+        older = {job for job, place in self._open.items() if place < self._open[me] and job[0] not in self._running}
+        return not older & self._waiting and (not older or time.monotonic() >= patient_until)
 
     def _publish(self, job_id: str, round_: int, outcome: dict[str, Any]) -> None:
         """Write how the job ended; insists where the disk is full, because nobody would ever know otherwise."""
@@ -273,10 +276,7 @@ class Worker:
                     time.sleep(1.0)
             log.info("job ended job=%s status=%s", job_id, end["status"])
         self._folder.unmark(job_id, round_)
-        with self._state:
-            self._open.discard((job_id, round_))
-            self._resuming.discard(job_id)
-            self._state.notify_all()
+        self._leave(job_id, round_)
 
     def _park(self, job_id: str, attempt: Attempt) -> NoReturn:
         """Leave the workflow unfinished for the next worker: its thread must not return into DBOS any more."""

@@ -1,32 +1,34 @@
-"""What a maker of variants is given: plug-ins ``optimize.NAME`` are frozen dataclasses with ``run``."""
+"""What a maker of variants is given and what it promises; makers are plug-ins named ``optimize.NAME``."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core.bundle import Bundle, Variant
+from loopworks.core.contracts import Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Original:
-    """The model that variants are made of; a maker is a ``Step[Original, Made]``."""
+class Origin:
+    """The model that a variant is made of."""
 
     bundle: Bundle
-    variant: Variant
-    """The fp32 ONNX form; its file is at ``bundle.path(variant.file)``."""
-    samples: NDArray[np.uint8]
-    """Training images for calibration, shape ``(items, height, width, 3)``; never validation or test images."""
+    onnx: Path
+    """Its fp32 ONNX file."""
+    calibration: NDArray[np.uint8]
+    """Training images by the bundle's rule, shape ``(items, height, width, 3)``; never of val or test."""
     folder: Path
-    """Where the maker writes its files; empty at the start."""
+    """Where the maker writes its files: a folder of its own, empty at the start."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """A variant that has not been measured yet."""
+class Maker(Protocol):
+    """A ``Step[Origin, Variant]`` that says first whether it can work here."""
 
-    runtime: str
-    precision: str
-    file: str
-    """Name of the file to open, in ``Original.folder``."""
+    def lacks(self) -> str:
+        """What this machine lacks for the variant, e.g. a package, as the end of a sentence; empty: nothing."""
+
+    def run(self, source: Origin, ctx: Context, /) -> Variant:
+        """Write the files into ``source.folder``; paths in the variant are relative to it, nothing is measured yet."""

@@ -1,109 +1,145 @@
-"""What each variant costs on this machine: latency, throughput, with turns mixed so that noise falls on all alike."""
+"""What a variant is worth on this machine: accuracy on whole splits, latency, throughput, and the machine's facts.
 
+Speed is measured round robin: every round asks each variant a little, and the median of the rounds counts, so that a
+neighbour who takes the processor for a second slows all variants alike and chooses none.
+"""
+
+import importlib.metadata
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Context, Predictor
+from loopworks.core.contracts import Context, Predictor, Task
+from loopworks.core.values import LabelSchema
 
-TURNS = 5
-LONE_S = 0.15
-BATCH_S = 0.2
+ROUNDS, SLOT_S, WARM_UP = 5, 0.05, 3
+"""Rounds, seconds that a variant is asked in each at each batch size, and calls before that which do not count."""
 BATCHES = (1, 8, 32)
-WARM_CALLS = 3
+FEWEST = 3
+"""Calls per slot, however slow the model is."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Speed:
-    """What was measured of one variant."""
+    """Times of a variant: one list of seconds per call for each round, by batch size."""
 
-    calls_ms: list[list[float]] = field(default_factory=list)
-    """One list per turn: times of calls with one item."""
-    rates: dict[int, list[float]] = field(default_factory=dict)
-    """Batch size -> items per second, one per turn."""
+    times: dict[int, list[list[float]]] = field(default_factory=dict)
 
-    @property
     def latency_ms(self) -> dict[str, float]:
-        """Median over the turns of each turn's p50 and p99."""
+        """p50 (median of the rounds' medians) and p99 (of all calls) of one item alone, in milliseconds."""
+        rounds = self.times[1]
         return {
-            f"p{level}": round(median(float(np.percentile(turn, level)) for turn in self.calls_ms), 4)
-            for level in (50, 99)
+            "p50": 1000 * float(np.median([np.median(calls) for calls in rounds])),
+            "p99": 1000 * float(np.quantile(np.concatenate([np.asarray(calls) for calls in rounds]), 0.99)),
         }
 
-    @property
     def throughput_per_s(self) -> float:
-        """Items per second at the best batch size, median over the turns."""
-        return round(max(median(rates) for rates in self.rates.values()), 1)
+        """Items per second at the best batch size, each by the median of its rounds."""
+        return max(
+            batch / float(np.median([np.median(calls) for calls in rounds])) for batch, rounds in self.times.items()
+        )
 
 
-def speeds(predictors: Mapping[str, Predictor], name: str, images: NDArray[np.uint8], ctx: Context) -> dict[str, Speed]:
-    """Measure all predictors in turns.
+def speeds(
+    predictors: Mapping[str, Predictor], name: str, images: NDArray[np.uint8], ctx: Context, rounds: int = ROUNDS
+) -> dict[str, Speed]:
+    """Ask every predictor, interleaved.
 
     Args:
-        predictors: variant name -> loaded model.
+        predictors: by the variant's name.
         name: of the input tensor.
-        images: real inputs, shape ``(items, height, width, 3)``; repeated where there are too few.
-        ctx: progress.
+        images: to ask with, shape ``(items, ...)``; repeated where there are fewer than a batch takes.
+        ctx: ticked after each slot.
+        rounds: how often each is visited.
     """
-    found = {variant: Speed() for variant in predictors}
-    pool = images[np.arange(max(BATCHES)) % len(images)]
-    for predictor in predictors.values():
-        for _ in range(WARM_CALLS):
-            predictor.predict({name: pool[:1]})
-    for turn in range(TURNS):
-        for i, (variant, predictor) in enumerate(predictors.items()):
-            ctx.tick((turn + i / len(predictors)) / TURNS, f"timing {variant}")
-            found[variant].calls_ms.append(_lone(predictor, name, pool))
-            for size in BATCHES:
-                rate = _rate(predictor, {name: pool[:size]}, size)
-                found[variant].rates.setdefault(size, []).append(rate)
+    feeds = {batch: np.resize(images, (batch, *images.shape[1:])) for batch in BATCHES}
+    found = {variant: Speed(times={batch: [] for batch in BATCHES}) for variant in predictors}
+    for variant, predictor in predictors.items():
+        for batch in BATCHES:
+            for _ in range(WARM_UP):
+                predictor.predict({name: feeds[batch]})
+        ctx.tick(0.0, f"warm up {variant}")
+    done, total = 0, rounds * len(predictors)
+    for turn in range(rounds):
+        # Each round begins with another variant, so that none is always the one after a pause.
+        order = list(predictors)[turn % len(predictors) :] + list(predictors)[: turn % len(predictors)]
+        for variant in order:
+            for batch in BATCHES:
+                found[variant].times[batch].append(_slot(predictors[variant], name, feeds[batch]))
+            done += 1
+            ctx.tick(done / total, f"time {variant}")
     return found
 
 
-def _lone(predictor: Predictor, name: str, pool: NDArray[np.uint8]) -> list[float]:
-    """Times of calls with one item, in milliseconds."""
-    took: list[float] = []
-    end = time.perf_counter() + LONE_S
-    while time.perf_counter() < end or len(took) < 5:
-        one = {name: pool[len(took) % len(pool)][None]}
+def _slot(predictor: Predictor, name: str, feed: NDArray[np.uint8]) -> list[float]:
+    calls: list[float] = []
+    end = time.perf_counter() + SLOT_S
+    while len(calls) < FEWEST or time.perf_counter() < end:
         began = time.perf_counter()
-        predictor.predict(one)
-        took.append((time.perf_counter() - began) * 1000)
-    return took
+        predictor.predict({name: feed})
+        calls.append(time.perf_counter() - began)
+    return calls
 
 
-def _rate(predictor: Predictor, batch: Mapping[str, NDArray[Any]], size: int) -> float:
-    """Items per second."""
-    calls = 0
-    began = time.perf_counter()
-    while (took := time.perf_counter() - began) < BATCH_S / len(BATCHES) or calls < 2:
-        predictor.predict(batch)
-        calls += 1
-    return calls * size / took
+def worst_classes(
+    task: Task,
+    schema: LabelSchema,
+    targets: NDArray[np.float32],
+    before: Mapping[str, NDArray[Any]],
+    after: Mapping[str, NDArray[Any]],
+    count: int = 3,
+) -> str:
+    """The classes that lost most of the headline metric, as ``cat 0.90 to 0.75, dog ...``; may be empty."""
+    losses: list[tuple[float, str, float, float]] = []
+    for place, name in enumerate(schema.classes):
+        rows = np.flatnonzero(targets[:, place] > 0.5)
+        if len(rows):
+            old, new = (_headline(task, schema, targets[rows], _rows(x, rows)) for x in (before, after))
+            losses.append((old - new, name, old, new))
+    worst = sorted(losses, key=lambda loss: (-loss[0], loss[1]))[:count]
+    return ", ".join(f"{name} {old:.2f} to {new:.2f}" for loss, name, old, new in worst if loss > 0)
 
 
-def machine(threads: int) -> dict[str, Any]:
-    """What the figures were measured on."""
-    import psutil
+def _rows(outputs: Mapping[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    return {name: values[rows] for name, values in outputs.items()}
 
+
+def _headline(
+    task: Task, schema: LabelSchema, targets: NDArray[np.float32], outputs: Mapping[str, NDArray[Any]]
+) -> float:
+    return task.score(targets, outputs, schema, rounds=0)[task.headline].value
+
+
+def machine(threads: int, packages: Sequence[str] = ("onnxruntime", "openvino", "nncf")) -> dict[str, Any]:
+    """Processor, cores, threads and versions, for ``Bundle.measured_on``."""
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = ""
+    cores = len(os.sched_getaffinity(0))
     return {
-        "cpu": _cpu(),
-        "cores": psutil.cpu_count() or 1,
-        "threads": threads or psutil.cpu_count() or 1,
+        "processor": _processor(),
+        "architecture": platform.machine(),
+        "cores": cores,
+        "threads": threads or cores,
         "system": platform.system(),
-        "python": platform.python_version(),
+        "versions": {name: version for name, version in versions.items() if version},
     }
 
 
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines: Sequence[str] = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else ()
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        for line in facts.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,49 +1,60 @@
-"""Variants for OpenVINO: fp32, bf16 where the processor has it, and INT8 by NNCF."""
+"""Variants for OpenVINO: fp32, bfloat16 where the processor has it, and int8 by NNCF."""
 
+import contextlib
+import importlib.util
+import io
 import logging
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
+from loopworks.core.bundle import Variant
 from loopworks.core.contracts import Context
-from loopworks.core.errors import Invalid, Missing
 from loopworks.core.registry import plugins
 from loopworks.core.settings import quiet_libraries
-from loopworks.optimize.contracts import Made, Original
+from loopworks.optimize.contracts import Origin
+
+FILE, WEIGHTS = "model.xml", "model.bin"
+INSTALL = "pip install 'loopworks[optimize]'"
 
 
 @plugins.add("optimize.openvino-fp32")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenVinoFp32:
-    """The same numbers as ONNX Runtime's fp32, on OpenVINO."""
+    """The model as it is, on OpenVINO."""
 
-    def run(self, source: Original, ctx: Context) -> Made:
-        """Write OpenVINO's own format, weights unchanged."""
-        ctx.tick(0.1, "converting")
-        _save(_read(source), source)
-        return Made(runtime="openvino", precision="fp32", file="model.xml")
+    def lacks(self) -> str:
+        """The package."""
+        return _lacks("openvino")
+
+    def run(self, source: Origin, ctx: Context) -> Variant:
+        """Convert; weights stay fp32."""
+        ctx.tick(0.0, "convert to openvino-fp32")
+        return _saved(_read(source), source, "fp32", is_half=False)
 
 
 @plugins.add("optimize.openvino-bf16")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenVinoBf16:
-    """Computed in bfloat16: no calibration, and nearly the speed of INT8 where the processor has it."""
+    """Computed in bfloat16, weights stored in 16 bits: no calibration, half the size."""
 
-    def run(self, source: Original, ctx: Context) -> Made:
-        """Write OpenVINO's own format; the precision is set when it is loaded.
-
-        Raises: Invalid: the processor does not compute in bfloat16.
-        """
-        ctx.tick(0.1, "converting")
-        model = _read(source)
+    def lacks(self) -> str:
+        """The package, or a processor that computes in bfloat16."""
+        if lacking := _lacks("openvino"):
+            return lacking
         import openvino
 
-        able = list(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-        if "BF16" not in able:
-            raise Invalid("the processor", "able to compute in bfloat16", ", ".join(able))
-        _save(model, source)
-        return Made(runtime="openvino", precision="bf16", file="model.xml")
+        able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        return "" if able else "a processor with bfloat16 instructions"
+
+    def run(self, source: Origin, ctx: Context) -> Variant:
+        """Convert."""
+        ctx.tick(0.0, "convert to openvino-bf16")
+        return _saved(_read(source), source, "bf16", is_half=True)
 
 
 @plugins.add("optimize.openvino-int8")
@@ -53,42 +64,82 @@ class OpenVinoInt8:
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
-    samples: Annotated[int, Field(ge=1, le=10_000)] = 128
-    """Training images that the value ranges are taken from."""
+    batch: Annotated[int, Field(ge=1, le=256)] = 16
+    """Calibration images per call."""
 
-    def run(self, source: Original, ctx: Context) -> Made:
-        """Quantize and write OpenVINO's own format."""
-        ctx.tick(0.1, "converting")
+    def lacks(self) -> str:
+        """OpenVINO or NNCF."""
+        return _lacks("openvino", "nncf")
+
+    def run(self, source: Origin, ctx: Context) -> Variant:
+        """Quantize; networks that are mostly matrix products are treated as transformers."""
+        images = source.calibration
+        batches = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
+
+        def feed(place: int) -> Any:
+            ctx.tick(min(1.0, place / len(batches)), "calibrate openvino-int8")
+            return batches[place]
+
         model = _read(source)
         quiet_libraries()
-        try:
+        with _quiet():
             import nncf
-        except ImportError:
-            raise Missing("nncf", "optimize", "it quantizes for OpenVINO") from None
-        logging.getLogger("nncf").setLevel(logging.ERROR)
-        name = source.bundle.inputs[0].name
-        images = source.samples[: self.samples]
 
-        def batch(image: Any) -> dict[str, Any]:
-            ctx.tick(0.5, "calibrating")
-            return {name: image[None]}
-
-        found = nncf.quantize(model, nncf.Dataset(list(images), batch), subset_size=len(images))
-        _save(found, source)
-        return Made(runtime="openvino", precision="int8", file="model.xml")
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(list(range(len(batches))), feed),
+                subset_size=len(batches),
+                model_type=nncf.ModelType.TRANSFORMER if _is_transformer(model) else None,
+            )
+        return _saved(quantized, source, "int8", is_half=False)
 
 
-def _read(source: Original) -> Any:
-    quiet_libraries()
-    try:
-        import openvino
-    except ImportError:
-        raise Missing("openvino", "optimize", "this variant runs on OpenVINO") from None
-    return openvino.Core().read_model(str(source.bundle.path(source.variant.file)))
+def _lacks(*packages: str) -> str:
+    missing = [name for name in packages if not importlib.util.find_spec(name)]
+    return f"package {', '.join(missing)} ({INSTALL})" if missing else ""
 
 
-def _save(model: Any, source: Original) -> None:
+def _read(source: Origin) -> Any:
     import openvino
 
-    # OpenVINO's writer would round the weights to fp16 unasked; what is called fp32 here is fp32.
-    openvino.save_model(model, str(source.folder / "model.xml"), compress_to_fp16=False)
+    return openvino.Core().read_model(str(source.onnx))
+
+
+def _saved(model: Any, source: Origin, precision: str, *, is_half: bool) -> Variant:
+    import openvino
+
+    openvino.save_model(model, str(source.folder / FILE), compress_to_fp16=is_half)
+    files = (FILE, WEIGHTS)
+    return Variant(
+        name=f"openvino-{precision}",
+        runtime="openvino",
+        precision=precision,
+        file=FILE,
+        files=files,
+        size_bytes=sum(_size(source.folder / file) for file in files),
+    )
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _is_transformer(model: Any) -> bool:
+    kinds = [op.get_type_name() for op in model.get_ops()]
+    products = sum(kind in ("MatMul", "ScaledDotProductAttention") for kind in kinds)
+    return products > sum("Convolution" in kind for kind in kinds)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF logs to the console, draws progress bars on it, and makes its logger class everybody's at import."""
+    kind = logging.getLoggerClass()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            import nncf
+
+            nncf.set_log_level(logging.ERROR)
+            yield
+        finally:
+            logging.setLoggerClass(kind)

@@ -1,33 +1,58 @@
-"""The tournament: make every variant, measure it, choose the best one inside the accuracy budget."""
+"""A tournament of variants: made, measured, and one chosen on the validation split alone."""
 
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle, Variant
-from loopworks.core.contracts import Arrays, Context, Predictor
-from loopworks.core.errors import Cancelled, Invalid, LoopworksError, NotFound
+from loopworks.core.contracts import Context, Predictor, Runtime
+from loopworks.core.errors import Cancelled, Conflict, Failed, Invalid, LoopworksError, NoSpace, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import Score
 from loopworks.data.source import Source
 from loopworks.optimize import measure
-from loopworks.optimize.contracts import Made, Original
+from loopworks.optimize.contracts import Maker, Origin
 from loopworks.tasks.answers import answers
 
 log = logging.getLogger(__name__)
+
 Target = Literal["latency", "throughput", "size"]
-CALIBRATION = 256
+TARGETS: tuple[Target, ...] = ("latency", "throughput", "size")
+CALIBRATION = 128
+"""Training images that ranges are read from; more change the accuracy by less than its interval."""
+MAKER_LIMIT_S = 120.0
 TIE = 0.05
-"""Variants this close on the target count as equal; the one that agrees more with the original then wins."""
-SPLITS = ("val", "test")
+"""Variants within this share of the best are as good as it: measurements repeat no better."""
+
+
+def makers() -> list[dict[str, str]]:
+    """Every variant that can be made: ``name``, ``about``, and ``lacks``, what this machine lacks for it."""
+    found = []
+    for name in plugins.names("optimize"):
+        kind = plugins.get(name)
+        about = (kind.__doc__ or "").strip().splitlines()[0]
+        found.append({"name": name.partition(".")[2], "about": about, "lacks": kind().lacks()})
+    return found
+
+
+@dataclass(slots=True, kw_only=True)
+class Entry:
+    """One variant in the tournament."""
+
+    variant: Variant
+    predictor: Predictor
+    val: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Answers on the validation split."""
+    value: float = 0.0
+    """Headline metric on the validation split."""
 
 
 def optimize(
@@ -35,186 +60,268 @@ def optimize(
     source: Source,
     *,
     folder: Path,
-    ctx: Context,
     max_drop: float = 0.01,
-    target: str = "latency",
-    variants: Sequence[str] | None = None,
+    target: Target = "latency",
+    ctx: Context,
     threads: int = 0,
+    variants: Sequence[str] | None = None,
 ) -> Bundle:
-    """Make and measure variants of a model and choose one; the choice uses the validation split alone.
+    """Make and measure variants of a model, and choose one.
 
-    A variant is refused where it loses more than ``max_drop`` of the headline metric on the validation items, or
-    where its answers differ from the original's on more than ``max(0.02, 3 * max_drop)`` of them: with few items a
-    metric can stay the same by luck while the answers change, and each changed answer is a risk nobody has measured.
+    A variant may be chosen where, on the same validation items as fp32, its headline metric is at most ``max_drop``
+    lower *and* it gives the same answer on all but ``max(3 * max_drop, 0.05)`` of them: a variant whose many changed
+    answers cancel out on a few hundred items is another model, not a faster one. Of these the best on ``target``
+    wins; of variants within 5 % of the best, the smallest, then the earliest. fp32 may always be chosen. The test
+    split is scored after that, and reported.
 
     Args:
-        bundle: the trained model; its first variant must be fp32 ONNX.
-        source: the version that it learnt from.
-        folder: an empty folder for the new bundle.
-        ctx: progress, stop, seed of the calibration sample, scratch.
-        max_drop: how much of the headline metric may be lost, in 0..1.
-        target: latency (p50 of one item), throughput (items per second) or size (bytes on disk).
-        variants: makers by name without ``optimize.``; ``None`` takes all.
-        threads: of a prediction; 0 is one per core.
-    Returns: the new bundle with every variant, its figures and the reason where it was refused.
-    Raises:
-        Invalid: a parameter, or no validation items to choose by.
-        NotFound: an unknown maker.
+        bundle: a model whose first variant is its fp32 ONNX file.
+        source: the version that it learnt from (calibration uses ``train``, the choice ``val``, the report ``test``).
+        folder: where the new bundle is written; appears whole or not at all.
+        max_drop: the accuracy budget, a share in 0..1.
+        target: latency (p50 of one item), throughput (items/s at the best batch size) or size (bytes).
+        ctx: the seed picks the calibration images.
+        threads: of one call; 0 is one per core.
+        variants: names of makers, with or without ``optimize.``; ``None`` is all.
+    Returns: a new bundle with the fp32 variant and all others, refused ones marked.
+    Raises: Invalid, NotFound, Conflict, Damaged, Cancelled, NoSpace.
     """
-    makers = _makers(max_drop, target, variants)
-    if not source.counts.get("val"):
-        raise Invalid(
-            "validation split", "of at least one item, to choose by", 0, "split with val=0.1 and freeze again"
+    names = _check(bundle, source, max_drop, target, variants)
+    bundles.check_files(bundle)
+    part = _part(folder)
+    entries: list[Entry] = []
+    try:
+        for name in bundle.sha256:
+            if name in _kept(bundle):
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(bundle.path(name), part / name)
+        base = bundle.variants[0]
+        entries.append(Entry(variant=base, predictor=_load(base, part, threads)))
+        notes = _make(names, bundle, source, part, entries, threads, ctx.part(0.0, 0.5))
+        _judge(entries, bundle, source, max_drop, ctx.part(0.5, 0.6))
+        timed = measure.speeds(
+            {entry.variant.name: entry.predictor for entry in entries},
+            bundle.inputs[0].name,
+            source.pixels(bundle.rule, "val")[: max(measure.BATCHES)],
+            ctx.part(0.6, 0.9),
         )
-    first = bundle.variants[0]
-    _copy_files(bundle, folder)
-    rng = np.random.default_rng(ctx.seed)
-    images = source.pixels(bundle.rule, "train", ctx.part(0.0, 0.05).tick)
-    picked = np.sort(rng.permutation(len(images))[:CALIBRATION])
-    made, notes = _make(makers, bundle, first, images[picked], folder, ctx.part(0.05, 0.5))
-    done = _measured([first, *made], bundle, source, folder, threads, ctx.part(0.5, 1.0))
-    judged = _judged(done, source, max_drop)
-    chosen = choose(judged, target)
-    ctx.tick(1.0, f"{chosen.name} wins")
-    result = replace(
-        bundle,
-        variants=tuple(judged),
-        chosen=chosen.name,
-        metrics=chosen.metrics,
-        measured_on=measure.machine(threads),
-        notes=(*bundle.notes, *notes),
-    )
-    return bundles.write(result, folder)
+        for entry in entries:
+            speed = timed[entry.variant.name]
+            entry.variant = replace(
+                entry.variant, latency_ms=speed.latency_ms(), throughput_per_s=speed.throughput_per_s()
+            )
+        chosen = choose([entry.variant for entry in entries], target)
+        _report(entries, bundle, source, ctx.part(0.9, 1.0))
+        done = bundles.write(
+            replace(
+                bundle,
+                variants=tuple(entry.variant for entry in entries),
+                chosen=chosen.name,
+                measured_on=measure.machine(threads),
+                notes=(*bundle.notes, *notes, _why(chosen, base.name, target, max_drop)),
+            ),
+            part,
+        )
+        if folder.exists():
+            folder.rmdir()
+        part.rename(folder)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        for entry in entries:
+            entry.predictor.close()
+    ctx.tick(1.0, f"chose {chosen.name}")
+    return replace(done, folder=folder)
 
 
-def choose(variants: Sequence[Variant], target: str) -> Variant:
-    """The best variant that is not refused; within 5 % of it the one that agrees most with the original."""
-    cost: dict[str, Callable[[Variant], float]] = {
-        "latency": lambda v: v.latency_ms["p50"],
-        "throughput": lambda v: -(v.throughput_per_s or 0.0),
-        "size": lambda v: float(v.size_bytes),
-    }
+def choose(variants: Sequence[Variant], target: Target) -> Variant:
+    """The best of the variants that are not refused; of those within 5 % of it the smallest, then the earliest.
+
+    Args:
+        variants: measured; the first is fp32, which is never refused.
+        target: what to be best at.
+    """
     allowed = [variant for variant in variants if not variant.is_refused]
-    best = min(cost[target](variant) for variant in allowed)
-    near = [variant for variant in allowed if cost[target](variant) <= best + TIE * abs(best)]
-    return max(near, key=lambda variant: (variant.agreement or 0.0, -cost[target](variant)))
+    costs = {variant.name: _cost(variant, target) for variant in allowed}
+    limit = min(costs.values()) * (1 + TIE)
+    return min((v for v in allowed if costs[v.name] <= limit), key=lambda variant: variant.size_bytes)
 
 
-def _makers(max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
+def _cost(variant: Variant, target: Target) -> float:
+    if target == "latency":
+        return variant.latency_ms["p50"]
+    if target == "throughput":
+        return 1.0 / (variant.throughput_per_s or 1e-9)
+    return float(variant.size_bytes)
+
+
+def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
+    """Refuse what makes no sense before any work; the full names of the makers."""
     if not 0 <= max_drop <= 1:
-        raise Invalid("max_drop", "between 0 and 1", max_drop)
-    if target not in get_args(Target):
-        raise Invalid("target", f"one of {', '.join(get_args(Target))}", target)
-    known = [name.partition(".")[2] for name in plugins.names("optimize")]
-    for name in variants or ():
+        raise Invalid("max_drop", "a share between 0 and 1", max_drop)
+    if target not in TARGETS:
+        raise Invalid("target", ", ".join(TARGETS), target)
+    if source.schema != bundle.schema:
+        raise Invalid(
+            "classes of the version",
+            f"those of the model ({', '.join(bundle.schema.classes)})",
+            ", ".join(source.schema.classes),
+            "optimize with the version that the model learnt from",
+        )
+    for split, need in (("val", "the choice is made on it"), ("train", "int8 reads its ranges from it")):
+        if not source.counts.get(split, 0):
+            raise Invalid(
+                f"{split} split",
+                f"at least one labeled item ({need})",
+                dict(source.counts),
+                "freeze a version with train and val splits",
+            )
+    if not bundle.variants or bundle.variants[0].precision != "fp32" or not bundle.variants[0].file.endswith(".onnx"):
+        raise Invalid("bundle", "one whose first variant is fp32 ONNX", [v.name for v in bundle.variants])
+    known = plugins.names("optimize")
+    if variants is None:
+        return known
+    names = [name if name.startswith("optimize.") else f"optimize.{name}" for name in variants]
+    for name in names:
         if name not in known:
-            raise NotFound("variant", name, known)
-    return [name for name in known if variants is None or name in variants]
+            raise NotFound("variant", name.partition(".")[2], [other.partition(".")[2] for other in known])
+    return list(dict.fromkeys(names))
 
 
-def _copy_files(bundle: Bundle, folder: Path) -> None:
-    for relative in bundle.sha256:
-        target = folder / relative
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(bundle.path(relative), target)
+def _part(folder: Path) -> Path:
+    """An empty folder beside ``folder``, which must not hold anything; what a killed run left there goes."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Conflict(f"folder {folder} must be empty or absent; got something in it", "choose another folder")
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    return part
+
+
+def _kept(bundle: Bundle) -> set[str]:
+    """Files of the new bundle that come from the old one: all but those of variants that are made again."""
+    gone = {file for variant in bundle.variants[1:] for file in variant.files}
+    return set(bundle.sha256) - (gone - set(bundle.variants[0].files))
+
+
+def _load(variant: Variant, folder: Path, threads: int) -> Predictor:
+    runtime: Runtime = plugins.get(f"runtime.{variant.runtime}")()
+    return runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
 
 
 def _make(
-    makers: Sequence[str], bundle: Bundle, first: Variant, samples: NDArray[np.uint8], folder: Path, ctx: Context
-) -> tuple[list[Variant], list[str]]:
-    """All variants that could be made, and a note for each that could not."""
-    made: list[Variant] = []
-    notes: list[str] = []
-    for i, name in enumerate(makers):
-        part = ctx.part(i / len(makers), (i + 1) / len(makers))
-        part.tick(0.0, f"making {name}")
-        place = folder / name
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+    names: Iterable[str], bundle: Bundle, source: Source, part: Path, entries: list[Entry], threads: int, ctx: Context
+) -> list[str]:
+    """Add an entry per variant that could be made and asked; the others become notes."""
+    wanted = list(names)
+    calibration = _calibration(source, bundle, ctx)
+    notes = []
+    for place, full in enumerate(wanted):
+        name = full.partition(".")[2]
+        step = ctx.part(place / len(wanted), (place + 1) / len(wanted))
+        step.tick(0.0, f"make {name}")
+        maker: Maker = plugins.get(full)()
+        if lacking := maker.lacks():
+            notes.append(f"{name} was left out: it needs {lacking}")
+            continue
+        origin = Origin(bundle=bundle, onnx=part / bundle.variants[0].file, calibration=calibration, folder=part / name)
+        origin.folder.mkdir()
         began = time.monotonic()
         try:
-            original = Original(bundle=bundle, variant=first, samples=samples, folder=place)
-            found: Made = plugins.get(f"optimize.{name}")().run(original, part)
-        except Cancelled:
+            variant = _inside(maker.run(origin, _limited(step, MAKER_LIMIT_S)), name)
+            predictor = _load(variant, part, threads)
+            predictor.predict({bundle.inputs[0].name: calibration[:1]})
+        except (Cancelled, NoSpace):
             raise
-        except Exception as error:  # a tool that fails on one graph must not end the tournament
-            shutil.rmtree(place)
-            reason = error.message if isinstance(error, LoopworksError) else f"{type(error).__name__}: {error}"
-            hint = f" ({error.hint})" if isinstance(error, LoopworksError) and error.hint else ""
-            notes.append(f"{name} was left out: {reason.splitlines()[0]}{hint}")
-            log.warning("variant left out name=%s reason=%s", name, reason)
+        except Exception as error:  # a third party's quantizer may raise anything; the others still compete
+            shutil.rmtree(origin.folder)
+            notes.append(f"{name} could not be made: {_first_line(error)}")
+            log.warning("variant failed name=%s error=%s", name, error)
             continue
         log.info("variant made name=%s seconds=%.1f", name, time.monotonic() - began)
-        files = sorted(path.relative_to(folder).as_posix() for path in place.rglob("*") if path.is_file())
-        made.append(
-            Variant(
-                name=name,
-                runtime=found.runtime,
-                precision=found.precision,
-                file=f"{name}/{found.file}",
-                files=tuple(files),
-                size_bytes=sum((folder / file).stat().st_size for file in files),
-            )
+        entries.append(Entry(variant=variant, predictor=predictor))
+    return notes
+
+
+def _calibration(source: Source, bundle: Bundle, ctx: Context) -> NDArray[np.uint8]:
+    images = source.pixels(bundle.rule, "train", ctx.part(0.0, 0.1).tick)
+    picks = np.random.default_rng(ctx.seed).permutation(len(images))[:CALIBRATION]
+    return images[np.sort(picks)]
+
+
+def _limited(ctx: Context, limit_s: float) -> Context:
+    """The same context, whose tick fails once the time is over; makers tick at every batch."""
+    end = time.monotonic() + limit_s
+
+    def report(share: float, text: str) -> None:
+        if time.monotonic() > end:
+            raise Failed(f"it must be made within {limit_s:.0f} s; got no end")
+        ctx.report(share, text)
+
+    return replace(ctx, report=report)
+
+
+def _inside(variant: Variant, name: str) -> Variant:
+    """The variant with its paths below the bundle instead of its own folder."""
+    return replace(variant, file=f"{name}/{variant.file}", files=tuple(f"{name}/{file}" for file in variant.files))
+
+
+def _judge(entries: Sequence[Entry], bundle: Bundle, source: Source, max_drop: float, ctx: Context) -> None:
+    """Answers, metrics and agreement on the validation split; refuse what is outside the accuracy budget."""
+    task, schema = source.task, source.schema
+    targets = source.targets("val")
+    pixels = source.pixels(bundle.rule, "val", ctx.tick)
+    base = entries[0]
+    for entry in entries:
+        entry.val = answers(
+            entry.predictor, pixels, bundle.inputs[0].name, tick=lambda share: ctx.tick(share, "score val")
         )
-    return made, notes
+        is_finite = all(bool(np.isfinite(values).all()) for values in entry.val.values())
+        scores = task.score(targets, entry.val, schema, seed=ctx.seed)
+        entry.value = scores[task.headline].value
+        agreement = task.agreement(base.val, entry.val, schema)
+        entry.variant = replace(entry.variant, metrics={"val": scores}, agreement=agreement)
+        if entry is base:
+            continue
+        if not is_finite:
+            entry.variant = replace(entry.variant, is_refused=True, note="some answers are not finite numbers")
+        elif why := _refusal(base.value - entry.value, agreement, max_drop):
+            lost = measure.worst_classes(task, schema, targets, base.val, entry.val)
+            note = f"{why}; worst hit: {lost}" if lost else why
+            entry.variant = replace(entry.variant, is_refused=True, note=note)
 
 
-def _measured(
-    variants: Sequence[Variant], bundle: Bundle, source: Source, folder: Path, threads: int, ctx: Context
-) -> list[Variant]:
-    """Every variant with its scores, agreement and speed; one that does not run is refused."""
-    name = bundle.inputs[0].name
-    pixels = {
-        split: source.pixels(bundle.rule, split, ctx.part(0.0, 0.05).tick)
-        for split in SPLITS
-        if source.counts.get(split)
-    }
-    predictors: dict[str, Predictor] = {}
-    done: list[Variant] = []
-    reference: Arrays = {}
-    try:
-        for i, variant in enumerate(variants):
-            ctx.tick(0.05 + 0.35 * i / len(variants), f"scoring {variant.name}")
-            runtime = plugins.get(f"runtime.{variant.runtime}")()
-            predictor = runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
-            predictors[variant.name] = predictor
-            outputs = {
-                split: answers(predictor, images, name, tick=lambda _: ctx.tick(0.1, "scoring"))
-                for split, images in pixels.items()
-            }
-            reference = reference or outputs["val"]
-            metrics: Mapping[str, Mapping[str, Score]] = {
-                split: source.task.score(source.targets(split), found, source.schema, seed=ctx.seed)
-                for split, found in outputs.items()
-            }
-            agreement = source.task.agreement(reference, outputs["val"], source.schema)
-            done.append(replace(variant, metrics=metrics, agreement=agreement))
-        timed = measure.speeds(predictors, name, pixels["val"], ctx.part(0.4, 1.0))
-    finally:
-        for predictor in predictors.values():
-            predictor.close()
-    return [
-        replace(
-            variant,
-            latency_ms=timed[variant.name].latency_ms,
-            throughput_per_s=timed[variant.name].throughput_per_s,
+def _refusal(drop: float, agreement: float, max_drop: float) -> str:
+    """Why a variant may not be chosen; empty where it may. Differences below one billionth are rounding."""
+    if drop > max_drop + 1e-9:
+        return f"drops {drop:.4f} on val, more than {max_drop:g}"
+    least = 1 - max(3 * max_drop, 0.05)
+    if agreement < least - 1e-9:
+        return f"answers like fp32 on {agreement:.3f} of val, less than {least:.3f}"
+    return ""
+
+
+def _report(entries: Sequence[Entry], bundle: Bundle, source: Source, ctx: Context) -> None:
+    """Score the test split of every variant; nothing is decided by it."""
+    if not source.counts.get("test", 0):
+        return
+    pixels = source.pixels(bundle.rule, "test", ctx.tick)
+    targets = source.targets("test")
+    for entry in entries:
+        outputs = answers(
+            entry.predictor, pixels, bundle.inputs[0].name, tick=lambda share: ctx.tick(share, "score test")
         )
-        for variant in done
-    ]
+        test: dict[str, Score] = source.task.score(targets, outputs, source.schema, seed=ctx.seed)
+        entry.variant = replace(entry.variant, metrics={**entry.variant.metrics, "test": test})
 
 
-def _judged(variants: Sequence[Variant], source: Source, max_drop: float) -> list[Variant]:
-    """Refuse what loses too much on validation, or answers too differently; the original always stays."""
-    headline = source.task.headline
-    original = variants[0].metrics["val"][headline].value
-    least = 1.0 - max(0.02, 3 * max_drop)
-    judged = [replace(variants[0], is_refused=False)]
-    for variant in variants[1:]:
-        drop = original - variant.metrics["val"][headline].value
-        reasons = []
-        if drop > max_drop + 1e-9:
-            reasons.append(f"{headline} drops by {drop:.3f}, allowed is {max_drop:g}")
-        if (variant.agreement or 0.0) < least:
-            reasons.append(f"only {variant.agreement:.3f} of its answers are the original's, needed is {least:g}")
-        judged.append(replace(variant, is_refused=bool(reasons), note="; ".join(reasons)))
-    return judged
+def _why(chosen: Variant, base: str, target: Target, max_drop: float) -> str:
+    if chosen.name == base:
+        return f"{base} stays: no other variant within {max_drop:g} of its accuracy has a better {target}"
+    return f"{chosen.name} was chosen by {target} on the validation split, within {max_drop:g} of {base}"
+
+
+def _first_line(error: Exception) -> str:
+    text = error.message if isinstance(error, LoopworksError) else f"{type(error).__name__}: {error}"
+    return (text.strip().splitlines() or [type(error).__name__])[0][:300]

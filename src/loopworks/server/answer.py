@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks.core.errors import Busy, Invalid, LoopworksError, NotFound, TimedOut, TooLarge
+from loopworks.core.errors import Busy, Invalid, LoopworksError, MethodNotAllowed, NotFound, TimedOut, TooLarge
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
@@ -77,15 +77,11 @@ def _is_protocol(request: Request) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-class _NoMethod(LoopworksError):
-    code, status, exit_code = "method_not_allowed", 405, 2
-
-
 def _plain(request: Request, error: HTTPException) -> LoopworksError:
     """Starlette's own errors: an unknown path or method, or a request that is broken."""
     what = f"{request.method} {request.scope['path']}"
     if error.status_code == 404:
         return NotFound("route", what, hint="/openapi.json lists all routes")
     if error.status_code == 405:
-        return _NoMethod(f"route {what!r} must be asked with another method", "/openapi.json lists all routes")
+        return MethodNotAllowed(f"route {what!r} must be asked with another method", "/openapi.json lists all routes")
     return Invalid("request", "well-formed", error.detail)

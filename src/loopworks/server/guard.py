@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from loopworks.core.errors import Denied, Invalid, TimedOut, TooLarge
+from loopworks.core.errors import Denied, Invalid, TimedOut, TooLarge, Unauthorized
 from loopworks.core.settings import Settings
 from loopworks.server import answer
 
@@ -18,12 +18,6 @@ OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/api/health", "/", "/p
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 STALL_S = 30.0
 """Longest pause between two parts of a body."""
-
-
-class NoToken(Denied):
-    """The request carries no token, or a wrong one."""
-
-    code, status = "unauthorized", 401
 
 
 class Guard:
@@ -87,7 +81,9 @@ class Guard:
         kind, _, given = headers.get("authorization", "").partition(" ")
         is_right = hmac.compare_digest(given.strip().encode(), self.settings.token.encode())
         if kind.lower() != "bearer" or not is_right:
-            raise NoToken("the request must carry the server's token; got none or another", "Authorization: Bearer ...")
+            raise Unauthorized(
+                "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
+            )
 
     async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         """The whole body, unpacked, within the limit; ``None`` where the client went away."""

@@ -1,168 +1,223 @@
-"""Runs and registered models in MLflow: the only file that speaks to it.
+"""Runs and registered models in MLflow, so that a team's ``mlflow ui`` shows them. The only file that imports mlflow.
 
-A team's ``mlflow ui`` or server shows everything that is written here. MLflow takes seconds to import, so no request
-path may touch this module's functions; jobs do, from a thread of their own (see ``Writer``).
+The import takes 2 s and the first use of a new database 3 s more (its migrations; 0.1 s afterwards): use it in a job's
+process, never in a request.
 """
 
 import contextlib
 import json
 import logging
-import queue
-import threading
+import time
+import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from loopworks.core.errors import LoopworksError, Missing, Unreachable
+from loopworks.core.errors import Conflict, Failed, Invalid, LoopworksError, NotFound, Unreachable
 from loopworks.core.settings import quiet_libraries
 
-PRELOAD = ("mlflow.tracking", "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store")
-"""Modules that a warm worker may import ahead."""
-MAX_TEXT = 5_000  # MLflow refuses longer parameter values
+Status = Literal["done", "failed", "cancelled"]
+FLUSH_COUNT, FLUSH_EVERY_S = 200, 1.0
+_STATUS = {"done": "FINISHED", "failed": "FAILED", "cancelled": "KILLED"}
+_PARAM_CHARACTERS = 6000
+"""Longest value of a parameter that MLflow stores."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registered:
+    """One numbered version of a registered model."""
+
+    name: str
+    number: int
+    run: str
+    source: str
+    """Where its bundle lies."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "name": self.name,
+            "number": self.number,
+            "run": self.run,
+            "source": self.source,
+            "tags": dict(self.tags),
+            "aliases": list(self.aliases),
+        }
 
 
 class Runs:
-    """The runs and models behind one tracking URI."""
+    """Runs, their curves and files, and the registry of models, at one tracking URI."""
 
-    def __init__(self, uri: str, artifacts: Path | None = None) -> None:
-        """Nothing is imported or opened yet.
+    def __init__(self, uri: str, artifacts: str = "") -> None:
+        """Connect; a new database is set up here.
 
         Args:
-            uri: an MLflow tracking URI, e.g. ``sqlite:///runs/mlflow.db``, ``postgresql://...`` or ``http://...``.
-            artifacts: folder for artifacts of a store that has no place of its own (a bare database).
+            uri: ``sqlite:///FILE``, ``postgresql://...``, or ``http://...`` of an MLflow server.
+            artifacts: URI under which the files of runs lie, e.g. ``file:///workspace/runs/files``; empty leaves the
+                choice to MLflow, as for a server.
+        Raises: Invalid: not such a URI. Unreachable: nothing answers there.
         """
-        self.uri = uri
-        self._artifacts = artifacts
-        self._opened: Any = None
+        quiet_libraries()
+        self._artifacts = artifacts.rstrip("/")
+        self._waiting: dict[str, list[tuple[str, int, float, int]]] = {}
+        self._flushed = time.monotonic()
+        if uri.startswith("postgresql://"):
+            # MLflow hands the URL to SQLAlchemy, which would look for psycopg2.
+            uri = "postgresql+psycopg://" + uri.removeprefix("postgresql://")
+        if not uri.startswith(("sqlite:///", "postgresql", "http://", "https://")):
+            raise Invalid("tracking", "a URI that starts with sqlite:///, postgresql:// or http(s)://", uri)
+        with _guarded(uri):
+            from mlflow import MlflowClient
 
-    def start(self, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> str:
-        """Begin a run and return its id; the experiment is made where it does not exist."""
-        with self._asked() as client:
-            found = client.get_experiment_by_name(experiment)
-            key = found.experiment_id if found else self._new_experiment(client, experiment)
-            run = client.create_run(key, run_name=name, tags=dict(tags))
-            id: str = run.info.run_id
-            for param, value in params.items():
-                text = value if isinstance(value, str) else json.dumps(value, default=str)
-                client.log_param(id, param, text[:MAX_TEXT])
-        return id
+            self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+            self._client.search_experiments(max_results=1)
+
+    def start(
+        self, experiment: str, name: str, params: Mapping[str, Any] | None = None, tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Begin a run and give its id; the experiment is made if it does not exist."""
+        from mlflow.entities import Param
+
+        with _guarded("experiment"):
+            found = self._client.get_experiment_by_name(experiment)
+            key = found.experiment_id if found else self._experiment(experiment)
+            run = str(self._client.create_run(key, run_name=name, tags=dict(tags or {})).info.run_id)
+            values = [Param(key, _text(value)) for key, value in (params or {}).items()]
+            for start in range(0, len(values), 100):
+                self._client.log_batch(run, params=values[start : start + 100])
+        return run
 
     def metric(self, run: str, name: str, step: int, value: float) -> None:
-        """One point of a curve."""
-        with self._asked() as client:
-            client.log_metric(run, name, value, step=step)
+        """Keep a point of a curve; points are written together, about once a second and at the run's end."""
+        self._waiting.setdefault(run, []).append((name, step, value, int(time.time() * 1000)))
+        waiting = sum(len(points) for points in self._waiting.values())
+        if waiting >= FLUSH_COUNT or time.monotonic() - self._flushed >= FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the points that wait."""
+        from mlflow.entities import Metric
+
+        waiting, self._waiting = self._waiting, {}
+        self._flushed = time.monotonic()
+        with _guarded("run"):
+            for run, points in waiting.items():
+                metrics = [Metric(name, value, at_ms, step) for name, step, value, at_ms in points]
+                for start in range(0, len(metrics), 1000):
+                    self._client.log_batch(run, metrics=metrics[start : start + 1000])
 
     def curve(self, run: str, name: str) -> list[tuple[int, float]]:
-        """All points of a curve, ``(step, value)``, in order."""
-        with self._asked() as client:
-            return [(point.step, point.value) for point in client.get_metric_history(run, name)]
+        """Step and value of a metric's points, in order; empty where there are none."""
+        self.flush()
+        with _guarded(f"run {run}"):
+            points = self._client.get_metric_history(run, name)
+        return sorted((int(point.step), float(point.value)) for point in points)
+
+    def end(self, run: str, status: Status = "done") -> None:
+        """Close a run."""
+        if status not in _STATUS:
+            raise Invalid("status of a run", "done, failed or cancelled", status)
+        self.flush()
+        with _guarded(f"run {run}"):
+            self._client.set_terminated(run, _STATUS[status])
 
     def artifact(self, run: str, path: Path) -> None:
-        """Keep a copy of a file with the run."""
-        with self._asked() as client:
-            client.log_artifact(run, str(path))
+        """Copy a file, or what is in a folder, to the run."""
+        if not path.exists():
+            raise NotFound("file", str(path))
+        with _guarded(f"run {run}"):
+            if path.is_dir():
+                self._client.log_artifacts(run, str(path), path.name)
+            else:
+                self._client.log_artifact(run, str(path))
 
-    def register(self, name: str, run: str, source: str, tags: Mapping[str, str]) -> int:
-        """Register a model version and return MLflow's number for it."""
-        with self._asked() as client:
-            if not client.search_registered_models(f"name = '{name}'"):
-                client.create_registered_model(name)
-            return int(client.create_model_version(name, source=source, run_id=run, tags=dict(tags)).version)
+    def register(self, name: str, run: str, source: str, tags: Mapping[str, str] | None = None) -> int:
+        """Add a version to the model called ``name`` and give its number, 1 for the first."""
+        with _guarded(f"model {name}"):
+            # Two processes may register the first version at once: whoever is second finds the name taken.
+            with contextlib.suppress(Conflict), _guarded(f"model {name}"):
+                self._client.create_registered_model(name)
+            made = self._client.create_model_version(
+                name, source, run_id=run, tags=dict(tags or {}), await_creation_for=0
+            )
+        return int(made.version)
 
-    def end(self, run: str, status: str) -> None:
-        """Close a run: FINISHED, FAILED or KILLED."""
-        with self._asked() as client:
-            client.set_terminated(run, status)
+    def set_alias(self, name: str, alias: str, number: int) -> None:
+        """Point an alias such as ``champion`` to a version; it leaves the version that had it."""
+        with _guarded(f"model {name}:{number}"):
+            self._client.set_registered_model_alias(name, alias, str(number))
 
-    def _new_experiment(self, client: Any, name: str) -> str:
-        place = None if self._artifacts is None else (self._artifacts / name).absolute().as_uri()
-        id: str = client.create_experiment(name, artifact_location=place)
-        return id
-
-    @contextlib.contextmanager
-    def _asked(self) -> Iterator[Any]:
-        quiet_libraries()
+    def alias(self, name: str, alias: str) -> int | None:
+        """Number of the version that the alias points to; ``None`` where it points to none."""
         try:
-            from mlflow.exceptions import MlflowException
-            from mlflow.tracking import MlflowClient
-        except ImportError:
-            raise Missing("mlflow-skinny", "train", "runs are kept in MLflow") from None
-        from sqlalchemy.exc import SQLAlchemyError
+            with _guarded(f"model {name}"):
+                number = self._client.get_registered_model(name).aliases.get(alias)
+        except NotFound:
+            return None
+        return None if number is None else int(number)
 
-        if self._opened is None:
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            self._opened = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+    def get(self, name: str, number: int) -> Registered:
+        """One version; ``NotFound`` where there is none."""
+        with _guarded(f"model {name}:{number}"):
+            found = self._client.get_model_version(name, str(number))
+        return Registered(
+            name=found.name,
+            number=int(found.version),
+            run=found.run_id or "",
+            source=found.source or "",
+            tags=dict(found.tags),
+            aliases=tuple(sorted(found.aliases)),
+        )
+
+    def _experiment(self, name: str) -> str:
+        place = f"{self._artifacts}/{name}" if self._artifacts else None
         try:
-            yield self._opened
-        except (MlflowException, SQLAlchemyError, OSError) as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise Unreachable(
-                f"the MLflow store must answer; got {first}", "see the setting tracking in loopworks.toml"
-            ) from error
+            with _guarded("experiment"):
+                return str(self._client.create_experiment(name, artifact_location=place))
+        except Conflict:
+            # Another process made it since we looked.
+            found = self._client.get_experiment_by_name(name)
+            if found is None:
+                raise
+            return str(found.experiment_id)
 
 
-class Writer:
-    """Writes one run from a thread of its own, so that training never waits for MLflow.
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= _PARAM_CHARACTERS else text[: _PARAM_CHARACTERS - 1] + "…"
 
-    What the thread fails with is raised by ``id`` or ``close``, never lost.
-    """
 
-    def __init__(
-        self, runs: Runs, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> None:
-        """Begin the run."""
-        self._runs = runs
-        self._begin = (experiment, name, dict(params), dict(tags))
-        self._work: queue.Queue[tuple[str, tuple[Any, ...]] | None] = queue.Queue()
-        self._started = threading.Event()
-        self._id = ""
-        self._error: LoopworksError | None = None
-        self._thread = threading.Thread(target=self._write, name="runs", daemon=True)
-        self._thread.start()
-
-    @property
-    def id(self) -> str:
-        """The run's id; waits until MLflow has given one."""
-        self._started.wait()
-        if self._error is not None:
-            raise self._error
-        return self._id
-
-    def metric(self, name: str, step: int, value: float) -> None:
-        """One point of a curve."""
-        self._work.put(("metric", (name, step, value)))
-
-    def artifact(self, path: Path) -> None:
-        """Keep a copy of a file with the run; the file must stay until ``close``."""
-        self._work.put(("artifact", (path,)))
-
-    def register(self, name: str, source: str, tags: Mapping[str, str]) -> None:
-        """Register the run's model."""
-        self._work.put(("register", (name, source, dict(tags))))
-
-    def close(self, status: str) -> None:
-        """Write what is left, end the run, and raise what went wrong."""
-        self._work.put(("end", (status,)))
-        self._work.put(None)
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _write(self) -> None:
+@contextlib.contextmanager
+def _guarded(what: str) -> Iterator[None]:
+    """MLflow without its chatter, and its errors as ours."""
+    logger = logging.getLogger("mlflow")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
-            self._id = self._runs.start(*self._begin)
-            self._started.set()
-            while (entry := self._work.get()) is not None:
-                self._one(*entry)
-        except LoopworksError as error:
-            self._error = error
+            # Its import sets up logging of its own, so the level is set once it is there.
+            import mlflow.exceptions
+
+            logger.setLevel(logging.ERROR)
+            yield
+        except mlflow.exceptions.MlflowException as error:
+            raise _ours(what, error) from None
         finally:
-            self._started.set()
+            logger.setLevel(level)
 
-    def _one(self, kind: str, values: tuple[Any, ...]) -> None:
-        if kind == "register":
-            name, source, tags = values
-            self._runs.register(name, self._id, source, tags)
-        else:
-            getattr(self._runs, kind)(self._id, *values)
+
+def _ours(what: str, error: Any) -> LoopworksError:
+    first = (str(error.message).strip().splitlines() or ["no message"])[0]
+    match error.error_code:
+        case "RESOURCE_DOES_NOT_EXIST":
+            return NotFound("run or model", what)
+        case "RESOURCE_ALREADY_EXISTS":
+            return Conflict(f"{what} exists already")
+        case "INVALID_PARAMETER_VALUE":
+            return Invalid(what, "what MLflow accepts", first)
+        case "TEMPORARILY_UNAVAILABLE":
+            return Unreachable(first)
+    return Failed(f"MLflow must answer for {what}; got {first}")

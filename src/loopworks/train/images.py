@@ -2,6 +2,7 @@
 to a bundle's files."""
 
 import hashlib
+import importlib
 import json
 import math
 from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from loopworks.train.loop import Plan, Progress
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
-STEPS, FEWEST, MOST = 400, 20, 60
+STEPS, FEWEST, MOST = 400, 20, 200
 """Optimizer steps that a training without a budget aims at, and the fewest and most epochs it makes of them."""
 
 
@@ -78,6 +79,9 @@ class Net:
     notes: tuple[str, ...] = ()
 
 
+PRELOAD = ("loopworks.train.loop", "loopworks.train.export", "loopworks.train.nets", "loopworks.train.warm")
+"""Modules that a warm worker may import ahead: they load torch, Lightning, onnx and onnxscript (some 10 s cold)."""
+
 Build = Callable[[int, NDArray[np.uint8], Context], Net]
 """Takes the number of classes, the training images and the context."""
 
@@ -90,14 +94,11 @@ def load_libraries() -> None:
     quiet_libraries()
     for name in ("torch", "lightning", "onnx", "onnxscript", "safetensors"):
         try:
-            __import__(name)
+            importlib.import_module(name)
         except ImportError:
             raise Missing(name, "train", "training a network") from None
-    from loopworks.train import export, loop, nets
-
-    assert export
-    assert loop
-    assert nets
+    for name in PRELOAD:
+        importlib.import_module(name)
 
 
 def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Build) -> Made:

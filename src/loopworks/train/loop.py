@@ -316,7 +316,7 @@ def fit(
     Raises: Cancelled, Failed (loss not finite), NoSpace.
     """
     plan = learner.plan
-    learner.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner.network.to(memory_format=torch.channels_last)
     with _settings(plan.threads):
         progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
         budget.resume(progress.spent_s)
@@ -329,7 +329,7 @@ def fit(
 
 
 def resume(path: Path, fingerprint: str, learner: Learner) -> tuple[Progress, dict[str, Any] | None]:
-    """Progress and optimizer state of the checkpoint, whose weights go into ``learner``; fresh where none fits."""
+    """Progress and optimizer state of a checkpoint whose weights go into ``learner``; fresh where none fits."""
     fresh = Progress(fingerprint=fingerprint)
     if not path.is_file():
         return fresh, None

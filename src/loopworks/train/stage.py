@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,6 @@ from loopworks.train.small_cnn import is_tiny
 AUTO = "auto"
 SHORT_S = 60.0
 """A budget under which no pretrained backbone is worth its start."""
-PRELOAD = ("loopworks.train.loop", "loopworks.train.export", "loopworks.train.nets", "loopworks.train.warm")
-"""Modules that a warm worker may import ahead: they load torch, Lightning, onnx and onnxscript (some 10 s cold)."""
 
 
 def recipes() -> list[dict[str, Any]]:
@@ -167,16 +166,16 @@ def _scores(
     try:
         for split in ("val", "test"):
             if source.counts.get(split, 0):
-                outputs = answers(
-                    predictor,
-                    images.get(made.rule, split, ctx),
-                    made.inputs[0].name,
-                    tick=lambda share, split=split: ctx.tick(share, f"score {split}"),
-                )
+                pixels = images.get(made.rule, split, ctx)
+                outputs = answers(predictor, pixels, made.inputs[0].name, tick=partial(_tick, ctx, split))
                 found[split] = source.task.score(source.targets(split), outputs, source.schema, seed=ctx.seed)
     finally:
         predictor.close()
     return found
+
+
+def _tick(ctx: Context, split: str, share: float) -> None:
+    ctx.tick(share, f"score {split}")
 
 
 def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping[str, Score]]) -> Bundle:

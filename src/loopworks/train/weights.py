@@ -1,4 +1,4 @@
-"""Pretrained weights: from a file, the hub's cache, or the hub; never a hang, never a pickle."""
+"""Pretrained weights: from a file, from the cache of the Hugging Face hub, or from the hub; no hang, no pickle."""
 
 import threading
 import time

@@ -1,0 +1,111 @@
+"""Workspaces whose workers and children are gone when the test ends, and a PostgreSQL server where one is installed."""
+
+import contextlib
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from loopworks.jobs import Jobs
+
+STEPS = ("tests.jobs.steps",)
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Workers of the workspace and everything under them, also orphans that still have its files open."""
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            line = process.cmdline()
+            if "loopworks.jobs.worker" in line and str(folder) in line:
+                found |= {p.pid: p for p in [process, *process.children(recursive=True)]}
+            elif any(name.startswith("loopworks.jobs.forkserver") for name in line) and any(
+                f.path.startswith(str(folder)) for f in process.open_files()
+            ):
+                found[process.pid] = process
+    return list(found.values())
+
+
+def until(is_true: Callable[[], object], what: str, timeout_s: float = 15.0) -> None:
+    """Wait for a fact; fail, naming it, where it does not come."""
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for: {what}"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A workspace folder; fails the test that leaves a process behind."""
+    workspace = tmp_path / "ws"
+    workspace.mkdir()
+    yield workspace
+    left: list[psutil.Process] = []
+    try:
+        until(lambda: not processes_of(workspace), "all processes of the workspace to end", 6.0)
+    except AssertionError:
+        left = processes_of(workspace)
+        names = [" ".join(p.cmdline()) for p in left]
+        for process in left:
+            process.kill()
+        pytest.fail(f"processes left behind: {names}")
+
+
+@pytest.fixture
+def jobs(folder: Path) -> Iterator[Jobs]:
+    """A client with the test steps, without the slow imports ahead."""
+    with Jobs(folder, preload=STEPS, warm=()) as client:
+        yield client
+
+
+def _postgres_programs() -> Path | None:
+    if (found := shutil.which("initdb")) is not None:
+        return Path(found).resolve().parent
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return folders[0] if folders else None
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of an empty database on a server of our own; skips where PostgreSQL is not installed."""
+    programs = _postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    place = Path("/tmp") / f"loopworks-pg-{os.getpid()}"  # pytest's own folders are closed to the user postgres
+    place.mkdir(mode=0o755)
+    is_root = os.geteuid() == 0
+    prefix = ["runuser", "-u", "postgres", "--"] if is_root else []
+    user = "postgres" if is_root else getpass.getuser()
+    if is_root:
+        shutil.chown(place, "postgres")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = place / "data"
+    control = [*prefix, str(programs / "pg_ctl"), "-D", str(data), "-w"]
+    try:
+        subprocess.run(
+            [*prefix, str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", user, "--no-sync"],
+            check=True,
+            capture_output=True,
+            cwd=place,
+        )
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c unix_socket_directories={place}"
+        subprocess.run(
+            [*control, "-o", options, "-l", str(place / "log"), "start"], check=True, capture_output=True, cwd=place
+        )
+        try:
+            yield f"postgresql://{user}@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=place)
+    finally:
+        shutil.rmtree(place)
