@@ -1,5 +1,6 @@
 """What a client sees: results, errors, progress, keys, cancelling, and bad input."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from tests.jobs.conftest import STEPS, processes_of, until
 
-from loopworks.core.errors import Cancelled, Conflict, Damaged, Failed, Invalid, NoSpace, NotFound
+from loopworks.core.errors import Cancelled, Conflict, Damaged, Denied, Failed, Invalid, NoSpace, NotFound
 from loopworks.jobs import Job, Jobs
 from loopworks.jobs import folder as disk
 
@@ -286,6 +287,18 @@ def test_a_full_disk_refuses_a_submit_and_costs_a_running_job_only_log_lines(
     log.symlink_to("/dev/full")  # every write says that the disk is full
     (scratch(folder, job_id) / "let-go").touch()
     assert jobs.follow(job_id).status == "done"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_refuses_a_submit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with Jobs(folder, preload=STEPS, warm=()) as jobs, pytest.raises(Denied, match="must be writable to run jobs"):
+        jobs.submit("test-add", {"left": 1, "right": 1})
 
 
 def test_a_damaged_record_is_named_and_the_rest_goes_on(jobs: Jobs, folder: Path) -> None:

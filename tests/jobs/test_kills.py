@@ -220,6 +220,24 @@ def test_two_workers_race_for_the_lock_and_one_wins(jobs: Jobs, folder: Path) ->
         main(folder, preload=STEPS, warm=())
 
 
+def test_a_worker_in_the_foreground_serves_clients_until_sigterm(folder: Path) -> None:
+    code = f"from pathlib import Path; from loopworks.jobs.worker import main; main(Path({str(folder)!r}), "
+    paths = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
+    with subprocess.Popen(
+        [sys.executable, "-c", code + f"preload={STEPS!r}, warm=())"], env={**os.environ, "PYTHONPATH": paths}
+    ) as worker:
+        until(lambda: lock.is_held(folder / "jobs" / "worker.lock"), "the worker to have the lock")
+        with Jobs(folder, preload=STEPS, warm=()) as jobs:
+            job_id = counting(jobs, folder, 3)
+            assert worker_of(folder).pid == worker.pid
+        assert worker.poll() is None  # it is not the client's to end
+        child = pids(folder, job_id)[0]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(5) == 0
+        assert is_dead(child)
+    assert Jobs(folder).get(job_id).status == "queued"
+
+
 def test_a_lock_file_of_a_dead_process_stops_nobody(folder: Path) -> None:
     (folder / "jobs").mkdir()
     (folder / "jobs" / "worker.lock").write_text(f"{os.getpid()}\n")  # a process id that somebody else has now
