@@ -1,8 +1,18 @@
 """What tests of several folders share."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import LiteralString
 
 import numpy as np
 import pytest
@@ -12,6 +22,7 @@ from PIL import Image
 from loopworks.core.bundle import Bundle, Variant, write
 from loopworks.core.values import ImageRule, LabelSchema, TensorSpec
 
+NO_POSTGRES = "no PostgreSQL server binary (initdb) in PATH or /usr/lib/postgresql"
 COLORS = ((200, 40, 40), (40, 180, 60), (50, 70, 210), (210, 190, 40), (150, 60, 180))
 
 
@@ -31,6 +42,132 @@ def draw_pictures(folder: Path, counts: Mapping[str, int], *, size: int = 32, se
 def pictures() -> Callable[..., Path]:
     """``pictures(folder, {"cat": 5, "dog": 5}, size=32, seed=0)`` writes a learnable folder-per-class set."""
     return draw_pictures
+
+
+class Postgres:
+    """A PostgreSQL server of our own: in a temporary folder, on a free loopback port, gone after the tests."""
+
+    USER = "loopworks"
+
+    def __init__(self, tools: Path, folder: Path) -> None:
+        self.port = free_port()
+        self._owner = _server_user()
+        if self._owner:
+            shutil.chown(folder, self._owner)
+        data = folder / "data"
+        init = [str(tools / "initdb"), "-D", str(data), "-U", self.USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        # A linguistic order by default, so that tests notice where we lean on the order of bytes.
+        icu = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en-US"]
+        subprocess.run([*init, *icu], check=True, user=self._owner, cwd=folder, stdout=subprocess.DEVNULL)
+        server = [
+            str(tools / "postgres"),
+            "-D",
+            str(data),
+            "-k",
+            str(folder),
+            "-h",
+            "127.0.0.1",
+            "-p",
+            str(self.port),
+            "-F",
+        ]
+        self._log = (folder / "log").open("wb")
+        self._process = subprocess.Popen(server, user=self._owner, cwd=folder, stdout=self._log, stderr=self._log)
+
+    def url(self, database: str) -> str:
+        return f"postgresql://{self.USER}@127.0.0.1:{self.port}/{database}"
+
+    def run(self, statement: LiteralString) -> None:
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def wait(self, seconds: float = 30) -> None:
+        import psycopg
+
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                self.run("SELECT 1")
+            except psycopg.OperationalError:
+                if time.monotonic() > end or self._process.poll() is not None:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGINT)  # "fast": drops connections, ends cleanly
+        self._process.wait(30)
+        self._log.close()
+
+
+def _server_user() -> str | None:
+    """PostgreSQL refuses to run as root; the Debian package makes a user for it."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    raise AssertionError("no user to run PostgreSQL as")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def postgres_tools() -> Path | None:
+    """Folder of ``initdb`` and ``postgres``, of the newest release that is installed."""
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: float(p.parent.name), reverse=True)
+    return next((folder for folder in folders if (folder / "postgres").exists() and (folder / "initdb").exists()), None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if postgres_tools() is None:
+        for item in items:
+            if item.get_closest_marker("postgres"):
+                item.add_marker(pytest.mark.skip(reason=NO_POSTGRES))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    skipped = [report for report in terminalreporter.getreports("skipped") if NO_POSTGRES in str(report.longrepr)]
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests on PostgreSQL were left out: {NO_POSTGRES}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    tools = postgres_tools()
+    assert tools is not None, NO_POSTGRES
+    # Not pytest's folder: the server's user may not enter it where the tests run as root.
+    with tempfile.TemporaryDirectory(prefix="lw-pg-") as name:
+        server = Postgres(tools, Path(name))
+        try:
+            server.wait()
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def postgres_database(postgres: Postgres) -> Iterator[str]:
+    """URL of a new, empty database on a PostgreSQL server."""
+    postgres.run("CREATE DATABASE test")
+    yield postgres.url("test")
+    postgres.run("DROP DATABASE test WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """URL of a new, empty database: SQLite, then PostgreSQL."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'catalog.db'}"
+    return str(request.getfixturevalue("postgres_database"))
 
 
 COLOR_CLASSES = ("red", "green", "blue")

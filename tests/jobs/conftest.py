@@ -43,27 +43,46 @@ def until(is_true: Callable[[], object], what: str, timeout_s: float = 15.0) -> 
         time.sleep(0.01)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """A workspace folder; fails the test that leaves a process behind."""
-    workspace = tmp_path / "ws"
-    workspace.mkdir()
-    yield workspace
-    left: list[psutil.Process] = []
+def ended(workspace: Path) -> None:
+    """Fail where a process of the workspace is left behind, and end it."""
     try:
         until(lambda: not processes_of(workspace), "all processes of the workspace to end", 6.0)
     except AssertionError:
         left = processes_of(workspace)
-        names = [" ".join(p.cmdline()) for p in left]
+        names = [" ".join(process.cmdline()) for process in left]
         for process in left:
             process.kill()
         pytest.fail(f"processes left behind: {names}")
 
 
 @pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """A workspace folder; fails the test that leaves a process behind."""
+    workspace = tmp_path / "ws"
+    workspace.mkdir()
+    yield workspace
+    ended(workspace)
+
+
+@pytest.fixture
 def jobs(folder: Path) -> Iterator[Jobs]:
     """A client with the test steps, without the slow imports ahead."""
     with Jobs(folder, preload=STEPS, warm=()) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace of several tests."""
+    workspace = tmp_path_factory.mktemp("shared")
+    yield workspace
+    ended(workspace)
+
+
+@pytest.fixture(scope="module")
+def shared(shared_folder: Path) -> Iterator[Jobs]:
+    """A client whose worker several tests use, because starting one takes a second or two."""
+    with Jobs(shared_folder, preload=STEPS, warm=()) as client:
         yield client
 
 

@@ -23,7 +23,7 @@ SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "
 class Found:
     """An image file."""
 
-    path: Path
+    path: str
     name: str
     """Path below the folder that was given, with slashes."""
     label: str = ""
@@ -57,7 +57,7 @@ def find(source: Source, labels: Labels = "auto") -> Finding:
     """
     if labels not in ("auto", "folders", "none"):
         raise Invalid("labels", "auto, folders or none", labels)
-    files: dict[Path, Found] = {}
+    files: dict[str, Found] = {}
     problems: list[Problem] = []
     for one in [source] if isinstance(source, str | Path) else source:
         found, bad = _find_one(one, labels)
@@ -72,7 +72,7 @@ def find(source: Source, labels: Labels = "auto") -> Finding:
     if labels == "folders" and not classes:
         raise Invalid(str(source), "a folder with one folder per class", "images without class folders")
     return Finding(
-        files=tuple(sorted(files.values(), key=lambda file: (file.name, str(file.path)))),
+        files=tuple(sorted(files.values(), key=lambda file: (file.name, file.path))),
         classes=classes,
         problems=tuple(problems),
     )
@@ -103,10 +103,10 @@ def _find_one(source: str | Path, labels: Labels) -> tuple[list[Found], list[Pro
         raise Invalid(str(path), "a file or folder", f"a path that leads nowhere ({error})") from None
     if root.is_file():
         walk = _Walk(root.parent)
-        walk.take(root)
+        walk.take(str(root))
         return walk.files, walk.problems
     walk = _Walk(root)
-    walk.enter(root)
+    walk.enter(str(root))
     files = walk.files if labels == "none" else _labelled(walk.files)
     return files, walk.problems
 
@@ -126,7 +126,7 @@ def _find_pattern(path: Path, labels: Labels) -> tuple[list[Found], list[Problem
             files += [replace(file, name=f"{match.name}/{file.name}") for file in found]
         else:
             walk = _Walk(fixed)
-            walk.take(match.absolute())
+            walk.take(str(match.absolute()))
             found, bad = walk.files, walk.problems
             files += found
         problems += bad
@@ -146,11 +146,11 @@ class _Walk:
     """Collects images below a folder in order of name; meets each folder once, because it follows no links to them."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = str(root).rstrip("/") + "/"
         self.files: list[Found] = []
         self.problems: list[Problem] = []
 
-    def enter(self, folder: Path) -> None:
+    def enter(self, folder: str) -> None:
         waiting = [folder]
         while waiting:
             at = waiting.pop()
@@ -158,30 +158,31 @@ class _Walk:
                 with os.scandir(at) as found:
                     entries = sorted(found, key=lambda entry: entry.name)
             except OSError as error:
-                self.problems.append(unreadable(str(at), error))
+                self.problems.append(unreadable(at, error))
                 continue
             folders = []
             for entry in entries:
                 if entry.name.startswith(".") or entry.name.lower() in IGNORED:
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    folders.append(Path(entry.path))
-                elif entry.is_symlink() and entry.is_dir():
+                    folders.append(entry.path)
+                elif entry.is_symlink() and os.path.isdir(entry.path):  # entry.is_dir() raises on a loop
                     self._refuse(entry.path, "a file or folder, not a link to a folder", "a link; it was not followed")
                 else:
-                    self.take(Path(entry.path))
+                    self.take(entry.path)
             waiting += reversed(folders)
 
-    def take(self, path: Path) -> None:
+    def take(self, path: str) -> None:
         try:
-            mode = path.stat().st_mode
+            mode = os.stat(path).st_mode
         except OSError as error:
-            self.problems.append(unreadable(str(path), error))
+            self.problems.append(unreadable(path, error))
             return
+        suffix = os.path.splitext(path)[1]
         if not stat.S_ISREG(mode):
-            self._refuse(str(path), "a file", "something else, such as a pipe or device")
-        elif path.suffix.lower() not in SUFFIXES:
-            self._refuse(str(path), f"an image ({', '.join(_suffixes())})", path.suffix or "a name without an ending")
+            self._refuse(path, "a file", "something else, such as a pipe or device")
+        elif suffix.lower() not in SUFFIXES:
+            self._refuse(path, f"an image ({', '.join(_suffixes())})", suffix or "a name without an ending")
         else:
             self.files.append(Found(path=path, name=_name(path, self.root)))
 
@@ -203,10 +204,10 @@ def _labelled(files: list[Found]) -> list[Found]:
     return done
 
 
-def _name(path: Path, root: Path) -> str:
+def _name(path: str, root: str) -> str:
     """The name as text that every database takes: bytes that are no UTF-8 are shown as escapes."""
-    relative = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-    return relative.as_posix().encode("utf-8", "backslashreplace").decode().replace("\x00", "")
+    relative = path.removeprefix(root) if path.startswith(root) else os.path.basename(path)
+    return relative if relative.isascii() else relative.encode("utf-8", "backslashreplace").decode()
 
 
 def _suffixes() -> list[str]:

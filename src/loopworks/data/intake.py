@@ -2,10 +2,12 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import repeat
+from pathlib import Path
 from typing import Any, Literal
 
 from loopworks.core.contracts import Task
@@ -108,12 +110,13 @@ class Intake:
 
     def _take(self, found: Found, writer: Writer) -> _Taken | Problem:
         """Read, check and store one file."""
-        where = str(found.path)
+        where = found.path
         try:
-            facts = found.path.stat()
+            facts = os.stat(where)
             if facts.st_size > MAX_BYTES:
                 raise Invalid(where, f"at most {MAX_BYTES} bytes", facts.st_size)
-            data = found.path.read_bytes()
+            with open(where, "rb") as file:
+                data = file.read()
         except OSError as error:
             return unreadable(where, error)
         except Invalid as error:
@@ -129,7 +132,7 @@ class Intake:
             "id": key,
             "name": found.name,
             "blob": key if is_there else "",
-            "uri": "" if is_there else found.path.as_uri(),
+            "uri": "" if is_there else Path(where).as_uri(),
             "stamp": "" if is_there else f"{facts.st_size}:{facts.st_mtime_ns}",
             "mime": mime,
             "width": width,
@@ -143,7 +146,7 @@ class Intake:
 
     def _store(self, found: Found, data: bytes, key: str, writer: Writer) -> bool:
         blobs = self.home.blobs
-        linked = self.by == "link" and isinstance(blobs, LocalBlobs) and blobs.link(found.path, key)
+        linked = self.by == "link" and isinstance(blobs, LocalBlobs) and blobs.link(Path(found.path), key)
         if not linked:
             writer.add(data, key)
         return True
@@ -183,7 +186,7 @@ class Intake:
             if old is not None and any(other.label == shape.label for other in old):
                 continue
             if old is not None and not self.schema.is_multi:
-                self.problems.append(_twice(str(one.found.path), old, shape))
+                self.problems.append(_twice(one.found.path, old, shape))
                 continue
             said[one.key] = news[one.key] = self.task.check([*(old or ()), shape], self.schema)
         return news

@@ -118,12 +118,6 @@ class Durable:
         found = self._dbos.get_workflow_status(self._name(job_id, round_))
         return None if found is None else str(found.status)
 
-    def forget(self, job_id: str, round_: int) -> None:
-        """Take a job that waits out of the queue."""
-        if self._dbos is None:
-            raise AssertionError
-        self._dbos.cancel_workflow(self._name(job_id, round_))
-
     @property
     def _queue(self) -> str:
         return f"loopworks-{self._identity}"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def document(request: Request) -> Response:
     """This server's OpenAPI document."""
-    return answer.json(openapi.document(ROUTES))
+    return answer.json(openapi.describe(ROUTES))
 
 
 ROUTES: tuple[Api, ...] = (

@@ -85,10 +85,9 @@ def create_home(folder: Path, flags: Mapping[str, Any] | None = None) -> Home:
     given = {name: value for name, value in (flags or {}).items() if value is not None}
     core_settings.load(folder, given)
     made = not folder.exists()
+    _check_empty(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.name not in FOLDERS or any(path.iterdir()) for path in folder.iterdir()):
-            raise Conflict(f"{folder} must be empty to become a workspace; got files in it", "choose another folder")
         for name in FOLDERS:
             (folder / name).mkdir(exist_ok=True)  # left by an init that was killed
         # A folder without this file is no workspace, so one that was cut off half-way is not taken for one.
@@ -98,8 +97,6 @@ def create_home(folder: Path, flags: Mapping[str, Any] | None = None) -> Home:
     except OSError as error:
         _undo(folder, remove=made)
         raise write_error(folder, error) from None
-    except Conflict:
-        raise
     except BaseException:
         _undo(folder, remove=made)
         raise
@@ -155,6 +152,19 @@ def settings_text(given: Mapping[str, Any]) -> str:
         else:
             lines.append(f"# {name} = {_toml(field.default)}")
     return "\n".join(lines) + "\n"
+
+
+def _check_empty(folder: Path) -> None:
+    """Refuse a folder with anything in it but the empty folders of an init that was killed."""
+    try:
+        if not folder.exists():
+            return
+        for path in folder.iterdir():
+            if path.name not in FOLDERS or not path.is_dir() or any(path.iterdir()):
+                message = f"{folder} must be empty to become a workspace; got {path.name} in it"
+                raise Conflict(message, "choose another folder")
+    except OSError as error:
+        raise write_error(folder, error) from None
 
 
 def _toml(value: object) -> str:

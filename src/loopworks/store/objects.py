@@ -7,6 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
@@ -14,6 +15,7 @@ from loopworks.core.errors import Damaged, Denied, Invalid, LoopworksError, Miss
 from loopworks.store.blobs import CHUNK, check_key
 
 THREADS = 8  # requests under way at once; each waits for the network, not for a core
+RETRY = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}  # obstore's own 3 minutes look like a hang
 MEMORY = 64 << 20  # a blob larger than this is spooled to disk while its hash is taken
 
 
@@ -21,7 +23,12 @@ class ObjectBlobs:
     """Objects ``prefix/ab/abcdef...`` in a bucket. A put is whole or not there: the stores guarantee it."""
 
     def __init__(
-        self, url: str, *, options: Mapping[str, Any] | None = None, client_options: Mapping[str, Any] | None = None
+        self,
+        url: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        client_options: Mapping[str, Any] | None = None,
+        retry: Mapping[str, Any] | None = None,
     ) -> None:
         """Open the bucket at ``url`` (s3://bucket/prefix, gs://bucket/prefix, az://container/prefix).
 
@@ -30,6 +37,7 @@ class ObjectBlobs:
             options: endpoint, region, keys, as obstore names them; what is not given here, obstore takes from the
                 provider's own environment variables (``AWS_ACCESS_KEY_ID``, ``AWS_ENDPOINT_URL`` ...).
             client_options: HTTP settings, as obstore names them.
+            retry: how often and how long to try again, as obstore names it; 30 s at most by default.
         Raises:
             Missing: obstore is not installed.
             Invalid: not such a URL, or an option that the provider does not know.
@@ -42,7 +50,9 @@ class ObjectBlobs:
         self._api: Any = obstore
         self._faults: Any = exceptions
         self.url = url
-        extra: dict[str, Any] = {"client_options": dict(client_options)} if client_options else {}
+        extra: dict[str, Any] = {"retry_config": dict(retry or RETRY)}
+        if client_options:
+            extra["client_options"] = dict(client_options)
         if options:
             extra["config"] = dict(options)
         try:
@@ -129,7 +139,9 @@ class ObjectBlobs:
         faults = self._faults
         try:
             yield
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if "NoSuchBucket" in str(error):
+                raise NotFound("bucket", self.url, hint="make the bucket first") from None
             raise NotFound("blob", key, hint=f"it is not in {self.url}") from None
         except (faults.PermissionDeniedError, faults.UnauthenticatedError, PermissionError) as error:
             raise Denied(f"{self.url} must let us in; got: {_first(error)}", "check the credentials") from None
@@ -140,8 +152,6 @@ class ObjectBlobs:
 
     def _unreachable(self, error: Exception) -> LoopworksError:
         text = str(error)
-        if "NoSuchBucket" in text:
-            return NotFound("bucket", self.url, hint="make the bucket first")
         if "QuotaExceeded" in text or "XMinioStorageFull" in text:
             return NoSpace(f"{self.url} must have room for more; got: {_first(error)}", "free some space there")
         return Unreachable(f"{self.url} must answer; got: {_first(error)}", "check the address and the network")

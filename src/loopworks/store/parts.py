@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from loopworks.core.contracts import Blobs
 from loopworks.core.errors import Damaged, NotFound, TooNew
 from loopworks.core.values import LabelSchema, Shape
 from loopworks.store import items, tables
-from loopworks.store.blobs import BlobStore
+from loopworks.store.blobs import SYNC_THREADS, BlobStore
 from loopworks.store.catalog import Catalog
 from loopworks.store.ids import canonical
 
@@ -151,8 +152,8 @@ def write(catalog: Catalog, blobs: BlobStore, tx: Connection, dataset: str, task
     digits = 2 if items.counts(tx, dataset)["labeled"] >= WIDE else 1
     parts: list[Part] = []
     tally = _Tally(schema)
-    fresh: dict[str, tuple[str, int]] = {}
-    with blobs.writer() as writer:
+    fresh: dict[str, tuple[Future[str], int]] = {}
+    with blobs.writer() as writer, ThreadPoolExecutor(SYNC_THREADS) as pool:
         for prefix, low, high in _ranges(digits):
             rows = [_frozen(item) for item in items.labeled_between(tx, dataset, low, high)]
             if not rows:
@@ -162,7 +163,7 @@ def write(catalog: Catalog, blobs: BlobStore, tx: Connection, dataset: str, task
             digest = _digest(rows)
             parts.append(Part(prefix=prefix, digest=digest, rows=len(rows)))
             if not _has_part(tx, blobs, digest):
-                fresh[digest] = (writer.add(_parquet(rows)), len(rows))
+                fresh[digest] = (pool.submit(writer.add, _parquet(rows)), len(rows))
         manifest = Manifest(
             task=task,
             schema=schema,
@@ -172,7 +173,9 @@ def write(catalog: Catalog, blobs: BlobStore, tx: Connection, dataset: str, task
             is_by_reference=tally.is_by_reference,
         )
         writer.add(manifest.to_bytes())
-    _record(catalog, fresh)
+        for sent, _ in fresh.values():
+            sent.result()
+    _record(catalog, {digest: (sent.result(), count) for digest, (sent, count) in fresh.items()})
     return manifest
 
 
