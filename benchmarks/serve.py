@@ -50,7 +50,7 @@ def make_model(folder: Path) -> Bundle:
         helper.make_node("Mul", ["t", "scale"], ["x0"]),
     ]
     weights = [numpy_helper.from_array(np.array(1 / 255, np.float32), "scale")]
-    channels = (3, 48, 96, 192)
+    channels = (3, 64, 192, 384)
     for i, (few, many) in enumerate(zip(channels, channels[1:], strict=False)):
         kernel = rng.normal(0, (2 / (9 * few)) ** 0.5, (many, few, 3, 3)).astype(np.float32)
         weights.append(numpy_helper.from_array(kernel, f"w{i}"))

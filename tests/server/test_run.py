@@ -22,6 +22,7 @@ import loopworks as lw
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Conflict, Denied, Invalid
 from loopworks.core.registry import plugins
+from loopworks.server import connection
 from loopworks.server.run import ServerThread, serve
 
 PATIENCE_S = 20.0
@@ -97,6 +98,7 @@ def test_an_address_of_another_machine_is_refused(space: lw.Workspace, monkeypat
 SCRIPT = """
 import sys
 import loopworks as lw
+from loopworks.server import connection
 from loopworks.server.run import serve
 
 with lw.open(sys.argv[1], create=False) as space:
@@ -270,6 +272,24 @@ def test_the_asynchronous_client_works_too(space: lw.Workspace, colors: Any) -> 
     with ServerThread(space) as server:
         for found in asyncio.run(ask(server.url)):
             np.testing.assert_allclose(found, colors.scores(pixels), atol=1e-6)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /api/health HT", b"GET /api/health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "])
+def test_a_client_that_dawdles_over_its_headers_is_dropped(
+    space: lw.Workspace, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    monkeypatch.setattr(connection, "HEAD_S", 0.05)
+    with ServerThread(space) as server:
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as line:
+            line.sendall(sent)
+            assert line.recv(100) == b""
+        kept = connect(server.url)  # a whole request is not hurried, nor is the pause before the next
+        for _ in range(2):
+            kept.request("GET", "/api/health")
+            assert kept.getresponse().read() == b'{"status":"ok"}'
+            time.sleep(0.1)
+        kept.close()
 
 
 def test_broken_http_gets_400_and_the_server_lives(space: lw.Workspace) -> None:

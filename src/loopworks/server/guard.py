@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -106,7 +107,10 @@ class Guard:
             if size > limit:
                 raise _too_large(limit, "more")
             is_more = message.get("more_body", False)
-        return _unzip(b"".join(parts), headers.get("content-encoding", "").strip().lower(), limit)
+        encoding = headers.get("content-encoding", "").strip().lower()
+        if encoding in ("", "identity"):
+            return b"".join(parts)
+        return await run_in_threadpool(_unzip, b"".join(parts), encoding, limit)
 
 
 def _host(header: str) -> str:
@@ -121,8 +125,6 @@ def _too_large(limit: int, got: str) -> TooLarge:
 
 
 def _unzip(body: bytes, encoding: str, limit: int) -> bytes:
-    if encoding in ("", "identity"):
-        return body
     if encoding not in ("gzip", "deflate"):
         raise Invalid("content-encoding", "gzip or deflate", encoding)
     unpack = zlib.decompressobj(31 if encoding == "gzip" else 15)

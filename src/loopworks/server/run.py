@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from loopworks.core.errors import Conflict, Denied, Failed, Invalid
 from loopworks.core.settings import Settings
 from loopworks.server.app import create_app
+from loopworks.server.connection import Connection
 from loopworks.server.guard import LOOPBACK
 from loopworks.server.serving import Serving
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from loopworks.workspace import Workspace
 
 START_S = 60.0
+KEEP_S = 30
+"""How long an idle connection is kept for the client's next request."""
 
 
 def serve(
@@ -142,6 +145,9 @@ def _config(application: Starlette) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         lifespan="on",
+        http=Connection,
+        ws="none",
+        timeout_keep_alive=KEEP_S,
         server_header=False,
         timeout_graceful_shutdown=10,
     )

@@ -42,7 +42,7 @@ function show(id, columns, rows) {
 }
 
 function bar(job) {
-  if (job.error) return make("span", (job.error.error || job.error).message);
+  if (job.error) return make("span", job.error.error.message);
   if (job.status !== "running") return make("span", job.status === "done" ? "" : job.text);
   const node = make("span");
   const progress = document.createElement("progress");
@@ -115,12 +115,16 @@ async function ask(file) {
   find("lineage").replaceChildren(...chain.lineage.map((n) => make("li", `${n.kind} ${n.id}`)));
 }
 
+// What went wrong with the user's last step stays until the next one; a failed refresh, until one works.
+let failed = null;
+
 async function safely(work) {
   const error = find("error");
   try {
     await work();
-    error.hidden = true;
+    if (work !== refresh || failed === refresh) error.hidden = true;
   } catch (reason) {
+    failed = work;
     error.textContent = reason.message;
     error.hidden = false;
   }

@@ -3,11 +3,11 @@
 A deployment is a model here, its revision the model's version.
 """
 
-import asyncio
 import time
 import zlib
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,6 +22,8 @@ from loopworks.server.serving import Serving
 from loopworks.server.waiting import wait
 
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification"]
+LONG_BYTES = 1 << 18
+"""JSON above this takes milliseconds to read."""
 PLATFORMS = {"onnxruntime": "onnx_onnxv1", "openvino": "openvino_ir"}
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
@@ -82,7 +84,7 @@ async def infer(request: Request) -> Response:
     began = time.perf_counter()
     outcome = "internal"
     try:
-        asked = protocol.read(await request.body(), _header_length(request), served.bundle.inputs)
+        asked = await _read(request, served)
         if (unknown := [one.name for one in asked.outputs if one.name not in _names(served)]) != []:
             raise Invalid("outputs", f"among {', '.join(_names(served))}", ", ".join(unknown))
         limit_s = min(asked.timeout_s or TIMEOUT_S, TIMEOUT_S)
@@ -108,6 +110,14 @@ async def infer(request: Request) -> Response:
     kind = "application/json" if length is None else "application/octet-stream"
     body = _packed(body, request.headers.get("accept-encoding", "").strip().lower(), headers)
     return Response(body, headers=headers, media_type=kind)
+
+
+async def _read(request: Request, served: Served) -> protocol.Request:
+    """The request; a long JSON part is read in a thread, so that short requests do not wait for it."""
+    body, length = await request.body(), _header_length(request)
+    if (len(body) if length is None else length) > LONG_BYTES:
+        return await run_in_threadpool(protocol.read, body, length, served.bundle.inputs)
+    return protocol.read(body, length, served.bundle.inputs)
 
 
 def _names(served: Served) -> list[str]:
@@ -193,7 +203,7 @@ async def index(request: Request) -> Response:
     serving = _serving(request)
     loaded = {served.name: served for served in serving.engine.models()}
     listed = []
-    for deployment in await asyncio.to_thread(serving.space.deployments):
+    for deployment in await run_in_threadpool(serving.space.deployments):
         served = loaded.get(deployment.name)
         if served is None and is_ready_only:
             continue
@@ -209,14 +219,14 @@ async def index(request: Request) -> Response:
 
 async def load(request: Request) -> Response:
     """Load a deployment, again if it is loaded."""
-    served = await asyncio.to_thread(_serving(request).load, request.path_params["model"])
+    served = await run_in_threadpool(_serving(request).load, request.path_params["model"])
     return answer.json({"name": served.name, "version": served.version})
 
 
 async def unload(request: Request) -> Response:
     """Take a model out of memory; it stays deployed."""
     name = request.path_params["model"]
-    await asyncio.to_thread(_serving(request).unload, name)
+    await run_in_threadpool(_serving(request).unload, name)
     return answer.json({"name": name})
 
 
