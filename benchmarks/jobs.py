@@ -1,4 +1,4 @@
-"""How fast jobs start: ``python benchmarks/jobs.py`` prints one JSON line; medians of five, in seconds.
+"""How fast jobs start: ``python -m benchmarks.jobs [--heavy]`` prints one JSON line; medians of five, in seconds.
 
 ``start_warm_s``: from the call of submit to the first line of the step, worker and fork server warm (budget 1 s).
 ``start_cold_s``: the same where no worker runs yet. ``submit_s``: the call of submit alone (budget 0.1 s).
@@ -6,7 +6,6 @@
 like are imported ahead, with ``heavy_cold_s`` for a child that imports torch itself.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -16,10 +15,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from loopworks.jobs import Jobs  # noqa: E402
-from loopworks.jobs.forks import WARM  # noqa: E402
+from benchmarks.figure import Figure
+from loopworks.jobs import Jobs
+from loopworks.jobs.forks import WARM
 
 STEPS = ("tests.jobs.steps",)
 TIMES = 5
@@ -70,18 +68,24 @@ def heavy() -> dict[str, float]:
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--heavy", action="store_true", help="also with torch imported ahead; takes half a minute")
-    arguments = parser.parse_args()
+def measure(*, is_heavy: bool = False) -> dict[str, float]:
+    """All figures, in seconds."""
     figures = {"bare_s": median(bare), "start_cold_s": median(start_cold)}
     with tempfile.TemporaryDirectory() as folder, Jobs(Path(folder), preload=STEPS, warm=()) as jobs:
         start(jobs)
         figures |= {"start_warm_s": median(lambda: start(jobs)), "submit_s": median(lambda: submit(jobs))}
-    if arguments.heavy:
-        figures |= heavy()
-    print(json.dumps(figures))
+    return figures | heavy() if is_heavy else figures
+
+
+def main() -> list[Figure]:
+    """The figures against their targets."""
+    found = measure()
+    bare_text = f"median of {TIMES}; starting an idle interpreter took {found['bare_s']} s"
+    return [
+        Figure(name="job: start, warm worker", value=found["start_warm_s"], unit="s", target=1.0, detail=bare_text),
+        Figure(name="job: submit", value=found["submit_s"], unit="s", target=0.1, detail=bare_text),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(is_heavy="--heavy" in sys.argv)))

@@ -245,6 +245,7 @@ def test_a_lock_file_of_a_dead_process_stops_nobody(folder: Path) -> None:
         assert jobs.run("test-add", {"left": 1, "right": 1})["sum"] == 2
 
 
+@pytest.mark.postgres
 def test_two_folders_share_a_postgresql_without_touching_each_others_jobs(folder: Path, postgres_url: str) -> None:
     folders = [folder / "a", folder / "b"]
     for one in folders:
