@@ -14,8 +14,11 @@ HEAVY = set(PROJECT["tool"]["ruff"]["lint"]["flake8-tidy-imports"]["banned-modul
 
 
 def test_imports_go_one_way(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from importlinter import cli
     from importlinter.cli import lint_imports
 
+    # It configures logging for the whole process, which would switch off the loggers of every later test.
+    monkeypatch.setattr(cli, "_configure_logging", lambda verbose: None)
     monkeypatch.chdir(ROOT)
     assert lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True) == 0, capsys.readouterr().out
 
