@@ -1,11 +1,13 @@
 """Training, server and edge see the same pixels of a file: they share one function, and this holds them to it."""
 
+import hashlib
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 import loopworks as lw
@@ -43,17 +45,17 @@ def photos(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.*"))
 
 
-def test_training_server_and_edge_see_the_same_pixels(
-    tmp_path: Path, tiny_bundle: Callable[..., Bundle]
-) -> None:
-    bundle = tiny_bundle(tmp_path / "bundle")
+def test_training_server_and_edge_see_the_same_pixels(tmp_path: Path, colors: Any) -> None:
+    bundle: Bundle = colors.write(tmp_path / "bundle")
     files = photos(tmp_path / "photos")
     with lw.open(tmp_path / "space") as ws:
         dataset = ws.dataset("d", task="image-classification")
         dataset.add(tmp_path / "photos")
         dataset.assign([item.id for item in dataset.items()], "train")
         version = dataset.freeze()
-        trained_on = dict(zip((r.name for r in version.rows("train")), version.pixels(bundle.rule, "train"), strict=True))
+        trained_on = dict(
+            zip((r.name for r in version.rows("train")), version.pixels(bundle.rule, "train"), strict=True)
+        )
     with Engine() as engine:
         served = engine.load("tiny", bundle)
         asked = stage.images(served, [file.read_bytes() for file in files])[bundle.inputs[0].name]
@@ -66,9 +68,7 @@ def test_training_server_and_edge_see_the_same_pixels(
         assert found.stdout.strip() == image_hash(pixels), name
 
 
-def image_hash(pixels: "np.typing.NDArray[np.uint8]") -> str:
-    import hashlib
-
+def image_hash(pixels: NDArray[np.uint8]) -> str:
     return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
 
 
