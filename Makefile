@@ -8,7 +8,7 @@ LOCK := requirements/lock.txt
 DEMO ?= loopworks-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs lock clean
+.PHONY: help setup demo test check format bench docs web lock clean
 
 help: ## list the tasks
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -54,6 +54,9 @@ bench: setup ## measure, as ratios against a floor or peer in the same run
 
 docs: setup ## write docs/reference.md and docs/openapi.json from the code
 	@$(BIN)/python docs/generate.py
+
+web: ## the workspace page: plain files, served as they are
+	@echo "nothing to build: the page is plain HTML, CSS and JavaScript in src/loopworks/server/page/"
 
 lock: setup ## resolve the dependencies anew into requirements/
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

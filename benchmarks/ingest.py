@@ -8,7 +8,6 @@ SQLite transaction: one thread, and nothing is made safe against a power cut. ``
 is the floor with an fsync per file. Prints one JSON line.
 """
 
-import argparse
 import hashlib
 import io
 import json
@@ -21,10 +20,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from benchmarks.figure import Figure
 from loopworks.core import image
 from loopworks.data import door
 from loopworks.data.stage import create_dataset
@@ -89,17 +90,14 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+def measure(images: int = 2000, rounds: int = 3) -> dict[str, Any]:
+    """Seconds of everything, medians over the rounds, in which floor and import take turns."""
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        make(work / "source", args.images)
+        make(work / "source", images)
         files = sorted((work / "source").rglob("*.jpg"))
         took: dict[str, list[float]] = {}
-        for number in range(args.rounds):
+        for number in range(rounds):
             for kind, durable in (("floor", False), ("durable", True)):
                 target = work / f"{kind}-{number}"
                 took.setdefault(kind, []).append(timed(partial(floor, files, target, durable=durable)))
@@ -113,18 +111,33 @@ def main() -> None:
         took["full_decode_200"] = [timed(lambda: [image.check(data, "x", 10**8) for data in few])]
         megabytes = sum(path.stat().st_size for path in files) / 1e6
     middle = {kind: round(statistics.median(values), 4) for kind, values in took.items()}
-    print(
-        json.dumps({
-            "benchmark": "ingest",
-            "images": args.images,
-            "megabytes": round(megabytes, 1),
-            "seconds": middle,
-            "ratio_to_floor": round(middle["add"] / middle["floor"], 2),
-            "ratio_to_durable_floor": round(middle["add"] / middle["durable"], 2),
-            "all": {kind: [round(value, 3) for value in values] for kind, values in took.items()},
-        })
-    )
+    return {
+        "images": images,
+        "megabytes": round(megabytes, 1),
+        "seconds": middle,
+        "ratio_to_floor": round(middle["add"] / middle["floor"], 2),
+        "ratio_to_durable_floor": round(middle["add"] / middle["durable"], 2),
+        "all": {kind: [round(value, 3) for value in values] for kind, values in took.items()},
+    }
+
+
+def main() -> list[Figure]:
+    """The figures against their targets."""
+    found = measure()
+    second = found["seconds"]
+    floors = f"floor {second['floor']} s, with each file flushed to the disk {second['durable']} s"
+    return [
+        Figure(
+            name="add 2,000 JPEGs by path",
+            value=found["ratio_to_floor"],
+            unit="x the floor",
+            target=1.5,
+            detail=f"{second['add']} s; {floors}; {found['ratio_to_durable_floor']} x the flushed floor",
+        ),
+        Figure(name="freeze 2,000 items", value=second["freeze"], unit="s", target=0.3),
+        Figure(name="diff two versions of 2,000 items", value=second["diff"], unit="s", target=0.1),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure()))

@@ -108,8 +108,9 @@ def command_tree() -> Iterator[tuple[tuple[str, ...], Any]]:
 
 def openapi() -> str:
     """The server's OpenAPI document."""
+    app = importlib.import_module("loopworks.server.app")
     described = importlib.import_module("loopworks.server.openapi")
-    return json.dumps(described.document(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return json.dumps(described.describe(app.ROUTES), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def pages() -> dict[Path, Callable[[], str]]:

@@ -58,9 +58,8 @@ def _program() -> Iterator[Check]:
 
     yield Check(what="loopworks", found=__version__)
     version = platform.python_version()
-    yield Check(
-        what="python", found=version, is_ok=sys.version_info >= (3, 11), hint="loopworks needs Python 3.11 or newer"
-    )
+    is_ok = sys.version_info >= (3, 11)
+    yield Check(what="python", found=version, is_ok=is_ok, hint="" if is_ok else "loopworks needs Python 3.11 or newer")
 
 
 def _extras() -> Iterator[Check]:

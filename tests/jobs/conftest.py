@@ -1,17 +1,13 @@
 """Workspaces whose workers and children are gone when the test ends, and a PostgreSQL server where one is installed."""
 
 import contextlib
-import getpass
-import os
-import shutil
-import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.conftest import Postgres
 
 from loopworks.jobs import Jobs
 
@@ -43,21 +39,25 @@ def until(is_true: Callable[[], object], what: str, timeout_s: float = 15.0) -> 
         time.sleep(0.01)
 
 
+def ended(workspace: Path) -> None:
+    """Fail where a process of the workspace is left behind, and end it."""
+    try:
+        until(lambda: not processes_of(workspace), "all processes of the workspace to end", 6.0)
+    except AssertionError:
+        left = processes_of(workspace)
+        names = [" ".join(process.cmdline()) for process in left]
+        for process in left:
+            process.kill()
+        pytest.fail(f"processes left behind: {names}")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
     """A workspace folder; fails the test that leaves a process behind."""
     workspace = tmp_path / "ws"
     workspace.mkdir()
     yield workspace
-    left: list[psutil.Process] = []
-    try:
-        until(lambda: not processes_of(workspace), "all processes of the workspace to end", 6.0)
-    except AssertionError:
-        left = processes_of(workspace)
-        names = [" ".join(p.cmdline()) for p in left]
-        for process in left:
-            process.kill()
-        pytest.fail(f"processes left behind: {names}")
+    ended(workspace)
 
 
 @pytest.fixture
@@ -67,45 +67,24 @@ def jobs(folder: Path) -> Iterator[Jobs]:
         yield client
 
 
-def _postgres_programs() -> Path | None:
-    if (found := shutil.which("initdb")) is not None:
-        return Path(found).resolve().parent
-    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    return folders[0] if folders else None
+@pytest.fixture(scope="module")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A workspace of several tests."""
+    workspace = tmp_path_factory.mktemp("shared")
+    yield workspace
+    ended(workspace)
+
+
+@pytest.fixture(scope="module")
+def shared(shared_folder: Path) -> Iterator[Jobs]:
+    """A client whose worker several tests use, because starting one takes a second or two."""
+    with Jobs(shared_folder, preload=STEPS, warm=()) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of an empty database on a server of our own; skips where PostgreSQL is not installed."""
-    programs = _postgres_programs()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed")
-    place = Path("/tmp") / f"loopworks-pg-{os.getpid()}"  # pytest's own folders are closed to the user postgres
-    place.mkdir(mode=0o755)
-    is_root = os.geteuid() == 0
-    prefix = ["runuser", "-u", "postgres", "--"] if is_root else []
-    user = "postgres" if is_root else getpass.getuser()
-    if is_root:
-        shutil.chown(place, "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = place / "data"
-    control = [*prefix, str(programs / "pg_ctl"), "-D", str(data), "-w"]
-    try:
-        subprocess.run(
-            [*prefix, str(programs / "initdb"), "-D", str(data), "-A", "trust", "-U", user, "--no-sync"],
-            check=True,
-            capture_output=True,
-            cwd=place,
-        )
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -c unix_socket_directories={place}"
-        subprocess.run(
-            [*control, "-o", options, "-l", str(place / "log"), "start"], check=True, capture_output=True, cwd=place
-        )
-        try:
-            yield f"postgresql://{user}@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True, cwd=place)
-    finally:
-        shutil.rmtree(place)
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """URL of an empty database for queues."""
+    postgres.run("CREATE DATABASE jobs")
+    yield postgres.url("jobs")
+    postgres.run("DROP DATABASE jobs WITH (FORCE)")

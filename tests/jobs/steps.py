@@ -40,15 +40,13 @@ def odd_result(location: str, params: Mapping[str, Any], ctx: Context) -> dict[s
 
 @plugins.add("job.test-count")
 def count(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
-    """Count to ``until`` with a checkpoint a step; ``pids`` tells which processes took part."""
+    """Count to ``until`` with a checkpoint a step; wait at ``gate`` for the file ``go``; ``pids`` tells who counted."""
     done = ctx.scratch / "done"
     values = [int(line) for line in done.read_text().split()] if done.exists() else []
     with (ctx.scratch / "pids").open("a") as file:
         file.write(f"{os.getpid()}\n")
     for value in range(len(values), params["until"]):
-        # The gate lets a test stop the count where it wants, instead of guessing times.
-        gate = ctx.scratch / "gate"
-        while gate.exists() and value >= int(gate.read_text() or 0):
+        while value == params["gate"] and not (ctx.scratch / "go").exists():
             ctx.tick(value / params["until"], f"at {value}")
             time.sleep(0.01)
         values.append(value * value)

@@ -1,5 +1,6 @@
 """What a client sees: results, errors, progress, keys, cancelling, and bad input."""
 
+import errno
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import psutil
 import pytest
 from tests.jobs.conftest import STEPS, processes_of, until
 
-from loopworks.core.errors import Cancelled, Conflict, Damaged, Failed, Invalid, NoSpace, NotFound
+from loopworks.core.errors import Cancelled, Conflict, Damaged, Denied, Failed, Invalid, NoSpace, NotFound
 from loopworks.jobs import Job, Jobs
 from loopworks.jobs import folder as disk
 
@@ -33,46 +34,46 @@ def is_dead(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_job_gives_its_result_progress_log_and_metrics(jobs: Jobs, folder: Path) -> None:
+def test_a_job_gives_its_result_progress_log_and_metrics(shared: Jobs, shared_folder: Path) -> None:
     seen: list[Job] = []
-    job_id = jobs.submit("job.test-add", {"left": 2, "right": 3, "seed": 11}, title="sum")
-    job = jobs.follow(job_id, seen.append)
+    job_id = shared.submit("job.test-add", {"left": 2, "right": 3, "seed": 11}, title="sum")
+    job = shared.follow(job_id, seen.append)
     assert job.status == "done"
-    assert job.result == {"sum": 5, "location": str(folder), "seed": 11}
+    assert job.result == {"sum": 5, "location": str(shared_folder), "seed": 11}
     assert (job.title, job.step, job.attempts, job.share, job.text) == ("sum", "test-add", 1, 1.0, "half")
     assert job.started_at is not None
     assert job.ended_at is not None
     assert job.created_at <= job.started_at <= job.ended_at
     assert seen[0].status in ("queued", "running")
     assert seen[-1] == job
-    log = jobs.log(job_id)
+    log = shared.log(job_id)
     assert any(line.endswith(" adding 2 3") for line in log)
     assert any(line.endswith(" a warning") for line in log)
-    assert jobs.metrics(job_id) == {"loss": [(0, 1.0), (1, 0.5), (2, 1 / 3)]}
+    assert shared.metrics(job_id) == {"loss": [(0, 1.0), (1, 0.5), (2, 1 / 3)]}
     assert json.loads(json.dumps(job.to_json()))["params"] == {"left": 2, "right": 3, "seed": 11}
 
 
-def test_errors_come_back_as_the_class_they_had(jobs: Jobs) -> None:
+def test_errors_come_back_as_the_class_they_had(shared: Jobs) -> None:
     with pytest.raises(Invalid, match="epochs must be at least 1; got 0") as caught:
-        jobs.run("test-refuse", {"epochs": 0})
+        shared.run("test-refuse", {"epochs": 0})
     assert caught.value.hint == "give more"
-    failed = jobs.list(status="failed")
+    failed = shared.list(status="failed")
     assert [job.attempts for job in failed] == [1]
     assert failed[0].error == caught.value.to_json()
 
 
-def test_an_unexpected_error_is_one_sentence_and_its_traceback_is_in_the_log_alone(jobs: Jobs) -> None:
+def test_an_unexpected_error_is_one_sentence_and_its_traceback_is_in_the_log_alone(shared: Jobs) -> None:
     with pytest.raises(Failed, match="ZeroDivisionError: nothing to divide by"):
-        jobs.run("test-break", {})
-    job = jobs.list()[0]
+        shared.run("test-break", {})
+    job = shared.list()[0]
     assert job.attempts == 1
     assert "Traceback" not in json.dumps(job.to_json())
-    assert any("Traceback" in line for line in jobs.log(job.id))
+    assert any("Traceback" in line for line in shared.log(job.id))
 
 
-def test_a_result_that_is_not_json_fails_the_job(jobs: Jobs) -> None:
+def test_a_result_that_is_not_json_fails_the_job(shared: Jobs) -> None:
     with pytest.raises(Failed, match=r"test-odd-result.*result.path must be plain JSON"):
-        jobs.run("test-odd-result", {})
+        shared.run("test-odd-result", {})
 
 
 @pytest.mark.parametrize(
@@ -93,9 +94,9 @@ def test_parameters_that_are_not_plain_json_are_refused_before_anything_is_writt
     assert not (folder / "jobs").exists()
 
 
-def test_an_unknown_step_is_refused_with_the_known_ones(jobs: Jobs) -> None:
+def test_an_unknown_step_is_refused_with_the_known_ones(shared: Jobs) -> None:
     with pytest.raises(NotFound, match="job.nope") as caught:
-        jobs.submit("nope", {})
+        shared.submit("nope", {})
     assert "job.test-add" in caught.value.hint
 
 
@@ -132,58 +133,58 @@ def _spec(job_id: str) -> dict[str, object]:
     return {"id": job_id, "step": "test-add", "title": "", "params": {}, "key": None, "created_at": disk.now()}
 
 
-def test_the_same_key_is_the_same_job_until_it_fails(jobs: Jobs) -> None:
-    first = jobs.submit("test-add", {"left": 1, "right": 1}, key="round 1")
-    assert jobs.submit("test-add", {"left": 1, "right": 1}, key="round 1") == first
-    assert jobs.follow(first).status == "done"
-    assert jobs.submit("test-add", {"left": 1, "right": 1}, key="round 1") == first
-    assert jobs.run("test-add", {"left": 1, "right": 1}, key="round 1")["sum"] == 2
+def test_the_same_key_is_the_same_job_until_it_fails(shared: Jobs) -> None:
+    first = shared.submit("test-add", {"left": 1, "right": 1}, key="round 1")
+    assert shared.submit("test-add", {"left": 1, "right": 1}, key="round 1") == first
+    assert shared.follow(first).status == "done"
+    assert shared.submit("test-add", {"left": 1, "right": 1}, key="round 1") == first
+    assert shared.run("test-add", {"left": 1, "right": 1}, key="round 1")["sum"] == 2
     with pytest.raises(Conflict, match="round 1"):
-        jobs.submit("test-add", {"left": 1, "right": 2}, key="round 1")
-    failing = jobs.submit("test-break", {}, key="round 2")
-    assert jobs.follow(failing).status == "failed"
-    assert jobs.submit("test-break", {}, key="round 2") != failing
+        shared.submit("test-add", {"left": 1, "right": 2}, key="round 1")
+    failing = shared.submit("test-break", {}, key="round 2")
+    assert shared.follow(failing).status == "failed"
+    assert shared.submit("test-break", {}, key="round 2") != failing
 
 
-def test_cancel_stops_a_running_job_at_once(jobs: Jobs, folder: Path) -> None:
-    job_id, pid = held(jobs, folder)
+def test_cancel_stops_a_running_job_at_once(shared: Jobs, shared_folder: Path) -> None:
+    job_id, pid = held(shared, shared_folder)
     start = time.monotonic()
-    job = jobs.cancel(job_id)
+    job = shared.cancel(job_id)
     assert time.monotonic() - start < 2.0
     assert job.status == "cancelled"
     assert is_dead(pid)
-    assert jobs.cancel(job_id) == job
+    assert shared.cancel(job_id) == job
 
     def stop(seen: Job) -> None:
-        jobs.cancel(seen.id)
+        shared.cancel(seen.id)
 
     with pytest.raises(Cancelled):
-        jobs.run("test-hold", {}, stop)
+        shared.run("test-hold", {}, stop)
 
 
-def test_cancel_kills_a_step_that_does_not_listen_and_what_it_started(jobs: Jobs, folder: Path) -> None:
-    job_id = jobs.submit("test-spawn", {})
-    pid = scratch(folder, job_id) / "pid"
+def test_cancel_kills_a_step_that_does_not_listen_and_what_it_started(shared: Jobs, shared_folder: Path) -> None:
+    job_id = shared.submit("test-spawn", {})
+    pid = scratch(shared_folder, job_id) / "pid"
     until(lambda: pid.exists() and pid.read_text(), "the child to run")
-    grandchild = int((scratch(folder, job_id) / "grandchild").read_text())
+    grandchild = int((scratch(shared_folder, job_id) / "grandchild").read_text())
     start = time.monotonic()
-    assert jobs.cancel(job_id).status == "cancelled"
+    assert shared.cancel(job_id).status == "cancelled"
     assert time.monotonic() - start < 2.0
     assert is_dead(int(pid.read_text()))
     until(lambda: is_dead(grandchild), "the step's own child to be dead", 1.0)
 
 
-def test_cancel_takes_a_waiting_job_out_of_the_queue(jobs: Jobs, folder: Path) -> None:
-    first, _ = held(jobs, folder)
-    second, third = jobs.submit("test-hold", {}), jobs.submit("test-add", {"left": 1, "right": 1})
+def test_cancel_takes_a_waiting_job_out_of_the_queue(shared: Jobs, shared_folder: Path) -> None:
+    first, _ = held(shared, shared_folder)
+    second, third = shared.submit("test-hold", {}), shared.submit("test-add", {"left": 1, "right": 1})
     start = time.monotonic()
-    assert jobs.cancel(second).status == "cancelled"
+    assert shared.cancel(second).status == "cancelled"
     assert time.monotonic() - start < 0.5
-    assert jobs.get(second).attempts == 0
-    assert jobs.get(third).status == "queued"
-    (scratch(folder, first) / "let-go").touch()
-    assert jobs.follow(first).status == "done"
-    assert jobs.follow(third).status == "done"
+    assert shared.get(second).attempts == 0
+    assert shared.get(third).status == "queued"
+    (scratch(shared_folder, first) / "let-go").touch()
+    assert shared.follow(first).status == "done"
+    assert shared.follow(third).status == "done"
 
 
 def test_cancel_works_where_no_worker_runs(folder: Path) -> None:
@@ -198,14 +199,14 @@ def test_cancel_works_where_no_worker_runs(folder: Path) -> None:
         assert jobs.get(job_id).status == "cancelled"
 
 
-def test_one_job_runs_at_a_time_in_the_order_of_submission(jobs: Jobs, folder: Path) -> None:
-    first, _ = held(jobs, folder)
-    rest = [jobs.submit("test-first-line", {}) for _ in range(3)]
-    assert [jobs.get(job_id).status for job_id in rest] == ["queued"] * 3
-    (scratch(folder, first) / "let-go").touch()
+def test_one_job_runs_at_a_time_in_the_order_of_submission(shared: Jobs, shared_folder: Path) -> None:
+    first, _ = held(shared, shared_folder)
+    rest = [shared.submit("test-first-line", {}) for _ in range(3)]
+    assert [shared.get(job_id).status for job_id in rest] == ["queued"] * 3
+    (scratch(shared_folder, first) / "let-go").touch()
     times = []
     for job_id in rest:
-        result = jobs.follow(job_id).result
+        result = shared.follow(job_id).result
         assert result is not None
         times.append(result["at"])
     assert times == sorted(times)
@@ -222,37 +223,33 @@ def test_two_jobs_run_side_by_side_where_that_is_set(folder: Path) -> None:
             assert jobs.follow(job_id).status == "done"
 
 
-def test_retry_goes_on_from_the_checkpoint(jobs: Jobs, folder: Path) -> None:
-    job_id = jobs.submit("test-count", {"until": 6})
-    gate = scratch(folder, job_id) / "gate"
-    gate.write_text("0")
-    until(lambda: jobs.get(job_id).text == "at 0", "the count to wait")
-    gate.write_text("3")
-    until(lambda: jobs.get(job_id).text == "at 3", "three to be counted")
-    assert jobs.cancel(job_id).status == "cancelled"
-    gate.unlink()
-    assert jobs.retry(job_id).status in ("queued", "running")
-    job = jobs.follow(job_id)
+def test_retry_goes_on_from_the_checkpoint(shared: Jobs, shared_folder: Path) -> None:
+    job_id = shared.submit("test-count", {"until": 6, "gate": 3})
+    until(lambda: shared.get(job_id).text == "at 3", "three to be counted")
+    assert shared.cancel(job_id).status == "cancelled"
+    (scratch(shared_folder, job_id) / "go").touch()
+    assert shared.retry(job_id).status in ("queued", "running")
+    job = shared.follow(job_id)
     assert job.result == {"sum": 0 + 1 + 4 + 9 + 16 + 25}
     assert job.attempts == 2
-    assert jobs.metrics(job_id)["value"] == [(n, float(n * n)) for n in range(6)]
+    assert shared.metrics(job_id)["value"] == [(n, float(n * n)) for n in range(6)]
     with pytest.raises(Conflict, match="got done"):
-        jobs.retry(job_id)
+        shared.retry(job_id)
 
 
-def test_follow_gives_up_waiting_but_not_the_job(jobs: Jobs, folder: Path) -> None:
-    job_id, _ = held(jobs, folder)
-    assert jobs.follow(job_id, timeout_s=0.1).status == "running"
-    (scratch(folder, job_id) / "let-go").touch()
-    assert jobs.follow(job_id).status == "done"
+def test_follow_gives_up_waiting_but_not_the_job(shared: Jobs, shared_folder: Path) -> None:
+    job_id, _ = held(shared, shared_folder)
+    assert shared.follow(job_id, timeout_s=0.1).status == "running"
+    (scratch(shared_folder, job_id) / "let-go").touch()
+    assert shared.follow(job_id).status == "done"
 
 
-def test_a_flood_of_output_and_progress_neither_blocks_nor_is_lost(jobs: Jobs) -> None:
+def test_a_flood_of_output_and_progress_neither_blocks_nor_is_lost(shared: Jobs) -> None:
     seen: list[Job] = []
-    job_id = jobs.submit("test-chatter", {"lines": 5000})
-    job = jobs.follow(job_id, seen.append)
+    job_id = shared.submit("test-chatter", {"lines": 5000})
+    job = shared.follow(job_id, seen.append)
     assert job.text == "line 4999"
-    lines = jobs.log(job_id)
+    lines = shared.log(job_id)
     assert sum("x" * 200 in line for line in lines) == 5000
     assert lines[-1].endswith("no newline at the end")
     assert len(seen) < 60
@@ -290,6 +287,18 @@ def test_a_full_disk_refuses_a_submit_and_costs_a_running_job_only_log_lines(
     log.symlink_to("/dev/full")  # every write says that the disk is full
     (scratch(folder, job_id) / "let-go").touch()
     assert jobs.follow(job_id).status == "done"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_folder_that_cannot_be_written_refuses_a_submit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "mkdir", refused)
+    with Jobs(folder, preload=STEPS, warm=()) as jobs, pytest.raises(Denied, match="must be writable to run jobs"):
+        jobs.submit("test-add", {"left": 1, "right": 1})
 
 
 def test_a_damaged_record_is_named_and_the_rest_goes_on(jobs: Jobs, folder: Path) -> None:

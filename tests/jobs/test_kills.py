@@ -40,8 +40,7 @@ def client(folder: Path, database: str) -> Iterator[Jobs]:
 
 def counting(jobs: Jobs, folder: Path, at: int) -> str:
     """A count that waits after ``at`` steps, with their checkpoint on disk."""
-    job_id = jobs.submit("test-count", {"until": UNTIL})
-    (scratch(folder, job_id) / "gate").write_text(str(at))
+    job_id = jobs.submit("test-count", {"until": UNTIL, "gate": at})
     until(lambda: jobs.get(job_id).text == f"at {at}", f"the count to be at {at}")
     return job_id
 
@@ -64,13 +63,13 @@ def is_continued(job: Job, jobs: Jobs, *, attempts: int) -> None:
     assert jobs.metrics(job.id)["value"] == [(n, float(n * n)) for n in range(UNTIL)]
 
 
-def test_a_killed_child_continues_from_its_checkpoint(client: Jobs, folder: Path) -> None:
-    job_id = counting(client, folder, 3)
+def test_a_killed_child_continues_from_its_checkpoint(jobs: Jobs, folder: Path) -> None:
+    job_id = counting(jobs, folder, 3)
     os.kill(pids(folder, job_id)[0], signal.SIGKILL)
     until(lambda: len(pids(folder, job_id)) == 2, "another child")
-    (scratch(folder, job_id) / "gate").unlink()
-    is_continued(client.follow(job_id), client, attempts=2)
-    assert any("was killed by signal 9 (SIGKILL), perhaps out of memory" in line for line in client.log(job_id))
+    (scratch(folder, job_id) / "go").touch()
+    is_continued(jobs.follow(job_id), jobs, attempts=2)
+    assert any("was killed by signal 9 (SIGKILL), perhaps out of memory" in line for line in jobs.log(job_id))
 
 
 def test_a_killed_worker_is_replaced_and_the_job_continues(client: Jobs, folder: Path, database: str) -> None:
@@ -79,22 +78,19 @@ def test_a_killed_worker_is_replaced_and_the_job_continues(client: Jobs, folder:
     worker.kill()
     until(lambda: is_dead(child), "the child of the killed worker to die", 2.0)
     until(lambda: client.get(job_id).status == "queued", "the job to show as waiting")
-    (scratch(folder, job_id) / "gate").unlink()
+    (scratch(folder, job_id) / "go").touch()
     with Jobs(folder, database=database, preload=STEPS, warm=()) as second:
         is_continued(second.follow(job_id), second, attempts=2)
         assert worker_of(folder).pid != worker.pid
 
 
-def test_a_killed_client_takes_its_worker_along_and_the_next_client_continues(
-    folder: Path, tmp_path: Path, database: str
-) -> None:
+def test_a_killed_client_takes_its_worker_along_and_the_next_client_continues(folder: Path, tmp_path: Path) -> None:
     script = tmp_path / "client.py"
     script.write_text(
         "from pathlib import Path\n"
         "from loopworks.jobs import Jobs\n"
-        f"jobs = Jobs(Path({str(folder)!r}), database={database!r}, preload={STEPS!r}, warm=())\n"
-        f"job = jobs.submit('test-count', {{'until': {UNTIL}}}, key='count')\n"
-        f"(Path({str(folder)!r}) / 'jobs' / job / 'scratch' / 'gate').write_text('3')\n"
+        f"jobs = Jobs(Path({str(folder)!r}), preload={STEPS!r}, warm=())\n"
+        f"job = jobs.submit('test-count', {{'until': {UNTIL}, 'gate': 3}}, key='count')\n"
         "print(job, flush=True)\n"
         "jobs.follow(job)\n"
     )
@@ -104,23 +100,23 @@ def test_a_killed_client_takes_its_worker_along_and_the_next_client_continues(
     ) as first:
         assert first.stdout is not None
         job_id = first.stdout.readline().strip()
-        with Jobs(folder, database=database, preload=STEPS, warm=()) as second:
+        with Jobs(folder, preload=STEPS, warm=()) as second:
             until(lambda: second.get(job_id).text == "at 3", "the count to be at 3")
             first.kill()
             until(lambda: not processes_of(folder), "the worker to go with its owner", 5.0)
             assert second.get(job_id).status == "queued"
-            (scratch(folder, job_id) / "gate").unlink()
-            assert second.submit("test-count", {"until": UNTIL}, key="count") == job_id
+            (scratch(folder, job_id) / "go").touch()
+            assert second.submit("test-count", {"until": UNTIL, "gate": 3}, key="count") == job_id
             is_continued(second.follow(job_id), second, attempts=2)
 
 
-def test_closing_the_client_interrupts_the_job_for_the_next_one(folder: Path, database: str) -> None:
-    with Jobs(folder, database=database, preload=STEPS, warm=()) as first:
+def test_closing_the_client_interrupts_the_job_for_the_next_one(folder: Path) -> None:
+    with Jobs(folder, preload=STEPS, warm=()) as first:
         job_id = counting(first, folder, 5)
     assert not processes_of(folder)
     assert first.get(job_id).text == "interrupted; continues when a worker runs"
-    (scratch(folder, job_id) / "gate").unlink()
-    with Jobs(folder, database=database, preload=STEPS, warm=()) as second:
+    (scratch(folder, job_id) / "go").touch()
+    with Jobs(folder, preload=STEPS, warm=()) as second:
         is_continued(second.follow(job_id), second, attempts=2)
 
 
@@ -172,7 +168,7 @@ def test_a_killed_fork_server_is_started_again(jobs: Jobs, folder: Path) -> None
     (server,) = worker_of(folder).children()
     server.kill()
     until(lambda: len(pids(folder, job_id)) == 2, "a child of a new fork server")
-    (scratch(folder, job_id) / "gate").unlink()
+    (scratch(folder, job_id) / "go").touch()
     is_continued(jobs.follow(job_id), jobs, attempts=2)
 
 
@@ -181,7 +177,7 @@ def test_everything_killed_at_once_still_continues(folder: Path) -> None:
         job_id = counting(first, folder, 4)
         for process in processes_of(folder):
             process.kill()
-    (scratch(folder, job_id) / "gate").unlink()
+    (scratch(folder, job_id) / "go").touch()
     with Jobs(folder, preload=STEPS, warm=()) as second:
         is_continued(second.follow(job_id), second, attempts=2)
 
@@ -191,7 +187,7 @@ def test_an_interrupted_job_goes_before_those_that_waited(folder: Path) -> None:
         running = counting(first, folder, 2)
         waiting = first.submit("test-first-line", {})
         worker_of(folder).kill()
-        (scratch(folder, running) / "gate").unlink()
+        (scratch(folder, running) / "go").touch()
         earlier, later = first.follow(running), first.follow(waiting)
         assert earlier.ended_at is not None
         assert later.started_at is not None
@@ -224,6 +220,24 @@ def test_two_workers_race_for_the_lock_and_one_wins(jobs: Jobs, folder: Path) ->
         main(folder, preload=STEPS, warm=())
 
 
+def test_a_worker_in_the_foreground_serves_clients_until_sigterm(folder: Path) -> None:
+    code = f"from pathlib import Path; from loopworks.jobs.worker import main; main(Path({str(folder)!r}), "
+    paths = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
+    with subprocess.Popen(
+        [sys.executable, "-c", code + f"preload={STEPS!r}, warm=())"], env={**os.environ, "PYTHONPATH": paths}
+    ) as worker:
+        until(lambda: lock.is_held(folder / "jobs" / "worker.lock"), "the worker to have the lock")
+        with Jobs(folder, preload=STEPS, warm=()) as jobs:
+            job_id = counting(jobs, folder, 3)
+            assert worker_of(folder).pid == worker.pid
+        assert worker.poll() is None  # it is not the client's to end
+        child = pids(folder, job_id)[0]
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(5) == 0
+        assert is_dead(child)
+    assert Jobs(folder).get(job_id).status == "queued"
+
+
 def test_a_lock_file_of_a_dead_process_stops_nobody(folder: Path) -> None:
     (folder / "jobs").mkdir()
     (folder / "jobs" / "worker.lock").write_text(f"{os.getpid()}\n")  # a process id that somebody else has now
@@ -231,6 +245,7 @@ def test_a_lock_file_of_a_dead_process_stops_nobody(folder: Path) -> None:
         assert jobs.run("test-add", {"left": 1, "right": 1})["sum"] == 2
 
 
+@pytest.mark.postgres
 def test_two_folders_share_a_postgresql_without_touching_each_others_jobs(folder: Path, postgres_url: str) -> None:
     folders = [folder / "a", folder / "b"]
     for one in folders:

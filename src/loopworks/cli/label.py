@@ -31,7 +31,10 @@ def following(
     with face(json) as out, opened(workspace) as space:
         picks = space.labeling(dataset, model).next(count, sampler=sampler, seed=seed)
         rows = [(p.item[:12], p.name, round(p.uncertainty, 3), ", ".join(p.proposal) or "-") for p in picks]
-        out.table(("item", "name", "uncertainty", "proposal"), rows)
+        if picks:
+            out.table(("item", "name", "uncertainty", "proposal"), rows)
+        else:
+            out.say(f"every item of {dataset} is labeled, or in the test set")
         out.done({"dataset": dataset, "picks": [pick.to_json() for pick in picks]})
 
 

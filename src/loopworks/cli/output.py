@@ -46,6 +46,9 @@ class Out:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
         """A table for people; numbers stand on the right."""
+        if not rows:
+            self.say(f"no {columns[0]} yet" if columns[0] else "nothing")
+            return
         from rich.table import Table
         from rich.text import Text
 

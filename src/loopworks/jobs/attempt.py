@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from loopworks.core.errors import LoopworksError
-from loopworks.jobs.child import STOP
 from loopworks.jobs.folder import JobsFolder, now
-from loopworks.jobs.forks import Child, Forks
+from loopworks.jobs.forks import STOP, Child, Forks
 
 GRACE_S = 1.0
 """How long a step that was asked to stop may tidy up before it is killed, in seconds."""

@@ -19,9 +19,9 @@ from typing import Any, NoReturn, TextIO
 from loopworks.core.contracts import Context
 from loopworks.core.errors import Busy, Cancelled, Failed, Invalid, LoopworksError
 from loopworks.core.registry import plugins
+from loopworks.jobs.forks import STOP
 from loopworks.jobs.job import plain
 
-STOP = b"s"
 _TICK_S = 0.05
 _PR_SET_PDEATHSIG = 1
 _TAKE_OVER_S = 30.0

@@ -30,7 +30,7 @@ _POLL_S = 0.02
 _CARE_S = 0.25
 _CANCEL_S = 10.0
 _STOP_S = 5.0
-_LIVES = 8
+_LIVES = 5
 """How often a client starts a worker for one job that makes no headway before it gives the job's user the reason."""
 
 Progress = Callable[[Job], None]

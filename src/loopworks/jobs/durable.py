@@ -66,8 +66,7 @@ class Durable:
         """
         if not self._url.startswith("sqlite"):
             _need_psycopg()
-        from dbos import DBOS
-        from dbos._serialization import DBOSPortableJSON
+        from dbos import DBOS, DBOSPortableJSONSerializer
 
         quiet = logging.getLogger("dbos")
         quiet.handlers[:] = [logging.NullHandler()]  # otherwise DBOS adds one that writes to the console
@@ -78,7 +77,7 @@ class Durable:
                 "system_database_url": self._url,
                 "application_version": f"{VERSION}-{self._identity}",  # DBOS wants it unique among applications
                 "executor_id": self._identity,
-                "serializer": DBOSPortableJSON,
+                "serializer": DBOSPortableJSONSerializer(),
                 "enable_otlp": False,
                 "log_level": "WARNING",
                 "use_listen_notify": False,
@@ -117,12 +116,6 @@ class Durable:
             raise AssertionError
         found = self._dbos.get_workflow_status(self._name(job_id, round_))
         return None if found is None else str(found.status)
-
-    def forget(self, job_id: str, round_: int) -> None:
-        """Take a job that waits out of the queue."""
-        if self._dbos is None:
-            raise AssertionError
-        self._dbos.cancel_workflow(self._name(job_id, round_))
 
     @property
     def _queue(self) -> str:

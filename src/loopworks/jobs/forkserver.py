@@ -26,6 +26,7 @@ from collections import deque
 from typing import Any, NoReturn
 
 from loopworks.core.registry import plugins
+from loopworks.core.settings import quiet_libraries
 from loopworks.jobs import child
 
 _FDS = 3
@@ -37,6 +38,7 @@ def main(base_fd: int, warm_fd: int) -> None:
     setup = json.loads(_first_line(base))
     sys.path[:] = setup["sys_path"]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_libraries()
     for name in setup["preload"]:
         importlib.import_module(name)
     plugins.load()

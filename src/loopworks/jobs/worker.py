@@ -8,6 +8,7 @@ is replaced by the next client, which finds them.
 
 import argparse
 import contextlib
+import faulthandler
 import json
 import logging
 import os
@@ -78,6 +79,7 @@ class Worker:
         self._state = threading.Condition()
         self._open: dict[tuple[str, int], int] = {}  # (job id, round) -> its place in the order, see _admit
         self._waiting: set[tuple[str, int]] = set()  # those of them that wait in this process for their turn
+        self._started: set[tuple[str, int]] = set()  # those that had their turn
         self._running: dict[str, Attempt] = {}
         self._parked: set[str] = set()
         self._broken: set[tuple[str, int]] = set()
@@ -117,6 +119,8 @@ class Worker:
         """Serve the queue until ``owner`` (a descriptor) ends, or a signal comes; ends the process."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._asked)
+        if hasattr(signal, "SIGUSR1"):
+            faulthandler.register(signal.SIGUSR1)  # kill -USR1 writes every thread's place to jobs/worker.log
         parent = os.getppid()
         log.info("worker started pid=%d folder=%s", os.getpid(), self._folder.workspace)
         while not self._asked_to_end:
@@ -184,6 +188,7 @@ class Worker:
         """Forget a job; those that wait may look again."""
         with self._state:
             self._open.pop((job_id, round_), None)
+            self._started.discard((job_id, round_))
             self._state.notify_all()
 
     def _check(self, job_id: str, round_: int) -> None:
@@ -203,12 +208,14 @@ class Worker:
     def _cancel(self, job_id: str) -> None:
         with self._state:
             attempt = self._running.get(job_id)
-            round_ = next((r for i, r in self._open if i == job_id), None)
+            waiting = None if attempt else next((job for job in self._open if job[0] == job_id), None)
+            if waiting is not None:
+                del self._open[waiting]  # in the same breath, so that it cannot start any more; see _take_turn
+                self._state.notify_all()
         if attempt is not None:
             attempt.stop(cancel=True)
-        elif round_ is not None and self._durable is not None:
-            self._durable.forget(job_id, round_)
-            self._publish(job_id, round_, {"kind": "cancelled", "error": None})
+        elif waiting is not None:
+            self._publish(*waiting, {"kind": "cancelled", "error": None})
         elif not (self._folder.path / job_id).is_dir() or self._folder.state(job_id)["status"] in ENDED:
             (self._folder.path / "cancel" / job_id).unlink(missing_ok=True)
 
@@ -246,9 +253,11 @@ class Worker:
             while me in self._open and not self._may_run(me, patient_until):
                 self._state.wait(_ARRIVE_S if time.monotonic() < patient_until else None)
             self._waiting.discard(me)
-            state = self._folder.state(job_id)
-            if state["status"] in ENDED or state["round"] != round_:
+            self._state.notify_all()
+            if me not in self._open:
                 return None
+            state = self._folder.state(job_id)
+            self._started.add(me)
             attempt = self._running[job_id] = Attempt(self._folder, job_id, state, self._forks)
             return attempt
 
@@ -257,9 +266,12 @@ class Worker:
 
         It may be seconds late where DBOS recovers what a killed worker ran: that goes before what only waited.
         """
-        if self._is_ending or len(self._running) >= self._concurrency:
+        held = {job for job in self._started if job in self._open}  # a slot is free once its job's end is on disk
+        if self._is_ending or len(held - {me}) >= self._concurrency:
             return False
-        older = {job for job, place in self._open.items() if place < self._open[me] and job[0] not in self._running}
+        if me in held:
+            return True  # another try, in the slot that it has
+        older = {job for job, place in self._open.items() if place < self._open[me]} - held
         return not older & self._waiting and (not older or time.monotonic() >= patient_until)
 
     def _publish(self, job_id: str, round_: int, outcome: dict[str, Any]) -> None:
@@ -298,12 +310,15 @@ class Worker:
         for attempt in running.values():
             attempt.stop(cancel=False)
         with self._state:
-            left = {job_id for job_id, _ in self._open} & set(running)
-            self._state.wait_for(lambda: not (left - self._parked) & {i for i, _ in self._open}, GRACE_S + 1.0)
+            self._state.wait_for(self._is_settled, GRACE_S + 1.0)
         self._forks.close()
         log.info("worker ended pid=%d", os.getpid())
         logging.shutdown()
         os._exit(0)  # parked workflows hold their threads; an orderly exit would wait for them for ever
+
+    def _is_settled(self) -> bool:
+        """Whether every job that had its turn is recorded: as ended, as interrupted, or as waiting for another try."""
+        return all(job in self._waiting or job[0] in self._parked for job in self._started if job in self._open)
 
 
 def _ended(state: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:

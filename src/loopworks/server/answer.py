@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks.core.errors import Busy, Invalid, LoopworksError, MethodNotAllowed, NotFound
+from loopworks.core.errors import Busy, Invalid, LoopworksError, MethodNotAllowed, NotFound, TimedOut, TooLarge
 
 log = logging.getLogger(__name__)
 RETRY_AFTER_S = 1
@@ -29,33 +29,42 @@ async def body(request: Request) -> dict[str, Any]:
     try:
         found = orjson.loads(content)
     except orjson.JSONDecodeError as error:
-        raise Invalid("request body", "JSON", str(error)) from None
+        raise Invalid("request body", "JSON in UTF-8", str(error)) from None
     if not isinstance(found, dict):
         raise Invalid("request body", "a JSON object", type(found).__name__)
     return found
 
 
-async def failed(request: Request, error: Exception) -> Response:
+def failed(request: Request, error: Exception) -> Response:
     """Any error, as the route's protocol has it: ours with code and hint, the inference protocol's as one text."""
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, HTTPException):
         error = _plain(request, error)
     if not isinstance(error, LoopworksError):
         mark = uuid.uuid4().hex[:8]
-        log.error("request failed id=%s path=%s", mark, request.url.path, exc_info=error)
+        log.error("request failed id=%s path=%s", mark, request.scope["path"], exc_info=error)
         found = {"code": "internal", "message": f"internal error {mark}", "hint": "the server's log says more"}
-        return _shaped(request, found, 500)
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, Busy) else None
-    status = 400 if _is_protocol(request) and error.status == 422 else error.status
-    return _shaped(request, error.to_json()["error"], status, headers)
+        return _shaped(request, found, 500, headers)
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, TooLarge | TimedOut):
+        headers["Connection"] = "close"  # nobody reads the rest of the body
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _shaped(request, error.to_json()["error"], _status(request, error), headers)
 
 
-def refused(path: str, error: LoopworksError) -> Response:
-    """An error that is found before there is a request object."""
-    found = error.to_json()["error"]
-    return json({"error": _sentence(found)} if path.startswith("/v2") else {"error": found}, error.status)
+async def handle(request: Request, error: Exception) -> Response:
+    """``failed``, as Starlette's exception handlers are called."""
+    return failed(request, error)
 
 
-def _shaped(request: Request, found: dict[str, str], status: int, headers: dict[str, str] | None = None) -> Response:
+def _status(request: Request, error: LoopworksError) -> int:
+    """Clients of the inference protocol know 400 for all that is wrong with a request."""
+    return 400 if _is_protocol(request) and error.status in (409, 422) else error.status
+
+
+def _shaped(request: Request, found: dict[str, str], status: int, headers: dict[str, str]) -> Response:
     return json({"error": _sentence(found) if _is_protocol(request) else found}, status, headers)
 
 
@@ -64,14 +73,15 @@ def _sentence(found: dict[str, str]) -> str:
 
 
 def _is_protocol(request: Request) -> bool:
-    return request.url.path.startswith("/v2")
+    path: str = request.scope["path"]  # not request.url, which a broken Host header breaks
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def _plain(request: Request, error: HTTPException) -> LoopworksError:
     """Starlette's own errors: an unknown path or method, or a request that is broken."""
-    what = f"{request.method} {request.url.path}"
+    what = f"{request.method} {request.scope['path']}"
     if error.status_code == 404:
-        return NotFound("route", what, hint="see /openapi.json")
+        return NotFound("route", what, hint="/openapi.json lists all routes")
     if error.status_code == 405:
-        return MethodNotAllowed(f"{request.url.path} does not answer to {request.method}", "see /openapi.json")
+        return MethodNotAllowed(f"route {what!r} must be asked with another method", "/openapi.json lists all routes")
     return Invalid("request", "well-formed", error.detail)

@@ -24,7 +24,7 @@ _ERROR = {
 }
 
 
-def document(routes: Iterable[Api]) -> dict[str, Any]:
+def describe(routes: Iterable[Api]) -> dict[str, Any]:
     """An OpenAPI 3.1 document of ``routes``."""
     paths: dict[str, Any] = {}
     for api in routes:

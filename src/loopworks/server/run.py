@@ -1,22 +1,30 @@
 """Runs the server: in the foreground for ``loopworks serve``, in a thread for the demo, tests and notebooks."""
 
+import errno
+import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
+from starlette.applications import Starlette
 
 from loopworks.core.errors import Conflict, Denied, Failed, Invalid
 from loopworks.core.settings import Settings
 from loopworks.server.app import create_app
+from loopworks.server.connection import Connection
 from loopworks.server.guard import LOOPBACK
+from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
     from loopworks.workspace import Workspace
 
 START_S = 60.0
+KEEP_S = 30
+"""How long an idle connection is kept for the client's next request."""
 
 
 def serve(
@@ -33,9 +41,8 @@ def serve(
         Conflict: the port is in use.
     """
     settings = _settings(space, host, port)
-    with _bound(settings) as bound:
-        server = _Server(_config(space, settings), ready, bound)
-        server.run(sockets=[bound])
+    with _bound(settings) as bound, closing(Serving(space)) as serving:
+        _Server(_config(create_app(space, settings, serving)), serving, ready, bound).run(sockets=[bound])
 
 
 class ServerThread:
@@ -44,47 +51,54 @@ class ServerThread:
     def __init__(self, space: "Workspace") -> None:
         """Serve ``space``."""
         self._space = space
+        self._closing = ExitStack()
         self.url = ""
         """Where it answers, once entered."""
 
     def __enter__(self) -> Self:
         """Start, and wait until it answers."""
         settings = _settings(self._space, "127.0.0.1", 0)
-        self._socket = _bound(settings)
-        started = threading.Event()
+        with ExitStack() as opened:
+            bound = opened.enter_context(_bound(settings))
+            self.serving = opened.enter_context(closing(Serving(self._space)))
+            started = threading.Event()
 
-        def ready(url: str) -> None:
-            self.url = url
-            started.set()
+            def ready(url: str) -> None:
+                self.url = url
+                started.set()
 
-        self._server = _Server(_config(self._space, settings), ready, self._socket)
-        self._thread = threading.Thread(target=self._run, args=(started,), name="server", daemon=True)
-        self._thread.start()
-        if not started.wait(START_S) or not self.url:
-            self.__exit__(None, None, None)
-            raise Failed("the server must start; it ended before it answered", "its log says more")
+            server = _Server(_config(create_app(self._space, settings, self.serving)), self.serving, ready, bound)
+
+            def run() -> None:
+                try:
+                    server.run(sockets=[bound])
+                finally:
+                    started.set()
+
+            thread = threading.Thread(target=run, name="server", daemon=True)
+            thread.start()
+            opened.callback(thread.join)
+            opened.callback(setattr, server, "should_exit", True)
+            if not started.wait(START_S) or not self.url:
+                raise Failed("the server must start; it ended before it answered", "its log says more")
+            self._closing = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish what is under way and stop."""
-        self._server.should_exit = True
-        self._thread.join()
-        self._socket.close()
-
-    def _run(self, started: threading.Event) -> None:
-        try:
-            self._server.run(sockets=[self._socket])
-        finally:
-            started.set()
+        self._closing.close()
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, which says when it answers."""
+    """Uvicorn, which says when it answers, ends streams before it waits for them, and leaves signals to its caller."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[str], None] | None, bound: socket.socket) -> None:
+    def __init__(
+        self, config: uvicorn.Config, serving: Serving, ready: Callable[[str], None] | None, bound: socket.socket
+    ) -> None:
         super().__init__(config)
+        self._serving = serving
         self._ready = ready
         self._bound = bound
 
@@ -94,6 +108,24 @@ class _Server(uvicorn.Server):
         if self._ready is not None and not self.should_exit:
             host, port = self._bound.getsockname()[:2]
             self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams end, then finish what is under way."""
+        self._serving.stopping.set()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the server; Uvicorn would raise them again when it is done."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _settings(space: "Workspace", host: str | None, port: int | None) -> Settings:
@@ -107,12 +139,15 @@ def _settings(space: "Workspace", host: str | None, port: int | None) -> Setting
     return settings
 
 
-def _config(space: "Workspace", settings: Settings) -> uvicorn.Config:
+def _config(application: Starlette) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(space, settings),
+        application,
         log_config=None,
         access_log=False,
         lifespan="on",
+        http=Connection,
+        ws="none",
+        timeout_keep_alive=KEEP_S,
         server_header=False,
         timeout_graceful_shutdown=10,
     )
@@ -124,12 +159,12 @@ def _bound(settings: Settings) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((settings.host, settings.port))
-    except socket.gaierror:
-        bound.close()
-        raise Invalid("host", "an address of this machine", settings.host) from None
     except OSError as error:
         bound.close()
-        raise Conflict(
-            f"port {settings.port} of {settings.host} must be free; got: {error.strerror}", "--port 0 takes a free one"
-        ) from None
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise Conflict(
+                f"port {settings.port} of {settings.host} must be free; got: {error.strerror}",
+                "--port 0 takes a free one",
+            ) from None
+        raise Invalid("host", "an address of this machine", settings.host) from None
     return bound

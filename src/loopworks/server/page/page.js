@@ -42,11 +42,12 @@ function show(id, columns, rows) {
 }
 
 function bar(job) {
-  if (job.status === "failed") return make("span", job.error ? job.error.message : "failed");
+  if (job.error) return make("span", job.error.error.message);
   if (job.status !== "running") return make("span", job.status === "done" ? "" : job.text);
-  const node = document.createElement("progress");
-  node.value = job.share;
-  node.title = job.text;
+  const node = make("span");
+  const progress = document.createElement("progress");
+  progress.value = job.share;
+  node.append(progress, ` ${job.text}`);
   return node;
 }
 
@@ -58,6 +59,18 @@ function score(model) {
   return `${name} ${value.toFixed(3)} [${low.toFixed(3)}, ${high.toFixed(3)}]`;
 }
 
+// A model never changes, so what its bundle says is asked for once.
+const bundles = new Map();
+
+async function latency(model) {
+  if (!bundles.has(model.ref)) {
+    bundles.set(model.ref, (await get(`/api/models/${encodeURIComponent(model.ref)}`)).bundle);
+  }
+  const used = bundles.get(model.ref).variants.find((variant) => variant.name === model.variant);
+  const p50 = used && used.latency_ms.p50;
+  return p50 ? `${p50.toPrecision(3)} ms` : "-";
+}
+
 async function refresh() {
   const [space, data, models, used, jobs] = await Promise.all(
     ["workspace", "datasets", "models", "deployments", "jobs"].map((name) => get(`/api/${name}`)),
@@ -65,8 +78,10 @@ async function refresh() {
   find("space").textContent = `${space.folder}, version ${space.loopworks}`;
   show("datasets", ["dataset", "task", "items", "labeled", "classes"],
     data.datasets.map((d) => [d.name, d.task, d.counts.items, d.counts.labeled, d.classes.length]));
-  show("models", ["model", "variant", "test set", "version"],
-    models.models.map((m) => [m.ref, m.variant, score(m), m.version.slice(0, 12)]));
+  const newest = models.models.slice(0, 12);
+  const times = await Promise.all(newest.map(latency));
+  show("models", ["model", "variant", "test set", "one image", "version"],
+    newest.map((m, i) => [m.ref, m.variant, score(m), times[i], m.version.slice(0, 12)]));
   show("deployments", ["name", "model", "variant", "revision"],
     used.deployments.map((d) => [d.name, `${d.model}:${d.number}`, d.variant, d.revision]));
   show("jobs", ["job", "step", "status", ""],
@@ -100,12 +115,16 @@ async function ask(file) {
   find("lineage").replaceChildren(...chain.lineage.map((n) => make("li", `${n.kind} ${n.id}`)));
 }
 
+// What went wrong with the user's last step stays until the next one; a failed refresh, until one works.
+let failed = null;
+
 async function safely(work) {
   const error = find("error");
   try {
     await work();
-    error.hidden = true;
+    if (work !== refresh || failed === refresh) error.hidden = true;
   } catch (reason) {
+    failed = work;
     error.textContent = reason.message;
     error.hidden = false;
   }

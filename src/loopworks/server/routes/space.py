@@ -1,15 +1,11 @@
 """The workspace over HTTP: the same calls as the Python API, the same rows as the command line's ``--json``."""
 
-import asyncio
-import queue
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-import orjson
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
 from loopworks.server import answer
@@ -70,9 +66,6 @@ def dataset(request: Request) -> Response:
 def items(request: Request) -> Response:
     """Items of a dataset, a page at a time."""
     asked = request.query_params
-    limit = asked.get("limit", "100")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 1000:
-        raise Invalid("limit", "between 1 and 1000", limit)
     found = (
         _space(request)
         .dataset(_path(request, "dataset"))
@@ -80,7 +73,7 @@ def items(request: Request) -> Response:
             state=cast("State", asked.get("state", "all")),
             split=asked.get("split") or None,
             label=asked.get("label") or None,
-            limit=int(limit),
+            limit=_count(request, "limit", 100),
             after=asked.get("after") or None,
         )
     )
@@ -130,11 +123,8 @@ def versions(request: Request) -> Response:
 def following(request: Request) -> Response:
     """What to label next, with the model's proposals."""
     asked = request.query_params
-    count = asked.get("count", "10")
-    if not count.isdecimal() or not 1 <= int(count) <= 1000:
-        raise Invalid("count", "between 1 and 1000", count)
     work = _space(request).labeling(_path(request, "dataset"), asked.get("model", ""))
-    picks = work.next(int(count), sampler=asked.get("sampler", ""))
+    picks = work.next(_count(request, "count", 10), sampler=asked.get("sampler", ""))
     return answer.json({"picks": [pick.to_json() for pick in picks]})
 
 
@@ -159,9 +149,9 @@ async def train(request: Request) -> Response:
             version,
             recipe=_text(body, "recipe", "auto"),
             params=_object(body, "params"),
-            budget=body.get("budget"),
+            budget=_budget(body),
             name=_text(body, "name", ""),
-            seed=body.get("seed"),
+            seed=_seed(body),
         )
     )
 
@@ -171,7 +161,7 @@ async def optimize(request: Request) -> Response:
     body = await answer.body(request)
     space = _space(request)
     drop = body.get("max_drop", 0.01)
-    if not isinstance(drop, int | float):
+    if isinstance(drop, bool) or not isinstance(drop, int | float) or not 0 <= drop <= 1:
         raise Invalid("max_drop", "a number in 0..1", drop)
     return await _started(
         lambda: space.optimize_job(_text(body, "model"), max_drop=float(drop), target=_text(body, "target", "latency"))
@@ -195,7 +185,7 @@ async def deploy(request: Request) -> Response:
     done = await run_in_threadpool(
         serving.space.deploy, _text(body, "model"), _text(body, "name", ""), variant=_text(body, "variant", "")
     )
-    await run_in_threadpool(serving.sync)
+    await run_in_threadpool(serving.load, done.name)
     return answer.json({"deployment": done.to_json()}, 201)
 
 
@@ -216,40 +206,6 @@ def cancel(request: Request) -> Response:
     return answer.json({"job": _space(request).jobs.get(found.id).to_json()})
 
 
-async def events(request: Request) -> Response:
-    """A job's progress as server-sent events, until it ends."""
-    space = _space(request)
-    found = await run_in_threadpool(space.jobs.get, _path(request, "job"))
-    return StreamingResponse(_events(space, found.id, request), media_type="text/event-stream")
-
-
-async def _events(space: "Workspace", id: str, request: Request) -> AsyncIterator[bytes]:
-    news: queue.Queue[Job | None] = queue.Queue()
-    gone = threading.Event()
-
-    def follow() -> None:
-        def tell(job: "Job") -> None:
-            if gone.is_set():
-                raise InterruptedError
-            news.put(job)
-
-        try:
-            news.put(space.jobs.follow(id, tell))
-        except InterruptedError:
-            pass  # the reader has gone; the job goes on
-        finally:
-            news.put(None)
-
-    threading.Thread(target=follow, name=f"follow-{id[:8]}", daemon=True).start()
-    try:
-        while (job := await asyncio.to_thread(news.get)) is not None:
-            yield b"data: " + orjson.dumps(job.to_json(), default=str) + b"\n\n"
-            if await request.is_disconnected():
-                return
-    finally:
-        gone.set()
-
-
 def lineage(request: Request) -> Response:
     """Where something came from, back to the labels."""
     what = request.query_params.get("of", "")
@@ -265,6 +221,27 @@ def _text(body: dict[str, Any], name: str, default: str | None = None) -> str:
     return found
 
 
+def _count(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdecimal() and len(text) < 5 and 1 <= int(text) <= 1000):
+        raise Invalid(name, "between 1 and 1000", text)
+    return int(text)
+
+
+def _seed(body: dict[str, Any]) -> int | None:
+    found = body.get("seed")
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int) or not 0 <= found < 1 << 32):
+        raise Invalid("seed", "a whole number in 0..4294967295", found)
+    return found
+
+
+def _budget(body: dict[str, Any]) -> str | float | None:
+    found = body.get("budget")
+    if found is not None and (isinstance(found, bool) or not isinstance(found, str | int | float)):
+        raise Invalid("budget", "a duration such as 5m", found)
+    return found
+
+
 def _list(body: dict[str, Any], name: str) -> list[str]:
     found = body.get(name, [])
     if not isinstance(found, list) or not all(isinstance(x, str) for x in found):
@@ -273,7 +250,7 @@ def _list(body: dict[str, Any], name: str) -> list[str]:
 
 
 def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
-    found = body.get(name) or {}
+    found = {} if body.get(name) is None else body[name]
     if not isinstance(found, dict):
         raise Invalid(name, "an object", type(found).__name__)
     return found
@@ -369,13 +346,6 @@ ROUTES = (
     Api(method="GET", path="/api/jobs", endpoint=jobs, summary="All jobs"),
     Api(method="GET", path="/api/jobs/{job}", endpoint=job, summary="One job"),
     Api(method="POST", path="/api/jobs/{job}/cancel", endpoint=cancel, summary="Stop a job"),
-    Api(
-        method="GET",
-        path="/api/jobs/{job}/events",
-        endpoint=events,
-        summary="A job's progress",
-        answer="text/event-stream",
-    ),
     Api(
         method="GET",
         path="/api/lineage",
