@@ -38,6 +38,27 @@ def test_classes_called_like_splits_are_classes_where_they_hold_images(tmp_path:
     assert finding.classes == ("test", "train")
 
 
+def test_one_folder_around_the_classes_is_looked_through(tmp_path: Path) -> None:
+    touch(tmp_path, "images/cat/1.jpg", "images/dog/2.jpg", "README.md")
+    assert said(find(tmp_path)) == [("images/cat/1.jpg", "cat", ""), ("images/dog/2.jpg", "dog", "")]
+    assert find(tmp_path, known=["images"]).classes == ("images",)
+
+
+def test_a_folder_around_split_folders_is_looked_through(tmp_path: Path) -> None:
+    touch(tmp_path, "set/train/cat/1.jpg", "set/val/dog/2.jpg")
+    assert [(file.label, file.split) for file in find(tmp_path).files] == [("cat", "train"), ("dog", "val")]
+
+
+@pytest.mark.parametrize("names", [("cat/deep/er/1.jpg",), ("cat/a/1.jpg", "cat/2.jpg"), ("cat/1.jpg",)])
+def test_the_only_class_is_no_wrapper(tmp_path: Path, names: tuple[str, ...]) -> None:
+    assert find(touch(tmp_path, *names)).classes == ("cat",)
+
+
+def test_one_split_folder_is_no_wrapper(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cat/1.jpg", "train/dog/2.jpg")
+    assert [(file.label, file.split) for file in find(tmp_path).files] == [("cat", "train"), ("dog", "train")]
+
+
 def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert said(find(touch(tmp_path, "1.jpg", "2.jpg"))) == [("1.jpg", "", ""), ("2.jpg", "", "")]
 

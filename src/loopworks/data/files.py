@@ -4,7 +4,7 @@ import glob
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -41,16 +41,19 @@ class Finding:
     problems: tuple[Problem, ...]
 
 
-def find(source: Source, labels: Labels = "auto") -> Finding:
+def find(source: Source, labels: Labels = "auto", known: Collection[str] = ()) -> Finding:
     """Images in a folder, of a file, of a pattern with wildcards, or of a list of these.
 
     A folder is read as folder-per-class where it has folders with images in them (deeper levels belong to that class);
-    folders called train, val and test that hold class folders give the split too. Hidden files are ignored, links to
+    folders called train, val and test that hold class folders give the split too. One folder around all class folders
+    (as archives often have it, ``images/cat/1.jpg``) is looked through, unless it is called like a known class. Hidden
+    files are ignored, links to
     folders are not followed, other files than images are listed as problems.
 
     Args:
         source: where to look.
         labels: auto: classes where there are class folders; folders: there must be some; none: no labels.
+        known: classes that exist already.
     Raises:
         NotFound: a path does not exist.
         Invalid: no image there; two class folders that differ only in upper and lower case.
@@ -60,7 +63,7 @@ def find(source: Source, labels: Labels = "auto") -> Finding:
     files: dict[str, Found] = {}
     problems: list[Problem] = []
     for one in [source] if isinstance(source, str | Path) else source:
-        found, bad = _find_one(one, labels)
+        found, bad = _find_one(one, labels, known)
         files |= {file.path: file for file in found}
         problems += bad
     if not files:
@@ -89,10 +92,10 @@ def unreadable(where: str, error: OSError) -> Problem:
     return Problem(where=where, error="invalid", message=f"{where} must be readable; got: {reason}")
 
 
-def _find_one(source: str | Path, labels: Labels) -> tuple[list[Found], list[Problem]]:
+def _find_one(source: str | Path, labels: Labels, known: Collection[str]) -> tuple[list[Found], list[Problem]]:
     path = Path(source).expanduser()
     if not os.path.lexists(path) and glob.has_magic(str(source)):
-        return _find_pattern(path, labels)
+        return _find_pattern(path, labels, known)
     try:
         root = path.resolve(strict=True)
     except FileNotFoundError:
@@ -107,11 +110,11 @@ def _find_one(source: str | Path, labels: Labels) -> tuple[list[Found], list[Pro
         return walk.files, walk.problems
     walk = _Walk(root)
     walk.enter(str(root))
-    files = walk.files if labels == "none" else _labelled(walk.files)
+    files = walk.files if labels == "none" else _labelled(walk.files, known)
     return files, walk.problems
 
 
-def _find_pattern(path: Path, labels: Labels) -> tuple[list[Found], list[Problem]]:
+def _find_pattern(path: Path, labels: Labels, known: Collection[str]) -> tuple[list[Found], list[Problem]]:
     matches = sorted(glob.glob(str(path), recursive=True))
     if not matches:
         raise NotFound("path", str(path), hint="no file matches the pattern")
@@ -122,7 +125,7 @@ def _find_pattern(path: Path, labels: Labels) -> tuple[list[Found], list[Problem
         if match.is_dir():
             if "**" in path.parts:
                 continue  # its files match by themselves
-            found, bad = _find_one(match, labels)
+            found, bad = _find_one(match, labels, known)
             files += [replace(file, name=f"{match.name}/{file.name}") for file in found]
         else:
             walk = _Walk(fixed)
@@ -190,18 +193,32 @@ class _Walk:
         self.problems.append(problem(where, Invalid(where, expected, got)))
 
 
-def _labelled(files: list[Found]) -> list[Found]:
+def _labelled(files: list[Found], known: Collection[str]) -> list[Found]:
     """Class and split of each file, read off its folders."""
-    tops = {file.name.partition("/")[0] for file in files if "/" in file.name}
+    depth = _wrappers(files, known)
+    tops = {parts[depth] for file in files if len(parts := file.name.split("/")) > depth + 1}
     has_splits = bool(tops) and all(top.lower() in SPLITS for top in tops)
-    has_splits = has_splits and any(file.name.count("/") >= 2 for file in files)
+    has_splits = has_splits and any(file.name.count("/") >= depth + 2 for file in files)
     done = []
     for file in files:
-        parts = file.name.split("/")
+        parts = file.name.split("/")[depth:]
         split = SPLITS[parts.pop(0).lower()] if has_splits and len(parts) > 1 else ""
         label = unicodedata.normalize("NFC", parts[0]) if len(parts) > 1 else ""
         done.append(replace(file, label=label, split=split))
     return done
+
+
+def _wrappers(files: list[Found], known: Collection[str]) -> int:
+    """How many folders lie around the class folders: each holds all images, none of them directly."""
+    folders = [file.name.split("/")[:-1] for file in files]
+    shallowest = min(map(len, folders), default=0)
+    depth = 0
+    while depth + 1 < shallowest and len({folder[depth] for folder in folders}) == 1:
+        if folders[0][depth] in known or folders[0][depth].lower() in SPLITS:
+            break
+        depth += 1
+    # With one folder at the bottom too, nothing tells a wrapper from a class: the outermost is the class.
+    return depth if len({folder[depth] for folder in folders if len(folder) > depth}) > 1 else 0
 
 
 def _name(path: str, root: str) -> str:

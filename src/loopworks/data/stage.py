@@ -179,7 +179,7 @@ class Dataset:
             raise Invalid("by", "copy or reference for blobs in an object store", by)
         if split and split not in SPLITS:
             raise NotFound("split", split, SPLITS)
-        finding = files.find(source, labels)
+        finding = files.find(source, labels, self.schema.classes)
         fresh = self.add_classes(finding.classes, author=author)
         intake = Intake(self._home, self.id, self.task, self.schema, by, author, split)
         intake.run(finding, progress)

@@ -208,11 +208,11 @@ def read(tx: Connection, blobs: Blobs, manifest: Manifest, split: str | None = N
 
     Raises: Damaged: a part is missing, or its bytes are not what was written.
     """
-    import pyarrow.compute as pc
-
     for part in manifest.parts:
         table = _load(tx, blobs, part)
         if split is not None:
+            import pyarrow.compute as pc  # a tenth of a second that reading whole versions need not pay
+
             table = table.filter(pc.equal(table["split"], split))
         if table.num_rows:
             yield table
