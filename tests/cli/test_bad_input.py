@@ -71,10 +71,13 @@ def test_bad_files_are_listed_and_good_ones_kept(space: str, tmp_path: Path, pic
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A file that says it is a PNG of this size."""
+    """A file that says it is a PNG of this size, and holds no pixels."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = b"IHDR" + head
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(head)) + body + struct.pack(">I", zlib.crc32(body)) + b"\0" * 12
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    parts = (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def test_nothing_readable_at_all_is_a_failure(space: str, tmp_path: Path) -> None:

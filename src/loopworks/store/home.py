@@ -92,6 +92,8 @@ def create_home(folder: Path, flags: Mapping[str, Any] | None = None) -> Home:
             (folder / name).mkdir(exist_ok=True)  # left by an init that was killed
         # A folder without this file is no workspace, so one that was cut off half-way is not taken for one.
         _write(folder / core_settings.FILE, settings_text(given))
+        if {"token", "catalog", "tracking"} & given.keys():
+            (folder / core_settings.FILE).chmod(0o600)  # it holds a secret, or a URL that may hold one
         _write(folder / ".gitignore", GITIGNORE)
         return open_home(folder, given)
     except OSError as error:
