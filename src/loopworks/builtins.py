@@ -1,8 +1,10 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
+from loopworks import steps
 from loopworks.infer import onnxruntime, openvino
+from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
-from loopworks.optimize import openvino as optimize_openvino
+from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import image_classification
 from loopworks.train import small_cnn, timm
 
@@ -11,7 +13,9 @@ __all__ = [
     "onnx_int8",
     "onnxruntime",
     "openvino",
-    "optimize_openvino",
+    "openvino_variants",
+    "samplers",
     "small_cnn",
+    "steps",
     "timm",
 ]

@@ -174,8 +174,10 @@ def damaged(network: str) -> type:
             value: NDArray[Any] = np.array([1, 2, 0]) if network == "turned" else np.array(np.nan, np.float32)
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, "change"))
             kind = "Gather" if network == "turned" else "Mul"
-            more = {"axis": 1} if network == "turned" else {}
-            model.graph.node.append(onnx.helper.make_node(kind, ["right", "change"], [output.name], **more))
+            node = onnx.helper.make_node(kind, ["right", "change"], [output.name])
+            if network == "turned":
+                node.attribute.append(onnx.helper.make_attribute("axis", 1))
+            model.graph.node.append(node)
             onnx.save(model, str(source.folder / "model.onnx"))
             return Variant(
                 name=network, runtime="onnxruntime", precision="int8", file="model.onnx", files=("model.onnx",),
@@ -335,7 +337,7 @@ def test_latency_and_throughput_are_medians_over_interleaved_rounds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr("loopworks.optimize.measure.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(measure, "SLOT_S", 0.05)
     predictors = {"fast": Slow(clock, 0.001), "slow": Slow(clock, 0.004)}
     found = measure.speeds(predictors, "image", np.zeros((3, 2, 2, 3), np.uint8), context(tmp_path))

@@ -1,8 +1,9 @@
 """Runs and registered models in MLflow."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,11 +47,12 @@ def test_points_wait_until_they_are_flushed(runs: Runs, monkeypatch: pytest.Monk
     run = runs.start("litter", "batched")
     written: list[int] = []
     real = runs._client.log_batch
-    monkeypatch.setattr(
-        runs._client,
-        "log_batch",
-        lambda run, metrics=(), **more: (written.append(len(metrics)), real(run, metrics, **more)),
-    )
+
+    def log_batch(run: str, metrics: Sequence[Any] = (), **more: Any) -> None:
+        written.append(len(metrics))
+        real(run, metrics, **more)
+
+    monkeypatch.setattr(runs._client, "log_batch", log_batch)
     runs.flush()
     for step in range(450):
         runs._flushed = float("inf")
@@ -117,5 +119,5 @@ def test_usage_reports_are_off(runs: Runs) -> None:
     import mlflow.telemetry
     from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 
-    assert MLFLOW_DISABLE_TELEMETRY.get() is True
+    assert MLFLOW_DISABLE_TELEMETRY.get() is True  # type: ignore[no-untyped-call]
     assert mlflow.telemetry.get_telemetry_client() is None

@@ -71,24 +71,32 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+def stops_after(folder: Path, epochs: int) -> Context:
+    """A context whose user asks to stop once so many epochs were judged."""
+    seen: list[int] = []
+    return context(folder, stop=lambda: len(seen) >= epochs, metric=judged(seen))
+
+
+def judged(seen: list[int]) -> Callable[[str, int, float], None]:
+    """A metric sink that keeps the epochs that were judged."""
+
+    def keep(name: str, step: int, value: float) -> None:
+        if name == "val_headline":
+            seen.append(step)
+
+    return keep
+
+
 def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole, _ = run(plan(), context(tmp_path / "whole"))
     for stop_after in (1, 3):
-        seen: list[int] = []
-        first = context(
-            tmp_path / str(stop_after),
-            stop=lambda seen=seen, at=stop_after: len(seen) >= at,
-            metric=lambda name, step, value, seen=seen: seen.append(step) if name == "val_headline" else None,
-        )
+        first = stops_after(tmp_path / str(stop_after), stop_after)
         with pytest.raises(Cancelled):
             run(plan(), first)
         state = torch.load(first.scratch / loop.CHECKPOINT, weights_only=True)
         assert state["progress"]["epoch"] == stop_after
         again: list[int] = []
-        second = context(
-            first.scratch,
-            metric=lambda name, step, value, again=again: again.append(step) if name == "val_headline" else None,
-        )
+        second = context(first.scratch, metric=judged(again))
         resumed, progress = run(plan(), second)
         assert again == list(range(stop_after + 1, 5)), "epochs that were done are not done again"
         assert progress.epoch == 4

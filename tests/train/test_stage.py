@@ -243,7 +243,7 @@ def test_auto_takes_the_small_network_for_small_images_and_says_why(tmp_path: Pa
 def test_auto_takes_a_backbone_for_large_images_where_its_weights_are_here(
     monkeypatch: pytest.MonkeyPatch, has_weights: bool, budget_s: float | None, expected: str
 ) -> None:
-    monkeypatch.setattr(stage.timm, "has_weights", lambda: has_weights)
+    monkeypatch.setattr("loopworks.train.timm.has_weights", lambda: has_weights)
     name, why = stage._named("auto", squares(size=64), budget_s)
     assert name == expected
     assert len(why) == 1

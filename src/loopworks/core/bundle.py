@@ -5,16 +5,19 @@ Readers need numpy and Pillow alone. Nothing in a bundle is ever unpickled; ever
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loopworks.core.errors import Damaged, Invalid, NotFound, TooNew
+from loopworks.core.fields import Fields, is_text
 from loopworks.core.values import ImageRule, LabelSchema, Score, TensorSpec
 
 FORMAT = 1
 FILE = "bundle.json"
+PARTIAL = f".{FILE}.partial"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,24 +64,22 @@ class Variant:
         }
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "Variant":
+    def from_json(cls, body: Any, where: str = "variant") -> "Variant":
         """The variant that ``to_json`` wrote."""
+        fields = Fields.of(body, where)
         return cls(
-            name=body["name"],
-            runtime=body["runtime"],
-            precision=body["precision"],
-            file=body["file"],
-            files=tuple(body["files"]),
-            size_bytes=body["size_bytes"],
-            metrics={
-                split: {name: Score.from_json(score) for name, score in scores.items()}
-                for split, scores in body["metrics"].items()
-            },
-            agreement=body["agreement"],
-            latency_ms=dict(body["latency_ms"]),
-            throughput_per_s=body["throughput_per_s"],
-            is_refused=body["is_refused"],
-            note=body["note"],
+            name=fields.text("name"),
+            runtime=fields.text("runtime"),
+            precision=fields.text("precision"),
+            file=_safe(fields.text("file"), fields.path("file")),
+            files=tuple(_safe(file, fields.path("files")) for file in fields.texts("files")),
+            size_bytes=fields.whole("size_bytes"),
+            metrics=fields.values("metrics", _scores),
+            agreement=None if fields.any("agreement") is None else fields.number("agreement"),
+            latency_ms=fields.numbers("latency_ms"),
+            throughput_per_s=None if fields.any("throughput_per_s") is None else fields.number("throughput_per_s"),
+            is_refused=fields.flag("is_refused"),
+            note=fields.text("note"),
         )
 
 
@@ -146,15 +147,24 @@ class Bundle:
 
 
 def write(bundle: Bundle, folder: Path) -> Bundle:
-    """Write ``bundle.json`` beside the files that lie in ``folder``; their checksums are taken here."""
+    """Write ``bundle.json`` beside the files that lie in ``folder``; their checksums are taken here.
+
+    Raises: Invalid: what was written could not be read back, e.g. a metric is not a number.
+    """
     sums = {
         path.relative_to(folder).as_posix(): _sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != FILE
+        if path.is_file() and path not in (folder / FILE, folder / PARTIAL)
     }
     done = replace(bundle, sha256=sums, folder=folder)
-    text = json.dumps(done.to_json(), indent=2, ensure_ascii=False, sort_keys=True)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    parse(done.to_json())  # so that nothing is ever written that ``read`` refuses
+    try:
+        text = json.dumps(done.to_json(), indent=2, ensure_ascii=False, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise Invalid(FILE, "of finite numbers", str(error), "a metric or parameter is not a number") from None
+    partial = folder / PARTIAL
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(folder / FILE)  # a reader finds the old file or the new one, never half of it
     return done
 
 
@@ -172,8 +182,8 @@ def read(folder: Path, *, verify: bool = True) -> Bundle:
         raise NotFound("bundle", str(folder), hint=f"a bundle is a folder with a {FILE}")
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise Invalid(str(path), "JSON", str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise Invalid(str(path), "JSON in UTF-8", str(error)) from None
     bundle = parse(body, str(path))
     bundle = replace(bundle, folder=folder)
     if verify:
@@ -182,33 +192,48 @@ def read(folder: Path, *, verify: bool = True) -> Bundle:
 
 
 def parse(body: Any, name: str = FILE) -> Bundle:
-    """A bundle from the content of ``bundle.json``."""
-    if not isinstance(body, dict) or not isinstance(body.get("format"), int):
-        raise Invalid(name, "an object with a whole number 'format'", type(body).__name__)
-    if body["format"] > FORMAT:
-        raise TooNew(f"{name} must be of bundle format {FORMAT} or older; got {body['format']}", "update loopworks")
-    try:
-        return Bundle(
-            task=body["task"],
-            schema=LabelSchema.from_json(body["schema"]),
-            rule=ImageRule.from_json(body["preprocessing"]),
-            inputs=tuple(TensorSpec.from_json(spec) for spec in body["inputs"]),
-            outputs=tuple(TensorSpec.from_json(spec) for spec in body["outputs"]),
-            version=body["version"],
-            recipe=body["recipe"],
-            params=body["params"],
-            variants=tuple(Variant.from_json(variant) for variant in body["variants"]),
-            chosen=body["chosen"],
-            metrics={
-                split: {metric: Score.from_json(score) for metric, score in scores.items()}
-                for split, scores in body["metrics"].items()
-            },
-            measured_on=body["measured_on"],
-            notes=tuple(body["notes"]),
-            sha256=_safe_paths(body["sha256"], name),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Invalid(name, "of the bundle format (docs/bundle.md)", f"{type(error).__name__}: {error}") from None
+    """A bundle from the content of ``bundle.json``.
+
+    Raises:
+        TooNew: written by a newer Loopworks.
+        Invalid: naming the first field that is not of the format, or that points out of the bundle.
+    """
+    fields = Fields(Fields.of(body, name).body, f"{name} ")
+    if (format_ := fields.whole("format", 1)) > FORMAT:
+        raise TooNew(f"{name} must be of bundle format {FORMAT} or older; got {format_}", "update loopworks")
+    bundle = Bundle(
+        task=fields.text("task"),
+        schema=LabelSchema.from_json(fields.any("schema"), fields.path("schema")),
+        rule=ImageRule.from_json(fields.any("preprocessing"), fields.path("preprocessing")),
+        inputs=fields.each("inputs", TensorSpec.from_json),
+        outputs=fields.each("outputs", TensorSpec.from_json),
+        version=fields.text("version"),
+        recipe=fields.text("recipe"),
+        params=fields.object("params"),
+        variants=fields.each("variants", Variant.from_json),
+        chosen=fields.text("chosen"),
+        metrics=fields.values("metrics", _scores),
+        measured_on=fields.object("measured_on"),
+        notes=fields.texts("notes"),
+        sha256={
+            _safe(file, fields.path("sha256")): _sum(sum_, file, name) for file, sum_ in fields.object("sha256").items()
+        },
+    )
+    _check_variants(bundle, name)
+    return bundle
+
+
+def _check_variants(bundle: Bundle, name: str) -> None:
+    """Every variant's name is taken once, its files are checksummed, and the chosen one exists."""
+    names = [variant.name for variant in bundle.variants]
+    if len(set(names)) != len(names):
+        raise Invalid(f"{name} variants", "of different names", ", ".join(names))
+    if bundle.chosen and bundle.chosen not in names:
+        raise Invalid(f"{name} chosen", f"one of the variants ({', '.join(names) or 'none'})", bundle.chosen)
+    for variant in bundle.variants:
+        for file in (variant.file, *variant.files):
+            if file not in bundle.sha256:
+                raise Invalid(f"{name} variant {variant.name}", "of files that sha256 names", file)
 
 
 def check_files(bundle: Bundle) -> None:
@@ -221,12 +246,25 @@ def check_files(bundle: Bundle) -> None:
             raise Damaged(f"bundle file {relative} must have SHA-256 {expected}; got {actual}")
 
 
-def _safe_paths(sums: Mapping[str, str], name: str) -> dict[str, str]:
-    for relative in sums:
-        pure = PurePosixPath(relative)
-        if pure.is_absolute() or ".." in pure.parts or "\\" in relative:
-            raise Invalid(f"{name} sha256", "relative paths inside the bundle", relative)
-    return dict(sums)
+def _scores(body: Any, where: str) -> dict[str, Score]:
+    return {name: Score.from_json(score, f"{where}.{name}") for name, score in Fields.of(body, where).body.items()}
+
+
+def _safe(relative: str, where: str) -> str:
+    """``relative`` where it stays inside the bundle on every operating system and has one spelling."""
+    pure = PurePosixPath(relative)
+    is_portable = is_text(relative) and not any(c in relative for c in "\\:\0")
+    is_inside = not pure.is_absolute() and ".." not in pure.parts and relative not in (".", FILE, PARTIAL)
+    is_short = max(map(len, pure.parts), default=0) <= 255
+    if not (is_portable and is_inside and is_short and pure.as_posix() == relative):
+        raise Invalid(where, "relative paths inside the bundle", relative)
+    return relative
+
+
+def _sum(value: Any, file: str, name: str) -> str:
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
+        raise Invalid(f"{name} sha256.{file}", "64 hex digits in lower case", value)
+    return value
 
 
 def _sha256(path: Path) -> str:

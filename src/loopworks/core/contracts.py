@@ -1,7 +1,7 @@
 """The contracts between the parts: what a step, a task kind, a predictor, a strategy and a blob store promise."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 
@@ -33,6 +33,8 @@ class Context:
     stopped: Callable[[], bool]
     metric: Callable[[str, int, float], None] = _no_metric
     """Takes a metric's name, the step or epoch it belongs to, and its value."""
+    job: str = ""
+    """Id of the job that this run belongs to; empty outside of one."""
 
     def tick(self, share: float, text: str = "") -> None:
         """Report progress; raise ``Cancelled`` once the user asks to stop. Call it every second or so."""
@@ -46,7 +48,7 @@ class Context:
         def report(share: float, text: str) -> None:
             self.report(start + (end - start) * share, text)
 
-        return Context(seed=self.seed, scratch=self.scratch, report=report, stopped=self.stopped, metric=self.metric)
+        return replace(self, report=report)
 
 
 class Step(Protocol[In, Out]):

@@ -3,7 +3,7 @@
 The sentence is: *what* must be *expected*; got *value*. A hint says what exists or what to run next.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 
@@ -16,9 +16,9 @@ class LoopworksError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         """Keep ``message`` (one sentence) and ``hint`` (what to do next; may be empty)."""
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _printable(message)
+        self.hint = _printable(hint)
+        super().__init__(self.message)
 
     def to_json(self) -> dict[str, dict[str, str]]:
         """The one JSON shape of an error, the same from the CLI, the server and a job."""
@@ -54,7 +54,7 @@ class NotFound(LoopworksError):
         """Say that no ``kind`` is called ``name`` and which names exist."""
         names = [str(k) for k in known]
         more = f", and {len(names) - 12} more" if len(names) > 12 else ""
-        super().__init__(f"{kind} {name!r} does not exist", hint or _known(names[:12], more, kind))
+        super().__init__(f"{kind} {_short(repr(name))} does not exist", hint or _known(names[:12], more, kind))
 
 
 def _known(names: list[str], more: str, kind: str) -> str:
@@ -87,10 +87,34 @@ class Busy(LoopworksError):
     code, status, exit_code = "busy", 503, 1
 
 
+class TimedOut(LoopworksError):
+    """A request waited longer than its deadline."""
+
+    code, status, exit_code = "timed_out", 504, 1
+
+
+class TooLarge(LoopworksError):
+    """A request body is larger than the server reads."""
+
+    code, status, exit_code = "too_large", 413, 2
+
+
 class Denied(LoopworksError):
     """The caller may not do this."""
 
     code, status, exit_code = "denied", 403, 1
+
+
+class Unauthorized(LoopworksError):
+    """The request carries no token, or a wrong one."""
+
+    code, status, exit_code = "unauthorized", 401, 1
+
+
+class MethodNotAllowed(LoopworksError):
+    """The route exists, and does not answer to this HTTP method."""
+
+    code, status, exit_code = "method_not_allowed", 405, 2
 
 
 class TooNew(LoopworksError):
@@ -133,17 +157,21 @@ class Failed(LoopworksError):
     code, status, exit_code = "failed", 500, 1
 
 
-def from_json(body: dict[str, Any]) -> LoopworksError:
-    """The error that ``to_json`` wrote, as the same class where it is known."""
-    error = body.get("error", {})
-    kinds = {kind.code: kind for kind in _subclasses(LoopworksError)}
-    kind = kinds.get(str(error.get("code")), Failed)
+def from_json(body: Any) -> LoopworksError:
+    """The error that ``to_json`` wrote, as the same class where it is known; of another shape, ``Failed`` with it."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    if not isinstance(error, Mapping):
+        return Failed(_short(body if error is None else error))
+    kind = error_classes().get(str(error.get("code")), Failed)
     return _rebuild(kind, str(error.get("message", "")), str(error.get("hint", "")))
 
 
 def error_classes() -> dict[str, type[LoopworksError]]:
     """Every error class by its code, for the reference page and the tests of the faces."""
-    return {kind.code: kind for kind in _subclasses(LoopworksError)}
+    found: dict[str, type[LoopworksError]] = {}
+    for kind in _subclasses(LoopworksError):
+        found.setdefault(kind.code, kind)  # a subclass that keeps its parent's code never stands in for it
+    return found
 
 
 def _subclasses(kind: type[LoopworksError]) -> list[type[LoopworksError]]:
@@ -151,6 +179,13 @@ def _subclasses(kind: type[LoopworksError]) -> list[type[LoopworksError]]:
     return found + [deeper for sub in found for deeper in _subclasses(sub)]
 
 
+def _printable(text: str) -> str:
+    """``text`` with control characters written out: file names and labels come from outside, terminals obey them."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
 def _short(value: object, limit: int = 200) -> str:
-    text = value if isinstance(value, str) else repr(value)
+    text = " ".join((value if isinstance(value, str) else repr(value)).split("\n"))
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -6,7 +6,10 @@ filter, uint8 ``(height, width, 3)``.
 """
 
 import io
-import warnings
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,8 @@ from loopworks.core.values import ImageRule
 
 if TYPE_CHECKING:
     from PIL import Image
+
+log = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -47,9 +52,10 @@ def probe(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tup
 
 def check(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int, str]:
     """Like ``probe``, and decode all pixels, so that a truncated file is found at the door."""
-    with _opened(data, name, max_pixels) as image:
-        _load(image, name)
-        return image.width, image.height, _mime(image.format)
+    with _opened(data, name, max_pixels) as image, _refusing(name, "a whole image", "copy the file again"):
+        facts = image.width, image.height, _mime(image.format)
+        _rgb(image)
+        return facts
 
 
 def decode(data: bytes, rule: ImageRule, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
@@ -62,60 +68,74 @@ def decode(data: bytes, rule: ImageRule, name: str = "image", max_pixels: int = 
         max_pixels: the largest width x height that is decoded.
     Raises: Invalid: not an image, too large, or cut off.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with _opened(data, name, max_pixels) as image:
-        if image.format == "JPEG":
+    with _opened(data, name, max_pixels) as image, _refusing(name, "a whole image", "copy the file again"):
+        if _is_jpeg(image.format):
             image.draft("RGB", _draft_size(image, rule))
-        _load(image, name)
-        turned = ImageOps.exif_transpose(image)
-        rgb = _rgb(turned)
+        rgb = _rgb(image)
         box, size, corner = _geometry(rgb.width, rgb.height, rule)
         scaled = rgb.resize(size, Image.Resampling.BILINEAR, box=box)
         if corner is None:
-            return np.asarray(scaled)
+            return np.array(scaled)
         canvas = Image.new("RGB", (rule.width, rule.height))
         canvas.paste(scaled, corner)
-        return np.asarray(canvas)
+        return np.array(canvas)
 
 
-def _opened(data: bytes, name: str, max_pixels: int) -> "Image.Image":
-    from PIL import Image, UnidentifiedImageError
+@contextmanager
+def _opened(data: bytes, name: str, max_pixels: int) -> "Iterator[Image.Image]":
+    from PIL import Image
 
+    if not data:
+        raise Invalid(name, _EXPECTED, "an empty file")
+    got = f"{len(data)} bytes that start with {data[:12]!r}"
+    with _refusing(name, _EXPECTED, got=got), _unlimited():
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    with image:
+        if image.width * image.height > max_pixels:
+            size = f"{image.width} x {image.height} = {image.width * image.height}"
+            raise Invalid(name, f"at most {max_pixels} pixels", size, "raise max_image_pixels if it is wanted")
+        yield image
+
+
+_EXPECTED = f"an image ({', '.join(FORMATS)})"
+_limit = threading.Lock()
+
+
+@contextmanager
+def _unlimited() -> Iterator[None]:
+    """Read a header whatever size it claims: our own limit comes next, and can be set higher than Pillow's."""
+    from PIL import Image
+
+    with _limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+@contextmanager
+def _refusing(name: str, expected: str, hint: str = "", got: str = "") -> Iterator[None]:
+    """Whatever Pillow raises on hostile bytes (a dozen classes so far) means that they are not ``expected``."""
     try:
-        with warnings.catch_warnings():
-            # The size check below replaces Pillow's own warning about large images.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
-        got = "an empty file" if not data else f"{len(data)} bytes that start with {data[:12]!r}"
-        raise Invalid(name, f"an image ({', '.join(FORMATS)})", got) from None
-    except Image.DecompressionBombError:
-        raise Invalid(name, f"at most {max_pixels} pixels", "a far larger image") from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise Invalid(name, "a readable image", str(error)) from None
-    if image.width * image.height > max_pixels:
-        size = f"{image.width} x {image.height} = {image.width * image.height}"
-        image.close()
-        raise Invalid(name, f"at most {max_pixels} pixels", size, "raise max_image_pixels if it is wanted")
-    return image
+        yield
+    except LoopworksError:
+        raise
+    except Exception as error:
+        raise Invalid(name, expected, got or str(error) or type(error).__name__, hint) from None
 
 
-def _load(image: "Image.Image", name: str) -> None:
-    try:
-        image.load()
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise _broken(name, error) from None
-
-
-def _broken(name: str, error: BaseException) -> LoopworksError:
-    return Invalid(name, "a whole image", str(error) or type(error).__name__, "copy the file again")
+def _is_jpeg(kind: str | None) -> bool:
+    """Also the multi-picture JPEG that many phones write: its first picture is the photo."""
+    return kind in ("JPEG", "MPO")
 
 
 def _mime(kind: str | None) -> str:
     from PIL import Image
 
-    return Image.MIME.get(kind or "", "application/octet-stream")
+    return "image/jpeg" if _is_jpeg(kind) else Image.MIME.get(kind or "", "application/octet-stream")
 
 
 def _draft_size(image: "Image.Image", rule: ImageRule) -> tuple[int, int]:
@@ -125,12 +145,16 @@ def _draft_size(image: "Image.Image", rule: ImageRule) -> tuple[int, int]:
 
 
 def _rgb(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
+    """All pixels, turned as EXIF says, over black, as RGB."""
+    from PIL import Image, ImageOps
 
-    if image.mode == "RGB":
+    image.load()
+    is_deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM")
+    image = _turned(image, ImageOps.exif_transpose)
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _from_deep(image).convert("RGB")
+    if is_deep or image.mode in ("I", "F"):
+        return _from_deep(image, 256 if is_deep else 1).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:
         rgba = image.convert("RGBA")
         black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
@@ -138,13 +162,20 @@ def _rgb(image: "Image.Image") -> "Image.Image":
     return image.convert("RGB")
 
 
-def _from_deep(image: "Image.Image") -> "Image.Image":
+def _turned(image: "Image.Image", turn: "Callable[[Image.Image], Image.Image]") -> "Image.Image":
+    """The picture upright; one whose EXIF block is damaged is taken as it lies, because its pixels are whole."""
+    try:
+        return turn(image)
+    except Exception:
+        log.info("exif unreadable, orientation ignored size=%sx%s", image.width, image.height)
+        return image
+
+
+def _from_deep(image: "Image.Image", divisor: int) -> "Image.Image":
     """16-bit grey as its upper 8 bits; floats and 32-bit integers clipped to 0..255, as Pillow does."""
     from PIL import Image
 
-    pixels: NDArray[Any] = np.asarray(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and pixels.max(initial=0) > 255):
-        pixels = pixels.astype(np.int64) >> 8
+    pixels: NDArray[Any] = np.nan_to_num(np.asarray(image)) // divisor
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

@@ -5,6 +5,7 @@ module runs its ``@plugins.add("train.mine")`` lines. Loopworks declares ``loopw
 """
 
 import importlib.metadata
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from loopworks.core.errors import Conflict, Invalid, NotFound
 
 T = TypeVar("T")
 GROUP = "loopworks.plugins"
+_NAME = re.compile(r"[a-z][a-z0-9-]*(\.[a-z0-9][a-z0-9-]*)+")
 
 
 class Registry:
@@ -24,13 +26,15 @@ class Registry:
         self._found: dict[str, Any] = {}
         self._broken: dict[str, str] = {}
         self._loaded = False
-        self._lock = threading.RLock()
+        # Two locks: one thread may import a plug-in's module (and so wait for ``_lock`` in ``add``) while another
+        # one loads the entry points (and waits for that module). With one lock they would wait for each other.
+        self._lock = threading.Lock()
+        self._loading = threading.RLock()
 
     def add(self, name: str) -> Callable[[T], T]:
         """Register the decorated class or function under ``name``; a name is taken once."""
-        stage, _, rest = name.partition(".")
-        if not stage or not rest or name != name.lower():
-            raise Invalid("plug-in name", "stage.name in lower case", name)
+        if not _NAME.fullmatch(name):
+            raise Invalid("plug-in name", "stage.name in lower-case letters, digits and hyphens", name)
 
         def keep(plugin: T) -> T:
             with self._lock:
@@ -58,7 +62,9 @@ class Registry:
     def names(self, stage: str = "") -> list[str]:
         """Names of all plug-ins, or of one stage's, sorted."""
         self.load()
-        return sorted(n for n in self._found if not stage or n.partition(".")[0] == stage)
+        with self._lock:
+            found = list(self._found)
+        return sorted(n for n in found if not stage or n.partition(".")[0] == stage)
 
     def broken(self) -> dict[str, str]:
         """Entry points that could not be loaded, with the reason; ``loopworks doctor`` shows them."""
@@ -67,15 +73,15 @@ class Registry:
 
     def load(self) -> None:
         """Import the entry points once. A broken outside package is remembered, never fatal to the rest."""
-        with self._lock:
+        with self._loading:
             if self._loaded:
                 return
             self._loaded = True
             for point in importlib.metadata.entry_points(group=self._group):
                 try:
                     point.load()
-                except Exception as error:  # an outside package may raise anything at import
-                    self._broken[point.name] = f"{type(error).__name__}: {error}"
+                except (Exception, SystemExit) as error:  # an outside package may raise anything at import
+                    self._broken[f"{point.name} ({point.value})"] = f"{type(error).__name__}: {error}"
 
 
 def _origin(plugin: Any) -> str:

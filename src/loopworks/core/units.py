@@ -25,7 +25,7 @@ def seconds(text: str | float, what: str = "budget") -> float:
 def bytes_text(size: float) -> str:
     """A size such as ``12 B``, ``1.5 kB``, ``3.2 MB`` (powers of 1000)."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
+        if size < (999.5 if unit == "B" else 999.95) or unit == "GB":  # what rounds to 1000 is the next unit's 1.0
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     raise AssertionError
@@ -33,9 +33,9 @@ def bytes_text(size: float) -> str:
 
 def seconds_text(value: float) -> str:
     """A duration such as ``850 ms``, ``4.2 s``, ``3 min 20 s``."""
-    if value < 1:
+    if value < 0.9995:
         return f"{value * 1000:.0f} ms"
-    if value < 60:
+    if value < 59.95:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)

@@ -1,10 +1,15 @@
 """Values that every part speaks: label schema, shapes, tensor signatures, the rule that makes pixels, scores."""
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from loopworks.core.errors import Invalid
+from loopworks.core.fields import Fields, is_text
+
+Source = Literal["person", "import", "model"]
+Fit = Literal["stretch", "crop", "pad"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,23 +26,27 @@ class LabelSchema:
         for name in self.classes:
             if not name or name != name.strip():
                 raise Invalid("class name", "text without blanks around it", repr(name))
-            twin = seen.setdefault(name.casefold(), name)
-            if twin is not name:
+            if not is_text(name):
+                raise Invalid("class name", "Unicode text", name, "rename the folder or label")
+            key = unicodedata.normalize("NFC", name).casefold()  # one file system composes accents, another does not
+            if key in seen:
                 raise Invalid(
                     "class names",
                     "different in more than upper and lower case",
-                    f"{twin!r} and {name!r}",
+                    f"{seen[key]!r} and {name!r}",
                     "rename one of them, or merge the two classes",
                 )
+            seen[key] = name
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         return {"classes": list(self.classes), "is_multi": self.is_multi}
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "LabelSchema":
+    def from_json(cls, body: Any, where: str = "label schema") -> "LabelSchema":
         """The schema that ``to_json`` wrote."""
-        return cls(classes=tuple(body["classes"]), is_multi=bool(body["is_multi"]))
+        fields = Fields.of(body, where)
+        return cls(classes=fields.texts("classes"), is_multi=fields.flag("is_multi"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -45,7 +54,7 @@ class Shape:
     """What an annotation says: a class, and for later task kinds where. Canonical: equal content, equal value."""
 
     label: str
-    source: Literal["person", "import", "model"] = "person"
+    source: Source = "person"
     author: str = ""
     """Who or which model said it; empty where that is not known."""
 
@@ -54,9 +63,11 @@ class Shape:
         return {"label": self.label, "source": self.source, "author": self.author}
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "Shape":
+    def from_json(cls, body: Any, where: str = "shape") -> "Shape":
         """The shape that ``to_json`` wrote."""
-        return cls(label=body["label"], source=body["source"], author=body["author"])
+        fields = Fields.of(body, where)
+        source = fields.one_of("source", get_args(Source))
+        return cls(label=fields.text("label"), source=source, author=fields.text("author"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +83,10 @@ class TensorSpec:
         return {"name": self.name, "datatype": self.datatype, "shape": list(self.shape)}
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "TensorSpec":
+    def from_json(cls, body: Any, where: str = "tensor") -> "TensorSpec":
         """The spec that ``to_json`` wrote."""
-        return cls(name=body["name"], datatype=body["datatype"], shape=tuple(body["shape"]))
+        fields = Fields.of(body, where)
+        return cls(name=fields.text("name"), datatype=fields.text("datatype"), shape=fields.wholes("shape"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +95,7 @@ class ImageRule:
 
     height: int
     width: int
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    fit: Fit = "stretch"
     """stretch: both sides to size; crop: shorter side to size, then the centre; pad: longer side, black bars."""
 
     def __post_init__(self) -> None:
@@ -91,7 +103,7 @@ class ImageRule:
         for name, value in (("height", self.height), ("width", self.width)):
             if not 1 <= value <= 8192:
                 raise Invalid(f"image rule {name}", "between 1 and 8192 pixels", value)
-        if self.fit not in ("stretch", "crop", "pad"):
+        if self.fit not in get_args(Fit):
             raise Invalid("image rule fit", "stretch, crop or pad", self.fit)
 
     def to_json(self) -> dict[str, Any]:
@@ -111,11 +123,19 @@ class ImageRule:
         }
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "ImageRule":
+    def from_json(cls, body: Any, where: str = "preprocessing") -> "ImageRule":
         """The rule that ``to_json`` wrote; another rule's constants are refused, never guessed around."""
-        rule = cls(height=int(body["height"]), width=int(body["width"]), fit=body["fit"])
-        if (other := {k: v for k, v in body.items() if rule.to_json().get(k) != v}) != {}:
-            raise Invalid("preprocessing rule", f"one that this version knows ({rule.to_json()})", other)
+        fields = Fields.of(body, where)
+        fit = fields.one_of("fit", get_args(Fit))
+        rule = cls(height=fields.whole("height", 1), width=fields.whole("width", 1), fit=fit)
+        known = rule.to_json()
+        for key in sorted(known.keys() | fields.body.keys()):
+            if fields.body.get(key) != known.get(key):
+                raise Invalid(
+                    fields.path(key),
+                    f"{known.get(key, 'absent')} (the rule that this version knows)",
+                    fields.body.get(key, "nothing"),
+                )
         return rule
 
 
@@ -133,9 +153,15 @@ class Score:
         return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
 
     @classmethod
-    def from_json(cls, body: Mapping[str, Any]) -> "Score":
+    def from_json(cls, body: Any, where: str = "score") -> "Score":
         """The score that ``to_json`` wrote."""
-        return cls(value=body["value"], low=body["low"], high=body["high"], count=int(body["count"]))
+        fields = Fields.of(body, where)
+        return cls(
+            value=fields.number("value"),
+            low=fields.number("low"),
+            high=fields.number("high"),
+            count=fields.whole("count"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,8 +29,7 @@ class ImageClassification:
     def check(self, shapes: Sequence[Shape], schema: LabelSchema) -> tuple[Shape, ...]:
         """Sorted shapes, one per class; single label: exactly one."""
         for shape in shapes:
-            if shape.label not in schema.classes:
-                raise NotFound("class", shape.label, schema.classes)
+            _known(shape, schema)
         unique = {shape.label: shape for shape in sorted(shapes)}
         if not schema.is_multi and len(unique) != 1:
             raise Invalid("label of an image", "exactly one class", sorted(unique) or "none")
@@ -42,6 +41,7 @@ class ImageClassification:
         out = np.zeros((len(labels), len(schema.classes)), np.float32)
         for row, shapes in zip(out, labels, strict=True):
             for shape in shapes:
+                _known(shape, schema)
                 row[place[shape.label]] = 1.0
         return out
 
@@ -51,7 +51,7 @@ class ImageClassification:
 
     def decode(self, outputs: Arrays, schema: LabelSchema) -> list[dict[str, Any]]:
         """``{"labels": [{"label", "score"}, ...]}``, the chosen ones first, and ``"chosen"``: their names."""
-        scores = outputs[OUTPUT]
+        scores = self._scores(outputs, schema)
         chosen = self._chosen(scores, schema)
         found = []
         for row, picks in zip(scores, chosen, strict=True):
@@ -69,7 +69,7 @@ class ImageClassification:
                 Shape(label=schema.classes[i], source="model", author=author)
                 for i in sorted(np.flatnonzero(row), key=lambda i: schema.classes[i])
             )
-            for row in self._chosen(outputs[OUTPUT], schema)
+            for row in self._chosen(self._scores(outputs, schema), schema)
         ]
 
     def uncertainty(self, outputs: Arrays, schema: LabelSchema) -> NDArray[np.float64]:
@@ -77,20 +77,22 @@ class ImageClassification:
 
         Source: Scheffer et al. 2001, "Active hidden Markov models for information extraction" (margin sampling).
         """
-        scores = outputs[OUTPUT].astype(np.float64)
+        scores: NDArray[np.float64] = self._scores(outputs, schema).astype(np.float64)
         if schema.is_multi:
-            return np.asarray((1.0 - 2.0 * np.abs(scores - THRESHOLD)).max(axis=1))
+            return np.asarray(np.clip((1.0 - 2.0 * np.abs(scores - THRESHOLD)).max(axis=1), 0.0, 1.0))
         if scores.shape[1] < 2:
             return np.zeros(len(scores))
         top = np.sort(scores, axis=1)[:, -2:]
-        return np.asarray(1.0 - (top[:, 1] - top[:, 0]))
+        return np.clip(1.0 - (top[:, 1] - top[:, 0]), 0.0, 1.0)
 
     def score(
         self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0, rounds: int = 1000
     ) -> dict[str, Score]:
         """``accuracy`` and ``macro_f1``."""
         truth = targets > THRESHOLD
-        given = self._chosen(outputs[OUTPUT], schema)
+        given = self._chosen(self._scores(outputs, schema), schema)
+        if truth.shape != given.shape:
+            raise Invalid("targets", f"of shape {given.shape}, like the model's answer", truth.shape)
         right = (truth == given).all(axis=1)
         return {
             "accuracy": bootstrap(lambda at: float(right[at].mean()), len(right), seed=seed, rounds=rounds),
@@ -99,8 +101,10 @@ class ImageClassification:
 
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of images with the same label from both."""
-        same = self._chosen(left[OUTPUT], schema) == self._chosen(right[OUTPUT], schema)
-        return float(same.all(axis=1).mean())
+        ours, theirs = (self._chosen(self._scores(outputs, schema), schema) for outputs in (left, right))
+        if len(ours) != len(theirs) or not len(ours):
+            raise Invalid("answers to compare", "of the same items, at least one", f"{len(ours)} and {len(theirs)}")
+        return float((ours == theirs).all(axis=1).mean())
 
     def draw(self, image: NDArray[np.uint8], shapes: Sequence[Shape]) -> NDArray[np.uint8]:
         """The image with its classes in a bar below it."""
@@ -114,12 +118,27 @@ class ImageClassification:
         ImageDraw.Draw(canvas).text((2, picture.height + 1), text, fill="black")
         return np.asarray(canvas)
 
+    def _scores(self, outputs: Arrays, schema: LabelSchema) -> NDArray[Any]:
+        """The model's answer, refused where it cannot be one of ``schema``: numpy would stretch it silently."""
+        scores = outputs.get(OUTPUT)
+        expected = f"of shape (items, {len(schema.classes)}), one column per class"
+        if scores is None:
+            raise Invalid(f"output {OUTPUT!r} of the model", expected, f"outputs {', '.join(outputs) or 'none'}")
+        if scores.ndim != 2 or scores.shape[1] != len(schema.classes):
+            raise Invalid(f"output {OUTPUT!r} of the model", expected, scores.shape)
+        return scores
+
     def _chosen(self, scores: NDArray[Any], schema: LabelSchema) -> NDArray[np.bool_]:
         if schema.is_multi:
             return np.asarray(scores > THRESHOLD)
         picks = np.zeros(scores.shape, np.bool_)
         picks[np.arange(len(scores)), scores.argmax(axis=1)] = True
         return picks
+
+
+def _known(shape: Shape, schema: LabelSchema) -> None:
+    if shape.label not in schema.classes:
+        raise NotFound("class", shape.label, schema.classes)
 
 
 plugins.add("task.image-classification")(ImageClassification())

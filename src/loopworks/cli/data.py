@@ -1,0 +1,168 @@
+"""``loopworks data``: add, look, split, freeze, compare, export."""
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
+
+if TYPE_CHECKING:
+    from loopworks.data.stage import By, Labels, State
+
+group = typer.Typer(help="Datasets: add, look, split, freeze, compare, export.", no_args_is_help=True)
+
+DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Hang the commands under ``app``."""
+    app.add_typer(group, name="data")
+
+
+@group.command("add")
+def add(
+    dataset: DatasetArgument,
+    paths: Annotated[list[str], typer.Argument(help="Folders (one per class, or unlabeled), files or globs.")],
+    task: Annotated[str, typer.Option(help="Task kind of a new dataset.")] = "image-classification",
+    multi: Annotated[bool, typer.Option("--multi", help="A new dataset's items may carry several classes.")] = False,
+    labels: Annotated[str, typer.Option(help="auto, folders (folder names are classes) or none.")] = "auto",
+    by: Annotated[str, typer.Option(help="copy, link (hard link where possible) or reference.")] = "copy",
+    split: Annotated[str, typer.Option(help="Put all items into train, val or test.")] = "",
+    author: Annotated[str, typer.Option(help="Who gave the labels.")] = "",
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Add images. Adding twice adds nothing; bad files are listed and the good ones kept."""
+    with face(json) as out, opened(workspace) as space:
+        target = space.dataset(dataset, task=task, is_multi=multi)
+        with out.progress(f"adding to {dataset}") as update:
+            report = target.add(
+                paths if len(paths) > 1 else paths[0],
+                labels=cast("Labels", labels),
+                by=cast("By", by),
+                split=split,
+                author=author,
+                progress=lambda done, total: update(done / max(total, 1), f"{done}/{total}"),
+            )
+        out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} left out")
+        out.problems(report.problems)
+        out.done({"dataset": dataset, **report.to_json()})
+        if report.problems and not report.added and not report.known:
+            raise typer.Exit(2)
+
+
+@group.command("ls")
+def ls(
+    dataset: Annotated[str, typer.Argument(help="A dataset to list the items of; none lists the datasets.")] = "",
+    state: Annotated[str, typer.Option(help="all, labeled or unlabeled.")] = "all",
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "",
+    label: Annotated[str, typer.Option(help="Only items of this class.")] = "",
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Items to show.")] = 20,
+    after: Annotated[str, typer.Option(help="Go on after this item id.")] = "",
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """List datasets, or the items of one."""
+    with face(json) as out, opened(workspace) as space:
+        if not dataset:
+            found = space.datasets()
+            rows = [
+                (d["name"], d["task"], d["counts"]["items"], d["counts"]["labeled"], len(d["classes"])) for d in found
+            ]
+            out.table(("dataset", "task", "items", "labeled", "classes"), rows)
+            out.done({"datasets": found})
+            return
+        target = space.dataset(dataset)
+        items = target.items(
+            state=cast("State", state), split=split or None, label=label or None, limit=limit, after=after or None
+        )
+        counts = target.counts()
+        out.table(
+            ("item", "name", "size", "split", "labels"),
+            [
+                (
+                    i.id[:12],
+                    i.name,
+                    f"{i.width}x{i.height}",
+                    i.split or "-",
+                    ", ".join(s.label for s in i.labels) or "-",
+                )
+                for i in items
+            ],
+        )
+        out.say(f"{len(items)} of {counts['items']} items; by class: {counts['by_class']}")
+        out.done({"dataset": target.to_json(), "items": [item.to_json() for item in items]})
+
+
+@group.command("split")
+def split(
+    dataset: DatasetArgument,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the test set.")] = 0.2,
+    val: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the validation set.")] = 0.1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Give labeled items without a split one, stratified by class; a test item never moves."""
+    with face(json) as out, opened(workspace) as space:
+        counts = space.dataset(dataset).split(test=test, val=val, seed=seed)
+        out.say(f"{dataset}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        out.done({"dataset": dataset, "splits": counts})
+
+
+@group.command("freeze")
+def freeze(
+    dataset: DatasetArgument,
+    message: Annotated[str, typer.Option("--message", "-m", help="What this version is.")] = "",
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Freeze the labeled items as a version that never changes; the same state gives the same id."""
+    with face(json) as out, opened(workspace) as space:
+        version = space.dataset(dataset).freeze(message)
+        out.say(
+            f"version {version.id[:12]} of {dataset}: {version.counts['items']} items, {version.counts['by_split']}"
+        )
+        out.problems(version.problems)
+        out.done(version.to_json())
+
+
+@group.command("versions")
+def versions(dataset: DatasetArgument, workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """List the frozen versions, newest first."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.dataset(dataset).versions()[::-1]
+        rows = [(v.id[:12], v.counts["items"], f"{v.created_at:%Y-%m-%d %H:%M}", v.message) for v in found]
+        out.table(("version", "items", "frozen (UTC)", "message"), rows)
+        out.done({"dataset": dataset, "versions": [v.to_json() for v in found]})
+
+
+@group.command("diff")
+def diff(
+    dataset: DatasetArgument,
+    old: Annotated[str, typer.Argument(help="Version id, or its start.")],
+    new: Annotated[str, typer.Argument(help="Version id, or its start.")],
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """What changed between two versions."""
+    with face(json) as out, opened(workspace) as space:
+        target = space.dataset(dataset)
+        found = target.version(old).diff(target.version(new)).to_json()
+        out.say(f"{len(found['added'])} added, {len(found['removed'])} removed, {len(found['changed'])} changed")
+        out.done({"dataset": dataset, "diff": found})
+
+
+@group.command("export")
+def export(
+    dataset: DatasetArgument,
+    version: Annotated[str, typer.Argument(help="Version id, or its start.")],
+    folder: Annotated[str, typer.Argument(help="New folder to write, one sub-folder per class.")],
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Write a version as plain folders, one per class."""
+    with face(json) as out, opened(workspace) as space:
+        count = space.dataset(dataset).version(version).export(folder)
+        out.say(f"{count} files in {folder}")
+        out.done({"dataset": dataset, "folder": folder, "files": count})

@@ -1,0 +1,102 @@
+"""``loopworks deploy``, ``serve``, ``predict`` and ``lineage``."""
+
+from typing import Annotated
+
+import typer
+
+from loopworks.cli.model import ModelArgument
+from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
+
+
+def register(app: typer.Typer) -> None:
+    """Hang the commands under ``app``."""
+    app.command("deploy")(deploy)
+    app.command("deployments")(deployments)
+    app.command("serve")(serve)
+    app.command("predict")(predict)
+    app.command("lineage")(lineage)
+
+
+def deploy(
+    model: ModelArgument,
+    name: Annotated[str, typer.Option(help="Name that answers requests; default the model's.")] = "",
+    variant: Annotated[str, typer.Option(help="A variant of the model; default the chosen one.")] = "",
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Put a model to use under a name."""
+    with face(json) as out, opened(workspace) as space:
+        done = space.deploy(model, name=name, variant=variant)
+        out.say(f"deployment {done.name}: {done.model}:{done.number} as {done.variant}, revision {done.revision}")
+        out.done({"deployment": done.to_json()})
+
+
+def deployments(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """List what answers requests."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.deployments()
+        rows = [(d.name, f"{d.model}:{d.number}", d.variant, d.revision) for d in found]
+        out.table(("deployment", "model", "variant", "revision"), rows)
+        out.done({"deployments": [d.to_json() for d in found]})
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to bind; another than loopback needs a token.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = None,
+    token: Annotated[str | None, typer.Option(help="Secret that clients must send.", envvar="LOOPWORKS_TOKEN")] = None,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Answer requests over HTTP.
+
+    Open Inference Protocol v2, plain predictions, and the workspace.
+    """
+    import loopworks
+    from loopworks.server.run import serve as run
+
+    with face(json) as out, loopworks.open(workspace, create=False, token=token) as space:
+
+        def ready(url: str) -> None:
+            out.say(f"loopworks answers on {url} (Ctrl-C ends it)")
+            out.done({"url": url, "deployments": [d.to_json() for d in space.deployments()]})
+
+        run(space, host=host, port=port, ready=ready)
+
+
+def predict(
+    deployment: Annotated[str, typer.Argument(help="Name of the deployment.")],
+    files: Annotated[list[str], typer.Argument(help="Image files.")],
+    top: Annotated[int, typer.Option(min=1, help="Labels to show per image.")] = 3,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Ask a deployment in this process, without a server."""
+    with face(json) as out, opened(workspace) as space:
+        answers, problems = space.predict_many(deployment, files)
+        rows = [
+            (a["name"], ", ".join(f"{x['label']} {x['score']:.3f}" for x in a["labels"][:top]), a["id"])
+            for a in answers
+        ]
+        out.table(("file", "labels", "prediction"), rows)
+        out.problems(problems)
+        out.done({
+            "deployment": deployment,
+            "predictions": answers,
+            "problems": [problem.to_json() for problem in problems],
+        })
+        if problems and not answers:
+            raise typer.Exit(2)
+
+
+def lineage(
+    what: Annotated[str, typer.Argument(help="A prediction id, deployment, model (NAME:NUMBER), version or dataset.")],
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Where something came from, back to the labels."""
+    with face(json) as out, opened(workspace) as space:
+        chain = space.lineage(what)
+        for depth, node in enumerate(chain):
+            facts = ", ".join(f"{k} {v}" for k, v in node.facts.items())
+            out.say(f"{'   ' * depth}{'└─ ' if depth else ''}{node.kind} {node.id}" + (f": {facts}" if facts else ""))
+        out.done({"lineage": [node.to_json() for node in chain]})

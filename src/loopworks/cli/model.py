@@ -1,0 +1,153 @@
+"""``loopworks train``, ``optimize`` and ``models``."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+from loopworks.core.units import bytes_text
+
+if TYPE_CHECKING:
+    from loopworks.jobs import Job
+    from loopworks.workspace import Model
+
+ModelArgument = Annotated[str, typer.Argument(help="Model: NAME, NAME:NUMBER or NAME@ALIAS.")]
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job, or leave it to the worker.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Hang the commands under ``app``."""
+    app.command("train")(train)
+    app.command("optimize")(optimize)
+    app.command("models")(models)
+
+
+def train(
+    dataset: Annotated[str, typer.Argument(help="Dataset (freezes it first) or the id of a frozen version.")],
+    budget: Annotated[str, typer.Option(help="Time that training may take, e.g. 90s or 5m.")] = "",
+    recipe: Annotated[str, typer.Option(help="auto, or a recipe such as small-cnn or timm.")] = "auto",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A parameter of the recipe, e.g. --set epochs=20.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Name of the model; default the dataset's.")] = "",
+    seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
+    wait: WaitOption = True,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Train a model on a frozen version.
+
+    The test set is only looked at, never learnt from or chosen by.
+    """
+    with face(json) as out, opened(workspace) as space:
+        version = space.find_version(dataset)
+        params = _params(settings or [])
+        if not wait:
+            job = space.train_job(version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed)
+            _left(out, job)
+            return
+        with out.job(f"training on {version.id[:12]}") as follow:
+            model = space.train(
+                version,
+                recipe=recipe,
+                params=params,
+                budget=budget or None,
+                name=name,
+                seed=seed,
+                on_progress=follow,
+            )
+        _show(out, space.bundle(model), model)
+
+
+def optimize(
+    model: ModelArgument,
+    max_drop: Annotated[float, typer.Option(min=0, max=1, help="Accuracy that may be lost, e.g. 0.01.")] = 0.01,
+    target: Annotated[str, typer.Option(help="latency, throughput or size.")] = "latency",
+    variants: Annotated[
+        list[str] | None, typer.Option("--variant", help="Only these, e.g. onnx-int8; default all.")
+    ] = None,
+    wait: WaitOption = True,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Make a model smaller and faster.
+
+    Every form is measured on this machine; the choice is made by the validation split alone.
+    """
+    with face(json) as out, opened(workspace) as space:
+        if not wait:
+            job = space.optimize_job(model, max_drop=max_drop, target=target, variants=variants)
+            _left(out, job)
+            return
+        with out.job(f"optimizing {model}") as follow:
+            best = space.optimize(model, max_drop=max_drop, target=target, variants=variants, on_progress=follow)
+        _show(out, space.bundle(best), best)
+
+
+def models(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """List the models, newest first."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.models()
+        rows = [
+            (m.ref, m.task, m.variant, _headline(m), m.version[:12], f"{m.created_at:%Y-%m-%d %H:%M}") for m in found
+        ]
+        out.table(("model", "task", "variant", "test", "version", "made (UTC)"), rows)
+        out.done({"models": [m.to_json() for m in found]})
+
+
+def _headline(model: "Model") -> str:
+    scores = model.metrics.get("test") or model.metrics.get("val") or {}
+    return ", ".join(f"{k} {v['value']:.3f}" for k, v in list(scores.items())[:1]) or "-"
+
+
+def _left(out: Out, job: "Job") -> None:
+    out.say(f"job {job.id} waits; follow it with: loopworks jobs show {job.id}")
+    out.done({"job": job.to_json()})
+
+
+def _show(out: Out, bundle: Any, model: "Model") -> None:
+    task_metrics = bundle.variants[0].metrics.get("test") or bundle.variants[0].metrics.get("val") or {}
+    headline = next(iter(task_metrics), "accuracy")
+    out.table(
+        ("variant", f"{headline} val", f"{headline} test", "p50 ms", "items/s", "size", ""),
+        [_variant_row(v, headline, bundle.chosen) for v in bundle.variants],
+        title=f"{model.ref} ({bundle.recipe}, on version {bundle.version[:12]})",
+    )
+    for note in bundle.notes:
+        out.say(f"note: {note}")
+    out.done({"model": model.to_json(), "bundle": bundle.to_json()})
+
+
+def _variant_row(variant: Any, headline: str, chosen: str) -> tuple[object, ...]:
+    def score(split: str) -> str:
+        found = variant.metrics.get(split, {}).get(headline)
+        return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]" if found else "-"
+
+    mark = "chosen" if variant.name == chosen else "refused" if variant.is_refused else ""
+    return (
+        variant.name,
+        score("val"),
+        score("test"),
+        variant.latency_ms.get("p50", "-"),
+        round(variant.throughput_per_s) if variant.throughput_per_s else "-",
+        bytes_text(variant.size_bytes),
+        f"{mark} {variant.note}".strip(),
+    )
+
+
+def _params(pairs: Sequence[str]) -> dict[str, Any]:
+    import json
+
+    from loopworks.core.errors import Invalid
+
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise Invalid("--set", "NAME=VALUE", pair)
+        try:
+            found[name.strip()] = json.loads(text)
+        except ValueError:
+            found[name.strip()] = text  # a plain word needs no quotes
+    return found

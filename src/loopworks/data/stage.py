@@ -1,0 +1,437 @@
+"""Datasets: add, look, label, split, freeze. The one class that the workspace hands out for this stage."""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loopworks.core.contracts import Task
+from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
+from loopworks.core.registry import plugins
+from loopworks.core.values import LabelSchema, Shape
+from loopworks.data import files, media, splits
+from loopworks.data.files import Labels
+from loopworks.data.intake import AddReport, By, Intake, finish
+from loopworks.data.version import Version, VersionRow
+from loopworks.store import annotations, events, items, lineage, parts
+from loopworks.store import datasets as rows
+from loopworks.store import versions as version_rows
+from loopworks.store.blobs import LocalBlobs
+from loopworks.store.events import Event
+from loopworks.store.home import Home
+from loopworks.store.items import SPLITS, Item, State
+from loopworks.store.lineage import Node
+
+__all__ = [
+    "AddReport",
+    "By",
+    "Dataset",
+    "Item",
+    "Labels",
+    "State",
+    "Version",
+    "VersionRow",
+    "content_id",
+    "create_dataset",
+    "datasets",
+    "open_dataset",
+    "open_version",
+    "read_file",
+]
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def content_id(content: bytes) -> str:
+    """The id of the item with these bytes: their SHA-256, in hex."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def read_file(path: Path) -> bytes:
+    """A file's bytes; ``NotFound`` where there is none, ``Invalid`` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise NotFound("file", str(path), hint="check the path") from None
+    except OSError as error:
+        raise Invalid(str(path), "a file that can be read", error.strerror or str(error)) from None
+
+
+def datasets(home: Home) -> "list[Dataset]":
+    """All datasets of the workspace, by name."""
+    with home.catalog.read() as tx:
+        return [Dataset(home, row) for row in rows.every(tx)]
+
+
+def create_dataset(
+    home: Home, name: str, task: str, *, is_multi: bool = False, classes: Sequence[str] = (), author: str = ""
+) -> "Dataset":
+    """A new, empty dataset.
+
+    Args:
+        home: the workspace.
+        name: letters, digits, - and _, at most 64.
+        task: name of the task kind, e.g. image-classification.
+        is_multi: whether an item may carry several classes.
+        classes: known from the start, in this order; folders bring others.
+        author: who does it.
+    Raises:
+        Invalid: the name or a class name is not allowed.
+        NotFound: no such task kind.
+        Conflict: the name is taken.
+    """
+    if not _NAME.fullmatch(name):
+        raise Invalid("dataset name", "1 to 64 letters, digits, - or _", repr(name))
+    plugins.get(f"task.{task}")
+    schema = LabelSchema(classes=tuple(classes), is_multi=is_multi)
+    with home.catalog.begin() as tx:
+        row = rows.add(tx, name, task, schema)
+        made = {"name": name, "task": task, **schema.to_json()}
+        events.add(tx, [events.make("dataset.create", dataset=row.id, author=author, after=made)])
+    return Dataset(home, row)
+
+
+def open_dataset(home: Home, name: str) -> "Dataset":
+    """The dataset called ``name``; ``NotFound`` lists those that exist."""
+    with home.catalog.read() as tx:
+        return Dataset(home, rows.get(tx, name))
+
+
+def open_version(home: Home, version: str) -> Version:
+    """A version of any dataset by its id or the beginning of it.
+
+    Raises:
+        NotFound: no such version.
+        Invalid: several versions begin like that.
+    """
+    with home.catalog.read() as tx:
+        row = version_rows.get(tx, version)
+        name = rows.by_id(tx, row.dataset).name
+    return Version(home, name, row)
+
+
+class Dataset:
+    """A live, editable set of items for one task. Every change is one transaction and leaves an event."""
+
+    def __init__(self, home: Home, row: rows.DatasetRow) -> None:
+        """Wrap a row; ``open_dataset`` and ``create_dataset`` make these."""
+        self._home = home
+        self._row = row
+
+    @property
+    def id(self) -> str:
+        """Id in the catalog."""
+        return self._row.id
+
+    @property
+    def name(self) -> str:
+        """Name, unique in the workspace."""
+        return self._row.name
+
+    @property
+    def task(self) -> Task:
+        """The task kind."""
+        found: Task = plugins.get(f"task.{self._row.task}")
+        return found
+
+    @property
+    def schema(self) -> LabelSchema:
+        """The classes as they are now, also where another process added one."""
+        with self._home.catalog.read() as tx:
+            return rows.by_id(tx, self.id).schema
+
+    @property
+    def node(self) -> Node:
+        """The dataset in the lineage graph."""
+        return Node("dataset", self.name)
+
+    def add(
+        self,
+        source: files.Source,
+        *,
+        labels: files.Labels = "auto",
+        by: By = "copy",
+        author: str = "",
+        split: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> AddReport:
+        """Add images from a folder, files or patterns; what cannot be read is listed, the rest is kept.
+
+        Adding the same again adds nothing, and a killed import is continued by running it again.
+
+        Args:
+            source: see ``files.find``.
+            labels: auto: classes where there are class folders; folders: there must be some; none: no labels.
+            by: copy: the bytes into the workspace; link: hard links where the disk allows it, else copies;
+                reference: leave the files where they are, and check them on every read.
+            author: who does it.
+            split: train, val or test for all of them; by default what folders called so say, or none.
+            progress: takes the number of files done and of all.
+        Raises:
+            NotFound: a path does not exist.
+            Invalid: no image there, class names that clash; nothing is imported.
+            NoSpace: the disk is full; what was added before stays.
+        """
+        if by not in ("copy", "reference", "link"):
+            raise Invalid("by", "copy, reference or link", by)
+        if by == "link" and not isinstance(self._home.blobs, LocalBlobs):
+            raise Invalid("by", "copy or reference for blobs in an object store", by)
+        if split and split not in SPLITS:
+            raise NotFound("split", split, SPLITS)
+        finding = files.find(source, labels, self.schema.classes)
+        fresh = self.add_classes(finding.classes, author=author)
+        intake = Intake(self._home, self.id, self.task, self.schema, by, author, split)
+        intake.run(finding, progress)
+        return finish(intake, fresh)
+
+    def items(
+        self,
+        state: State = "all",
+        *,
+        split: str | None = None,
+        label: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[Item]:
+        """Items by name, a page at a time; see ``store.items.page``.
+
+        Raises:
+            Invalid: the state is unknown, or the limit below 1.
+            NotFound: no such class, split or item to go on after.
+        """
+        if state not in ("all", "labeled", "unlabeled"):
+            raise Invalid("state", "all, labeled or unlabeled", state)
+        if limit < 1:
+            raise Invalid("limit", "at least 1", limit)
+        if split and split not in SPLITS:
+            raise NotFound("split", split, SPLITS)
+        if label is not None:
+            self._known([label])
+        with self._home.catalog.read() as tx:
+            return items.page(tx, self.id, state=state, split=split, label=label, limit=limit, after=after)
+
+    def item(self, item: str) -> Item:
+        """An item by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
+        with self._home.catalog.read() as tx:
+            return items.get(tx, self.id, item)
+
+    def counts(self) -> dict[str, Any]:
+        """``items``, ``labeled``, ``unlabeled``, ``by_split`` (empty text: no split yet), ``by_class``."""
+        with self._home.catalog.read() as tx:
+            found = items.counts(tx, self.id)
+            classes = rows.by_id(tx, self.id).schema.classes
+        return {**found, "by_class": {name: found["by_class"].get(name, 0) for name in classes}}
+
+    def add_classes(self, names: Iterable[str], *, author: str = "") -> tuple[str, ...]:
+        """Add classes after those that exist, and give those that are new.
+
+        Raises: Invalid: a name differs from another only in upper and lower case.
+        """
+        wanted = list(dict.fromkeys(names))
+        if not set(wanted) - set(self.schema.classes):
+            return ()
+        with self._home.catalog.begin() as tx:
+            old = rows.by_id(tx, self.id).schema
+            fresh = tuple(name for name in wanted if name not in old.classes)
+            grown = LabelSchema(classes=old.classes + fresh, is_multi=old.is_multi)
+            rows.set_classes(tx, self.id, grown.classes)
+            logged = events.make(
+                "dataset.classes",
+                dataset=self.id,
+                author=author,
+                before=list(old.classes),
+                after=list(grown.classes),
+            )
+            events.add(tx, [logged])
+        return fresh
+
+    def label(
+        self,
+        labels: Mapping[str, Sequence[str]],
+        *,
+        author: str,
+        source: str = "person",
+        rev: int | Mapping[str, int] | None = None,
+    ) -> None:
+        """Say what items show, in one transaction: all of it holds, or nothing.
+
+        Args:
+            labels: item id -> its classes (multi-label: none at all is an answer too).
+            author: name of the person or model.
+            source: person, import or model.
+            rev: the items' ``rev`` as you saw them, one for all or one per item; where an item has changed since,
+                nothing is written.
+        Raises:
+            NotFound: no such item or class.
+            Invalid: a label that the task does not allow.
+            Conflict: an item was changed by somebody else.
+        """
+        if source not in ("person", "import", "model"):
+            raise Invalid("source", "person, import or model", source)
+        task = self.task
+        with self._home.catalog.begin() as tx:
+            schema = rows.by_id(tx, self.id).schema
+            before = self._all(items.among(tx, self.id, labels), labels)
+            _unchanged(before, rev)
+            shapes = {
+                item: task.check([Shape(label=name, source=source, author=author) for name in classes], schema)  # type: ignore[arg-type]
+                for item, classes in labels.items()
+            }
+            annotations.write(tx, self.id, shapes, before=before, author=author)
+
+    def clear_labels(self, ids: Iterable[str], *, author: str) -> None:
+        """Take the labels of items away; the history keeps them."""
+        wanted = list(dict.fromkeys(ids))
+        with self._home.catalog.begin() as tx:
+            before = self._all(items.among(tx, self.id, wanted), wanted)
+            annotations.clear(tx, self.id, before, author=author)
+
+    def split(self, test: float = 0.2, val: float = 0.1, *, seed: int = 0, author: str = "") -> dict[str, int]:
+        """Put the labelled items that have no split yet into train, val and test; see ``splits.assign``.
+
+        Items that have a split keep it: an image that was ever in the test set is never trained on.
+
+        Args:
+            test: share of the test set of each class, in 0..1.
+            val: share of the validation set of each class, in 0..1.
+            seed: another seed, another order.
+            author: who does it.
+        Returns: the number of labelled items in each split now.
+        """
+        splits.check_shares(test, val)
+        with self._home.catalog.begin() as tx:
+            labels, now = items.labeled_splits(tx, self.id)
+            fresh = splits.assign(labels, now, test=test, val=val, seed=seed)
+            self._set_splits(tx, fresh, now, author)
+        after = {**now, **fresh}
+        return {name: sum(split == name for split in after.values()) for name in SPLITS}
+
+    def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> None:
+        """Put items into a split by hand.
+
+        Raises:
+            NotFound: no such item or split.
+            Conflict: an item would leave the test set; with ``force`` it does, and the history says so.
+        """
+        if split not in SPLITS:
+            raise NotFound("split", split, SPLITS)
+        wanted = list(dict.fromkeys(ids))
+        with self._home.catalog.begin() as tx:
+            before = self._all(items.among(tx, self.id, wanted), wanted)
+            leaving = [item.name for item in before.values() if item.split == "test" and split != "test"]
+            if leaving and not force:
+                raise Conflict(
+                    f"items of the test set must stay there; got {len(leaving)} to move, such as {leaving[0]}",
+                    "figures measured on it are void once it was trained on; force=True moves them all the same",
+                )
+            moved = {key: split for key, item in before.items() if item.split != split}
+            self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author)
+
+    def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> Version:
+        """Keep the labelled items as they are now, for ever.
+
+        Items without a split are split first (``split`` with its defaults). The same state frozen again is the same
+        version.
+
+        Raises: Invalid: no labelled items, or one class only.
+        """
+        self._check_freezable()
+        self.split(seed=seed, author=author)
+        catalog, blobs = self._home.catalog, self._home.blobs
+        with catalog.read() as tx:
+            row = rows.by_id(tx, self.id)
+            manifest = parts.write(catalog, blobs, tx, self.id, row.task, row.schema)
+        with catalog.begin() as tx:
+            version, is_new = version_rows.add(
+                tx,
+                self.id,
+                manifest.id,
+                task=row.task,
+                message=message,
+                author=author,
+                count=manifest.counts["items"],
+            )
+            lineage.link(tx, self.node, Node("version", version.id))
+            if is_new:
+                made = {"version": version.id, "number": version.number, "message": message}
+                events.add(tx, [events.make("version.freeze", dataset=self.id, author=author, after=made)])
+        return Version(self._home, self.name, version)
+
+    def versions(self) -> list[Version]:
+        """All frozen versions, oldest first."""
+        with self._home.catalog.read() as tx:
+            found = version_rows.every(tx, self.id)
+        return [Version(self._home, self.name, row) for row in found]
+
+    def version(self, version: str) -> Version:
+        """A frozen version by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
+        with self._home.catalog.read() as tx:
+            row = version_rows.get(tx, version, self.id)
+        return Version(self._home, self.name, row)
+
+    def read(self, item: Item) -> bytes:
+        """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
+        return media.read(self._home, item.id, item.uri, item.name)
+
+    def history(self, item: str) -> list[Event]:
+        """Every change of an item (id or the beginning of it), oldest first."""
+        with self._home.catalog.read() as tx:
+            return events.of_item(tx, self.id, items.get(tx, self.id, item).id)
+
+    def verify(self, item: Item) -> None:
+        """Read the item's bytes and compare them with its id; ``Damaged`` where they differ, or are gone."""
+        if (found := content_id(self.read(item))) != item.id:
+            raise Damaged(f"item {item.name} must have SHA-256 {item.id}; got {found}", "add the file again")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, with the counts of now."""
+        schema = self.schema
+        return {
+            "name": self.name,
+            "task": self.task.name,
+            "classes": list(schema.classes),
+            "is_multi": schema.is_multi,
+            "counts": self.counts(),
+        }
+
+    def _all(self, found: dict[str, Item], wanted: Iterable[str]) -> dict[str, Item]:
+        for item in wanted:
+            if item not in found:
+                raise NotFound("item", item, hint=f"dataset {self.name!r} has no item with this id")
+        return found
+
+    def _known(self, names: Iterable[str]) -> None:
+        classes = self.schema.classes
+        for name in names:
+            if name not in classes:
+                raise NotFound("class", name, classes)
+
+    def _set_splits(self, tx: Any, moved: Mapping[str, str], before: Mapping[str, str], author: str) -> None:
+        items.set_splits(tx, self.id, moved)
+        logged = [
+            events.make("item.split", dataset=self.id, item=item, author=author, before=before[item], after=split)
+            for item, split in moved.items()
+        ]
+        events.add(tx, logged)
+
+    def _check_freezable(self) -> None:
+        counts = self.counts()
+        where = f"dataset {self.name!r}"
+        if not counts["labeled"]:
+            hint = "label some, or add a folder with one folder per class"
+            raise Invalid(where, "labelled to be frozen", f"no labelled item of {counts['items']}", hint)
+        present = [name for name, count in counts["by_class"].items() if count]
+        if len(present) < 2 and not self._row.schema.is_multi:
+            hint = "label images of a second class: one class alone teaches a model nothing"
+            raise Invalid(where, "labelled with two classes or more", f"only {', '.join(present) or 'none'}", hint)
+
+
+def _unchanged(before: Mapping[str, Item], rev: int | Mapping[str, int] | None) -> None:
+    for key, item in before.items():
+        seen = rev.get(key) if isinstance(rev, Mapping) else rev
+        if seen is not None and seen != item.rev:
+            raise Conflict(
+                f"item {item.name} must be at revision {seen}; got {item.rev}",
+                "somebody else changed it meanwhile: look at it again",
+            )

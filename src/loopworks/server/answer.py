@@ -1,0 +1,87 @@
+"""JSON out, errors out, JSON in: one place for each."""
+
+import logging
+import uuid
+from typing import Any
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loopworks.core.errors import Busy, Invalid, LoopworksError, MethodNotAllowed, NotFound, TimedOut, TooLarge
+
+log = logging.getLogger(__name__)
+RETRY_AFTER_S = 1
+
+
+def json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer; arrays are written straight from their memory."""
+    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY, default=str)
+    return Response(content, status, headers, media_type="application/json")
+
+
+async def body(request: Request) -> dict[str, Any]:
+    """The request's JSON object; an empty body is an empty object."""
+    content = await request.body()
+    if not content:
+        return {}
+    try:
+        found = orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise Invalid("request body", "JSON in UTF-8", str(error)) from None
+    if not isinstance(found, dict):
+        raise Invalid("request body", "a JSON object", type(found).__name__)
+    return found
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """Any error, as the route's protocol has it: ours with code and hint, the inference protocol's as one text."""
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    if isinstance(error, HTTPException):
+        error = _plain(request, error)
+    if not isinstance(error, LoopworksError):
+        mark = uuid.uuid4().hex[:8]
+        log.error("request failed id=%s path=%s", mark, request.scope["path"], exc_info=error)
+        found = {"code": "internal", "message": f"internal error {mark}", "hint": "the server's log says more"}
+        return _shaped(request, found, 500, headers)
+    if isinstance(error, Busy):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, TooLarge | TimedOut):
+        headers["Connection"] = "close"  # nobody reads the rest of the body
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return _shaped(request, error.to_json()["error"], _status(request, error), headers)
+
+
+async def handle(request: Request, error: Exception) -> Response:
+    """``failed``, as Starlette's exception handlers are called."""
+    return failed(request, error)
+
+
+def _status(request: Request, error: LoopworksError) -> int:
+    """Clients of the inference protocol know 400 for all that is wrong with a request."""
+    return 400 if _is_protocol(request) and error.status in (409, 422) else error.status
+
+
+def _shaped(request: Request, found: dict[str, str], status: int, headers: dict[str, str]) -> Response:
+    return json({"error": _sentence(found) if _is_protocol(request) else found}, status, headers)
+
+
+def _sentence(found: dict[str, str]) -> str:
+    return found["message"] + (f" ({found['hint']})" if found["hint"] else "")
+
+
+def _is_protocol(request: Request) -> bool:
+    path: str = request.scope["path"]  # not request.url, which a broken Host header breaks
+    return path == "/v2" or path.startswith("/v2/")
+
+
+def _plain(request: Request, error: HTTPException) -> LoopworksError:
+    """Starlette's own errors: an unknown path or method, or a request that is broken."""
+    what = f"{request.method} {request.scope['path']}"
+    if error.status_code == 404:
+        return NotFound("route", what, hint="/openapi.json lists all routes")
+    if error.status_code == 405:
+        return MethodNotAllowed(f"route {what!r} must be asked with another method", "/openapi.json lists all routes")
+    return Invalid("request", "well-formed", error.detail)

@@ -1,0 +1,170 @@
+"""Runs the server: in the foreground for ``loopworks serve``, in a thread for the demo, tests and notebooks."""
+
+import errno
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import uvicorn
+from starlette.applications import Starlette
+
+from loopworks.core.errors import Conflict, Denied, Failed, Invalid
+from loopworks.core.settings import Settings
+from loopworks.server.app import create_app
+from loopworks.server.connection import Connection
+from loopworks.server.guard import LOOPBACK
+from loopworks.server.serving import Serving
+
+if TYPE_CHECKING:
+    from loopworks.workspace import Workspace
+
+START_S = 60.0
+KEEP_S = 30
+"""How long an idle connection is kept for the client's next request."""
+
+
+def serve(
+    space: "Workspace", *, host: str | None = None, port: int | None = None, ready: Callable[[str], None] | None = None
+) -> None:
+    """Answer until SIGINT or SIGTERM; requests that are under way are finished first.
+
+    Args:
+        space: the workspace.
+        host, port: over the settings; port 0 takes a free one.
+        ready: called with the URL once the server answers.
+    Raises:
+        Denied: another host than loopback without a token.
+        Conflict: the port is in use.
+    """
+    settings = _settings(space, host, port)
+    with _bound(settings) as bound, closing(Serving(space)) as serving:
+        _Server(_config(create_app(space, settings, serving)), serving, ready, bound).run(sockets=[bound])
+
+
+class ServerThread:
+    """The server in a thread on a free port of 127.0.0.1, as a context manager."""
+
+    def __init__(self, space: "Workspace") -> None:
+        """Serve ``space``."""
+        self._space = space
+        self._closing = ExitStack()
+        self.url = ""
+        """Where it answers, once entered."""
+
+    def __enter__(self) -> Self:
+        """Start, and wait until it answers."""
+        settings = _settings(self._space, "127.0.0.1", 0)
+        with ExitStack() as opened:
+            bound = opened.enter_context(_bound(settings))
+            self.serving = opened.enter_context(closing(Serving(self._space)))
+            started = threading.Event()
+
+            def ready(url: str) -> None:
+                self.url = url
+                started.set()
+
+            server = _Server(_config(create_app(self._space, settings, self.serving)), self.serving, ready, bound)
+
+            def run() -> None:
+                try:
+                    server.run(sockets=[bound])
+                finally:
+                    started.set()
+
+            thread = threading.Thread(target=run, name="server", daemon=True)
+            thread.start()
+            opened.callback(thread.join)
+            opened.callback(setattr, server, "should_exit", True)
+            if not started.wait(START_S) or not self.url:
+                raise Failed("the server must start; it ended before it answered", "its log says more")
+            self._closing = opened.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what is under way and stop."""
+        self._closing.close()
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, which says when it answers, ends streams before it waits for them, and leaves signals to its caller."""
+
+    def __init__(
+        self, config: uvicorn.Config, serving: Serving, ready: Callable[[str], None] | None, bound: socket.socket
+    ) -> None:
+        super().__init__(config)
+        self._serving = serving
+        self._ready = ready
+        self._bound = bound
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then tell."""
+        await super().startup(sockets)
+        if self._ready is not None and not self.should_exit:
+            host, port = self._bound.getsockname()[:2]
+            self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let streams end, then finish what is under way."""
+        self._serving.stopping.set()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the server; Uvicorn would raise them again when it is done."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _settings(space: "Workspace", host: str | None, port: int | None) -> Settings:
+    given = {"host": host, "port": port}
+    settings = space.settings.model_copy(update={k: v for k, v in given.items() if v is not None})
+    if settings.host not in LOOPBACK and not settings.token:
+        raise Denied(
+            f"a server on {settings.host} must have a token; got none",
+            "set token in loopworks.toml or LOOPWORKS_TOKEN, or bind 127.0.0.1",
+        )
+    return settings
+
+
+def _config(application: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        application,
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        http=Connection,
+        ws="none",
+        timeout_keep_alive=KEEP_S,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+
+
+def _bound(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((settings.host, settings.port))
+    except OSError as error:
+        bound.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise Conflict(
+                f"port {settings.port} of {settings.host} must be free; got: {error.strerror}",
+                "--port 0 takes a free one",
+            ) from None
+        raise Invalid("host", "an address of this machine", settings.host) from None
+    return bound

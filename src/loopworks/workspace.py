@@ -1,0 +1,446 @@
+"""The workspace: where the stages meet. This is the Python API that the command line and the server call."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from loopworks.core import image
+from loopworks.core.bundle import Bundle
+from loopworks.core.contracts import Arrays, Predictor
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, from_json
+from loopworks.core.registry import plugins
+from loopworks.core.settings import Settings
+from loopworks.core.units import seconds
+from loopworks.core.values import LineageNode, Problem
+from loopworks.data import stage as data
+from loopworks.data.stage import Dataset, Item, Version
+from loopworks.store import bundles, deployments, lineage, models
+from loopworks.store.deployments import Deployment
+from loopworks.store.home import Home, create_home, open_home
+from loopworks.store.lineage import Node
+from loopworks.store.models import Model
+
+if TYPE_CHECKING:
+    from loopworks.jobs import Job, Jobs
+    from loopworks.label.stage import Labeling
+
+Progress = Callable[["Job"], None]
+WARM = (
+    "loopworks.builtins",
+    "loopworks.train.loop",
+    "loopworks.train.export",
+    "loopworks.train.nets",
+    "loopworks.train.warm",
+    "mlflow.tracking",
+    "mlflow.store.tracking.sqlalchemy_store",
+    "mlflow.store.model_registry.sqlalchemy_store",
+)
+"""What the steps import; a worker loads it ahead, once, so that a job starts at once."""
+
+
+def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "Workspace":
+    """Open the workspace in ``folder``, or make a new one there.
+
+    Args:
+        folder: the workspace's folder; with ``create=False`` a folder inside a workspace will do.
+        create: make a workspace where there is none.
+        settings: override ``loopworks.toml`` and the environment, e.g. ``catalog="postgresql://..."``.
+    Raises: NotFound, TooNew, Busy, Invalid: each says what to do.
+    """
+    path = Path(folder).expanduser()
+    if create and not (path / "loopworks.toml").is_file():
+        return Workspace(create_home(path, settings))
+    return Workspace(open_home(path, settings))
+
+
+class Workspace:
+    """Everything of one team or project. Close it, or use it in a ``with`` block."""
+
+    def __init__(self, home: Home) -> None:
+        """Wrap the opened storage; use ``loopworks.open`` instead."""
+        self.home = home
+        self._jobs: Jobs | None = None
+        self._predictors: dict[tuple[str, str], Predictor] = {}
+
+    def __enter__(self) -> Self:
+        """The workspace itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop the worker that this process started and let go of all files; closing twice is harmless."""
+        for predictor in self._predictors.values():
+            predictor.close()
+        self._predictors.clear()
+        if self._jobs is not None:
+            self._jobs.close()
+            self._jobs = None
+        self.home.close()
+
+    @property
+    def folder(self) -> Path:
+        """Where the workspace lies."""
+        return self.home.folder
+
+    @property
+    def settings(self) -> Settings:
+        """Settings in force."""
+        return self.home.settings
+
+    @property
+    def jobs(self) -> "Jobs":
+        """The durable jobs of this workspace."""
+        if self._jobs is None:
+            from loopworks.jobs import Jobs
+
+            self._jobs = Jobs(self.folder, database=self._queue, warm=WARM)
+        return self._jobs
+
+    @property
+    def _queue(self) -> str:
+        catalog = self.settings.catalog
+        return catalog if catalog.startswith("postgresql") else ""
+
+    def work(self) -> None:
+        """Run this workspace's jobs in the foreground until SIGTERM or Ctrl-C; ends the process."""
+        from loopworks.jobs.worker import main
+
+        main(self.folder, database=self._queue, warm=WARM)
+
+    def info(self) -> dict[str, Any]:
+        """What the workspace holds, in figures."""
+        from loopworks import __version__
+
+        return {
+            "folder": self.folder.name,
+            "loopworks": __version__,
+            "datasets": len(self.datasets()),
+            "models": len(self.models()),
+            "deployments": len(self.deployments()),
+        }
+
+    # ---- data
+
+    def datasets(self) -> list[dict[str, Any]]:
+        """All datasets with their counts."""
+        return [dataset.to_json() for dataset in data.datasets(self.home)]
+
+    def dataset(
+        self, name: str, task: str | None = None, *, classes: Sequence[str] = (), is_multi: bool = False
+    ) -> Dataset:
+        """The dataset called ``name``; with a ``task`` it is made where it does not exist.
+
+        Raises:
+            NotFound: no such dataset, and no ``task`` to make one for.
+            Conflict: it exists for another task kind.
+        """
+        if task is not None and name not in (dataset.name for dataset in data.datasets(self.home)):
+            return data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
+        found = data.open_dataset(self.home, name)
+        if task is not None and found.task.name != task:
+            raise Conflict(f"dataset {name!r} must be of task {task}; got {found.task.name}", "use another name")
+        return found
+
+    def version(self, version: str) -> Version:
+        """A frozen version by its id or the start of it."""
+        return data.open_version(self.home, version)
+
+    def find_version(self, text: str) -> Version:
+        """A version by id, or the live state of the dataset called ``text``, frozen now."""
+        if text in (dataset.name for dataset in data.datasets(self.home)):
+            return self.dataset(text).freeze("for training")
+        return self.version(text)
+
+    # ---- label
+
+    def labeling(self, dataset: str, model: str = "") -> "Labeling":
+        """The label stage of a dataset; ``model`` proposes (default: the newest that learnt from this dataset)."""
+        from loopworks.label.stage import Labeling
+
+        target = self.dataset(dataset)
+        found = self.model(model) if model else self._newest(target)
+        if found is None:
+            return Labeling(target)
+        bundle = self.bundle(found)
+        if bundle.schema.classes != target.schema.classes:
+            missing = sorted(set(bundle.schema.classes) ^ set(target.schema.classes))
+            if model:
+                raise Conflict(
+                    f"model {found.ref} must know the classes of {dataset}; they differ in {missing}", "train again"
+                )
+            return Labeling(target)
+
+        def answer(items: Sequence[Item]) -> Arrays:
+            return self.answer(bundle, (target.read(item) for item in items))
+
+        return Labeling(target, answer, found.ref)
+
+    def _newest(self, dataset: Dataset) -> Model | None:
+        versions = {version.id for version in dataset.versions()}
+        return next((model for model in self.models() if model.version in versions), None)
+
+    # ---- train and optimize
+
+    def train(
+        self,
+        version: Version | str,
+        *,
+        recipe: str = "auto",
+        params: Mapping[str, Any] | None = None,
+        budget: str | float | None = None,
+        name: str = "",
+        start: Model | str | None = None,
+        seed: int | None = None,
+        on_progress: Progress | None = None,
+        key: str | None = None,
+    ) -> Model:
+        """Train a model on a frozen version, as a durable job, and wait for it; arguments as in ``train_job``.
+
+        Args:
+            on_progress: called with the job while it runs.
+        """
+        return self.result(
+            self.train_job(
+                version, recipe=recipe, params=params, budget=budget, name=name, start=start, seed=seed, key=key
+            ),
+            on_progress,
+        )
+
+    def train_job(
+        self,
+        version: Version | str,
+        *,
+        recipe: str = "auto",
+        params: Mapping[str, Any] | None = None,
+        budget: str | float | None = None,
+        name: str = "",
+        start: Model | str | None = None,
+        seed: int | None = None,
+        key: str | None = None,
+    ) -> "Job":
+        """Queue a training and return its job at once.
+
+        Args:
+            version: what to learn from, or its id.
+            recipe: ``auto``, or a ``train.NAME`` plug-in without ``train.``.
+            params: parameters of the recipe.
+            budget: time that training may take, e.g. ``"5m"``; empty leaves it to the recipe.
+            name: of the model; default the dataset's name.
+            start: a model to start from (warm start).
+            seed: same seed, same version, same model; default the workspace's setting.
+            key: the same key gives the same job, so that a script that runs again goes on with it.
+        """
+        found = version if isinstance(version, Version) else self.version(version)
+        if recipe != "auto":
+            plugins.get(f"train.{recipe}")
+        job = {
+            "version": found.id,
+            "name": name or found.dataset,
+            "recipe": recipe,
+            "params": dict(params or {}),
+            "budget_s": None if budget is None else seconds(budget),
+            "start": "" if start is None else self.model(start).ref,
+            "seed": self.settings.seed if seed is None else seed,
+        }
+        return self.jobs.get(self.jobs.submit("train", job, title=f"train {job['name']}", key=key))
+
+    def optimize(
+        self,
+        model: Model | str,
+        *,
+        max_drop: float = 0.01,
+        target: str = "latency",
+        variants: Iterable[str] | None = None,
+        seed: int | None = None,
+        on_progress: Progress | None = None,
+        key: str | None = None,
+    ) -> Model:
+        """Make and measure smaller and faster forms of a model, and wait for it; arguments as in ``optimize_job``.
+
+        Args:
+            on_progress: called with the job while it runs.
+        """
+        job = self.optimize_job(model, max_drop=max_drop, target=target, variants=variants, seed=seed, key=key)
+        return self.result(job, on_progress)
+
+    def optimize_job(
+        self,
+        model: Model | str,
+        *,
+        max_drop: float = 0.01,
+        target: str = "latency",
+        variants: Iterable[str] | None = None,
+        seed: int | None = None,
+        key: str | None = None,
+    ) -> "Job":
+        """Queue an optimization and return its job at once; the result is a new model, chosen by validation alone.
+
+        Args:
+            model: what to optimize, or its reference.
+            max_drop: how much of the headline metric may be lost, in 0..1.
+            target: latency, throughput or size.
+            variants: only these makers, e.g. ``["onnx-int8"]``; default all.
+            seed: of the calibration sample.
+            key: the same key gives the same job.
+        """
+        found = self.model(model)
+        job = {
+            "model": found.ref,
+            "max_drop": max_drop,
+            "target": target,
+            "variants": None if variants is None else list(variants),
+            "seed": self.settings.seed if seed is None else seed,
+        }
+        return self.jobs.get(self.jobs.submit("optimize", job, title=f"optimize {found.ref}", key=key))
+
+    def result(self, job: "Job", on_progress: Progress | None = None) -> Model:
+        """Wait for a job that makes a model; raises what the job failed with."""
+        return self.model(self.jobs.result(job.id, on_progress)["model"])
+
+    # ---- models
+
+    def models(self) -> list[Model]:
+        """All models, newest first."""
+        with self.home.catalog.read() as tx:
+            return models.every(tx)
+
+    def model(self, ref: "Model | str") -> Model:
+        """A model by NAME (its newest number), NAME:NUMBER or NAME@ALIAS."""
+        if isinstance(ref, Model):
+            return ref
+        with self.home.catalog.read() as tx:
+            return models.get(tx, ref)
+
+    def alias(self, ref: Model | str, alias: str) -> None:
+        """Point ``alias`` (such as champion) of the model's name to this number."""
+        found = self.model(ref)
+        with self.home.catalog.begin() as tx:
+            models.set_alias(tx, found.name, alias, found.number)
+
+    def bundle(self, ref: "Model | Deployment | str") -> Bundle:
+        """The bundle of a model or deployment, as a folder on this machine."""
+        if isinstance(ref, Deployment):
+            ref = f"{ref.model}:{ref.number}"
+        return bundles.load(self.home.blobs, self.model(ref).bundle, self.home.cache)
+
+    # ---- infer
+
+    def deploy(self, model: Model | str, name: str = "", *, variant: str = "") -> Deployment:
+        """Put a model to use under ``name`` (default: the model's); the revisions before stay on record."""
+        found = self.model(model)
+        bundle = self.bundle(found)
+        chosen = bundle.variant(variant)
+        if chosen.is_refused:
+            raise Invalid(
+                "variant", "one inside the accuracy budget", f"{chosen.name}: {chosen.note}", "deploy another variant"
+            )
+        with self.home.catalog.begin() as tx:
+            done = deployments.add(tx, name or found.name, model=found.name, number=found.number, variant=chosen.name)
+            lineage.link(tx, Node("model", found.ref), Node("deployment", done.ref))
+        return done
+
+    def deployments(self) -> list[Deployment]:
+        """What answers requests now, by name."""
+        with self.home.catalog.read() as tx:
+            return deployments.every(tx)
+
+    def deployment(self, name: str, revision: int | None = None) -> Deployment:
+        """The deployment called ``name``: as it is, or as an earlier revision was."""
+        with self.home.catalog.read() as tx:
+            return deployments.get(tx, name, revision)
+
+    def predict(self, deployment: str, source: "str | Path | bytes") -> dict[str, Any]:
+        """What a deployment says of one image (a path or the bytes of a file).
+
+        Returns: the task's answer, with ``id`` (see ``lineage``), ``name`` and ``item``.
+        """
+        answers, problems = self.predict_many(deployment, [source])
+        if problems:
+            first = problems[0]
+            raise _error(first)
+        return answers[0]
+
+    def predict_many(
+        self, deployment: str, sources: "Sequence[str | Path | bytes]", *, batch: int = 32
+    ) -> tuple[list[dict[str, Any]], list[Problem]]:
+        """Answers for many images, in order; those that cannot be read are listed and left out."""
+        used = self.deployment(deployment)
+        bundle = self.bundle(used)
+        variant = used.variant
+        found: list[tuple[str, bytes]] = []
+        problems: list[Problem] = []
+        for i, source in enumerate(sources):
+            name = f"image {i + 1}" if isinstance(source, bytes) else str(source)
+            try:
+                content = source if isinstance(source, bytes) else data.read_file(Path(source))
+                image.probe(content, name, self.settings.max_image_pixels)
+                found.append((name, content))
+            except LoopworksError as error:
+                problems.append(Problem(where=name, error=error.code, message=error.message, hint=error.hint))
+        answers: list[dict[str, Any]] = []
+        task = plugins.get(f"task.{bundle.task}")
+        for at in range(0, len(found), batch):
+            part = found[at : at + batch]
+            outputs = self.answer(bundle, (content for _, content in part), variant)
+            for (name, content), answer in zip(part, task.decode(outputs, bundle.schema), strict=True):
+                item = data.content_id(content)
+                answers.append({"id": used.prediction(item), "name": name, "item": item, **answer})
+        return answers, problems
+
+    def answer(self, bundle: Bundle, files: Iterable[bytes], variant: str = "", *, batch: int = 64) -> Arrays:
+        """A model's raw answer for image files, in order."""
+        import numpy as np
+
+        predictor = self._predictor(bundle, variant)
+        limit = self.settings.max_image_pixels
+        parts: list[Arrays] = []
+        pixels: list[Any] = []
+
+        def flush() -> None:
+            if pixels:
+                parts.append(predictor.predict({bundle.inputs[0].name: np.stack(pixels)}))
+                pixels.clear()
+
+        for content in files:
+            pixels.append(image.decode(content, bundle.rule, max_pixels=limit))
+            if len(pixels) == batch:
+                flush()
+        flush()
+        if not parts:
+            raise Invalid("images", "at least one", "none")
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _predictor(self, bundle: Bundle, variant: str) -> Predictor:
+        chosen = bundle.variant(variant)
+        key = (str(bundle.folder), chosen.name)
+        if key not in self._predictors:
+            runtime = plugins.get(f"runtime.{chosen.runtime}")()
+            self._predictors[key] = runtime.load(
+                bundle.path(chosen.file), threads=self.settings.threads, precision=chosen.precision
+            )
+        return self._predictors[key]
+
+    # ---- lineage
+
+    def lineage(self, what: str) -> list[LineageNode]:
+        """Where something came from, one node a line, back to the labels.
+
+        Args:
+            what: a prediction id, ``NAME`` of a deployment, ``NAME:NUMBER`` of a model, a version id or a dataset.
+        """
+        from loopworks.trace import Trace
+
+        return Trace(self).of(what)
+
+
+def _error(problem: Problem) -> LoopworksError:
+    return from_json({"error": {"code": problem.error, "message": problem.message, "hint": problem.hint}})
+
+
+__all__ = ["Deployment", "Model", "Workspace", "open"]
