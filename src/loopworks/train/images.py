@@ -124,7 +124,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     from loopworks.train.loop import Learner, fit
     from loopworks.train.warm import start_from
 
-    budget = Budget(lesson.budget_s, reserve_s=4.0)
+    budget = Budget(lesson.budget_s, reserve_s=3.0)
     source = lesson.source
     rule = ImageRule(height=params.image_size, width=params.image_size, fit=params.fit)
     train, val = _splits(lesson, rule, ctx.part(0.0, 0.08))
