@@ -28,8 +28,8 @@ def write(path: Path, figures: Mapping[str, Any], bundle: Bundle) -> Path:
     rounds = figures["rounds"]
     body = [
         "<h1>Loopworks demo</h1>",
-        f"<p>{html.escape(Path(figures['data']).name)}: from raw images to served predictions. The annotator was played "
-        "by labels that were hidden before.</p>",
+        f"<p>{html.escape(Path(figures['data']).name)}: from raw images to served predictions. The annotator was "
+        "played by labels that were hidden before.</p>",
         "<h2>What active learning saved</h2>",
         f"<p>{html.escape(figures['saved'])}</p>",
         _picture(labels_curve(rounds), "Accuracy on the frozen test set against the number of labels"),
