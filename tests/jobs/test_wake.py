@@ -7,11 +7,12 @@ from tests.jobs.conftest import STEPS, until
 from loopworks.jobs import Jobs
 
 
-def test_waking_starts_a_worker_only_where_a_job_waits(folder: Path) -> None:
-    with Jobs(folder, preload=STEPS, warm=()) as jobs:
-        assert jobs.wake() is False
-        job = jobs.submit("test-add", {"left": 20, "right": 22})
-        assert jobs.wake() is True
-        assert jobs.wake() is False  # it works on it already
-        until(lambda: jobs.get(job).is_ended, "the job to end without anybody following it")
-        assert jobs.get(job).result == {"sum": 42}
+def test_waking_takes_up_what_a_command_that_has_ended_left(folder: Path) -> None:
+    with Jobs(folder, preload=STEPS, warm=()) as server:
+        assert server.wake() is False  # nothing waits
+        with Jobs(folder, preload=STEPS, warm=()) as command:
+            job = command.submit("test-add", {"left": 20, "right": 22})
+        until(lambda: server.wake() or server.get(job).is_ended, "a worker, or the end of the job")
+        until(lambda: server.get(job).is_ended, "the job to end without anybody following it")
+        assert server.get(job).result == {"sum": 42}
+        assert server.wake() is False
