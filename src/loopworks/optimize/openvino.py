@@ -134,6 +134,10 @@ def _is_transformer(model: Any) -> bool:
 def _quiet() -> Iterator[None]:
     """NNCF logs to the console, draws progress bars on it, and makes its logger class everybody's at import."""
     kind = logging.getLoggerClass()
+    # NNCF imports torch where it finds it, which then reports that there is no CUDA here.
+    cuda = logging.getLogger("torch.utils.cpp_extension")
+    level = cuda.level
+    cuda.setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
@@ -143,3 +147,4 @@ def _quiet() -> Iterator[None]:
             yield
         finally:
             logging.setLoggerClass(kind)
+            cuda.setLevel(level)

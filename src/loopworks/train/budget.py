@@ -11,7 +11,7 @@ class Budget:
 
         Args:
             limit_s: seconds for the whole training; ``None`` is no limit.
-            reserve_s: seconds of these that what follows the loop (export, scoring) needs; at most a third is kept.
+            reserve_s: seconds of these that what follows the loop (export, scoring) needs; at most half is kept.
         """
         self.limit_s = limit_s
         self._reserve_s = reserve_s
@@ -34,4 +34,4 @@ class Budget:
         """Share of the loop's time that is used, in 0..1 (above 1: over); 0 where there is no limit."""
         if self.limit_s is None:
             return 0.0
-        return self.spent_s() / (self.limit_s - min(self._reserve_s, self.limit_s / 3))
+        return self.spent_s() / (self.limit_s - min(self._reserve_s, self.limit_s / 2))

@@ -27,8 +27,12 @@ if TYPE_CHECKING:
     from loopworks.train.loop import Plan, Progress
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
-STEPS, FEWEST, MOST = 400, 20, 200
+TINY_PX = 48
+"""Largest side of an image that counts as tiny, in pixels."""
+STEPS, FEWEST, MOST = 400, 15, 200
 """Optimizer steps that a training without a budget aims at, and the fewest and most epochs it makes of them."""
+FEW = 512
+"""Training images below which batches of 16 learn as much per image as batches of 32, in half the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +47,9 @@ class ImageFit:
     """How an image meets the square: stretched, its centre cropped, or padded with black."""
     epochs: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Times that the training goes over all images; 0 chooses by the number of images and the budget."""
-    batch: Annotated[int, Field(ge=1, le=4096)] = 32
-    """Images per step."""
-    rate: Annotated[float, Field(gt=0, le=1)] = 3e-3
+    batch: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Images per step; 0 is 16 below 512 training images, else 32."""
+    rate: Annotated[float, Field(gt=0, le=1)] = 6e-3
     """Highest learning rate, no unit; it rises at the start and falls along a cosine."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Pull of the weights towards zero (AdamW), no unit."""
@@ -168,7 +172,8 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
 
 
 def _with_epochs(params: ImageFit, items: int, budget_s: float | None) -> ImageFit:
-    """Fill in epochs and patience: enough steps for few images; with a budget, the clock decides earlier."""
+    """Fill in batch, epochs and patience: enough steps for few images; with a budget, the clock decides earlier."""
+    params = replace(params, batch=params.batch or (16 if items < FEW else 32))
     epochs = params.epochs or min(MOST, max(FEWEST, round(STEPS / math.ceil(items / params.batch))))
     if budget_s is not None and not params.epochs:
         epochs *= 4
@@ -186,7 +191,8 @@ def _plan(params: ImageFit, lesson: Lesson) -> "Plan":
         smoothing=params.smoothing,
         patience=params.patience,
         is_multi=lesson.source.schema.is_multi,
-        threads=lesson.threads,
+        # A second thread gains little on tiny images (1.3 x when all is quiet) and costs 2 to 3 x beside other work.
+        threads=lesson.threads or (1 if params.image_size <= TINY_PX else 0),
     )
 
 
@@ -223,7 +229,8 @@ def _write(lesson: Lesson, net: Net, rule: ImageRule, is_multi: bool) -> Variant
 
     network = net.network.cpu().eval()
     state = {name: x.detach().contiguous() for name, x in network.state_dict().items()}
-    save_file(state, lesson.folder / WEIGHTS, metadata={"format": "pt", "head": net.head})
+    # One entry of metadata alone: several are written in another order each time, and the file's checksum with them.
+    save_file(state, lesson.folder / WEIGHTS, metadata={"head": net.head})
     served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), is_multi).eval()
     export(served, rule, lesson.folder / MODEL)
     return Variant(

@@ -57,6 +57,7 @@ class Plan:
     warmup: float = 0.1
     """Share of the training in which the rate rises."""
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
+    """Seconds between checkpoints, at least; 0 writes one after each epoch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,6 +183,7 @@ class Coach(Callback):
         self.judge, self.budget, self.ctx = judge, budget, ctx
         self.is_interrupted = False
         self._ticked = self._saved = time.monotonic()
+        self._every_s = plan.checkpoint_every_s
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Go on with the optimizer's state of the killed run."""
@@ -230,7 +232,10 @@ class Coach(Callback):
         if self.progress.ended:
             self.progress.is_done = True
             trainer.should_stop = True
-        if self.progress.is_done or time.monotonic() - self._saved >= self.plan.checkpoint_every_s:
+            if self.val is None:
+                # Without validation items the last weights are the ones to keep.
+                self._keep(module, done, 0.0, 0.0)
+        if self.progress.is_done or time.monotonic() - self._saved >= self._every_s:
             self._save(module, trainer.optimizers[0])
         self._tick(0)
 
@@ -251,8 +256,6 @@ class Coach(Callback):
 
     def _judge(self, module: Learner, done: int) -> None:
         if self.val is None:
-            # Without validation items the last weights are the ones to keep.
-            self._keep(module, done, 0.0, 0.0)
             return
         began = time.monotonic()
         answers, loss = self.evaluate(module, self.val)
@@ -274,8 +277,12 @@ class Coach(Callback):
             "optimizer": optimizer.state_dict(),
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
         }
+        began = time.monotonic()
         save_atomically(state, self.ctx.scratch / CHECKPOINT)
         self._saved = time.monotonic()
+        # Large networks take long to write: not more than one part in fifty of the time goes into checkpoints.
+        if self.plan.checkpoint_every_s:
+            self._every_s = max(self.plan.checkpoint_every_s, 50 * (self._saved - began))
 
     def _share(self, batch: int) -> float:
         steps = (self.progress.epoch + batch / len(self.batches)) / self.plan.epochs

@@ -11,10 +11,10 @@ from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
 from loopworks.data.source import Sized, Source
 from loopworks.train.contracts import Lesson, Made
-from loopworks.train.images import ImageFit, Net, channel_stats, learn
+from loopworks.train.images import TINY_PX, ImageFit, Net, channel_stats, learn
 
 NAME = "train.small-cnn"
-TINY_PX, TINY_SIZE, USUAL_SIZE = 48, 32, 96
+TINY_SIZE, USUAL_SIZE = 32, 96
 
 
 @plugins.add(NAME)

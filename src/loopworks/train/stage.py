@@ -20,6 +20,7 @@ from loopworks.data.source import Source
 from loopworks.tasks.answers import answers
 from loopworks.train import small_cnn, timm
 from loopworks.train.contracts import Decoded, Lesson, Made
+from loopworks.train.images import TINY_PX
 from loopworks.train.small_cnn import is_tiny
 
 AUTO = "auto"
@@ -127,7 +128,7 @@ def _named(recipe: str, source: Source, budget_s: float | None) -> tuple[str, tu
     if recipe != AUTO:
         return (recipe if recipe.startswith("train.") else f"train.{recipe}"), ()
     if is_tiny(source):
-        return small_cnn.NAME, (f"recipe chosen: small-cnn (images of at most {small_cnn.TINY_PX} pixels)",)
+        return small_cnn.NAME, (f"recipe chosen: small-cnn (images of at most {TINY_PX} pixels)",)
     if budget_s is not None and budget_s < SHORT_S:
         return small_cnn.NAME, (f"recipe chosen: small-cnn (a budget under {SHORT_S:.0f} s)",)
     if timm.has_weights():
@@ -164,10 +165,11 @@ def _scores(
     predictor = runtime.load(folder / made.variant.file, threads=threads, precision=made.variant.precision)
     found = {}
     try:
-        for split in ("val", "test"):
+        for split, step in (("val", ctx.part(0.0, 0.5)), ("test", ctx.part(0.5, 1.0))):
             if source.counts.get(split, 0):
-                pixels = images.get(made.rule, split, ctx)
-                outputs = answers(predictor, pixels, made.inputs[0].name, tick=partial(_tick, ctx, split))
+                pixels = images.get(made.rule, split, step.part(0.0, 0.5))
+                tick = partial(_tick, step.part(0.5, 1.0), split)
+                outputs = answers(predictor, pixels, made.inputs[0].name, tick=tick)
                 found[split] = source.task.score(source.targets(split), outputs, source.schema, seed=ctx.seed)
     finally:
         predictor.close()

@@ -95,15 +95,28 @@ def create(name: str, classes: int, path: Path | None) -> "nn.Module":
     Raises: Invalid: the file does not fit the backbone.
     """
     import timm
+    import torch
     from safetensors import SafetensorError
 
+    state = torch.get_rng_state()
+    fresh = timm.create_model(name, pretrained=False, num_classes=classes)
     if path is None:
-        return timm.create_model(name, pretrained=False, num_classes=classes)
+        return fresh
+    torch.set_rng_state(state)
     try:
-        return timm.create_model(name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, num_classes=classes)
+        network = timm.create_model(
+            name, pretrained=True, pretrained_cfg_overlay={"file": str(path)}, num_classes=classes
+        )
     except (RuntimeError, KeyError, SafetensorError, OSError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Invalid(f"weights {path.name}", f"weights of {name}", first) from None
+    # timm loads what fits and says nothing of the rest, and it may rename tensors: only the outcome can be compared,
+    # with a network that began from the same random state.
+    before = fresh.state_dict()
+    same = [torch.equal(x, before[key]) for key, x in network.state_dict().items() if x.ndim > 1]
+    if sum(same) > len(same) / 2:
+        raise Invalid(f"weights {path.name}", f"weights of {name}", "a file of which hardly anything fits")
+    return network
 
 
 def _head(config: Any, name: str) -> str:

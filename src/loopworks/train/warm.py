@@ -21,7 +21,7 @@ def start_from(bundle: Bundle, network: nn.Module, head: str, schema: LabelSchem
         network: changed in place.
         head: name of the last layer; its rows are moved to the place that their class has now.
         schema: the new classes.
-    Raises: Invalid: no weights there, or none that fit this network.
+    Raises: Invalid: no weights there, or fewer than half of them fit this network.
     """
     path = bundle.path(WEIGHTS)
     if not path.is_file():
@@ -30,7 +30,8 @@ def start_from(bundle: Bundle, network: nn.Module, head: str, schema: LabelSchem
         old = load_file(path)
     except SafetensorError as error:
         raise Invalid(str(path), "a safetensors file", str(error)) from None
-    new = network.state_dict()
+    # Counters of batch norm fit every network and say nothing.
+    new = {name: tensor for name, tensor in network.state_dict().items() if tensor.ndim > 0}
     taken = 0
     for name, tensor in new.items():
         if name not in old:
@@ -40,11 +41,12 @@ def start_from(bundle: Bundle, network: nn.Module, head: str, schema: LabelSchem
         elif old[name].shape == tensor.shape:
             tensor.copy_(old[name])
             taken += 1
-    if taken == 0:
+    if taken < len(new) / 2:
         raise Invalid(
             "start",
             f"a model of the same recipe and size ({len(new)} tensors)",
-            f"{bundle.recipe}, no tensor of which fits",
+            f"{bundle.recipe}, of which {taken} tensors fit",
+            "train without start, or with the parameters of that model",
         )
     return f"training began from an earlier model of version {bundle.version} ({taken} of {len(new)} tensors)"
 
