@@ -174,7 +174,7 @@ def damaged(network: str) -> type:
             value: NDArray[Any] = np.array([1, 2, 0]) if network == "turned" else np.array(np.nan, np.float32)
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, "change"))
             kind = "Gather" if network == "turned" else "Mul"
-            more = {"axis": 1} if network == "turned" else {}
+            more: dict[str, Any] = {"axis": 1} if network == "turned" else {}
             model.graph.node.append(onnx.helper.make_node(kind, ["right", "change"], [output.name], **more))
             onnx.save(model, str(source.folder / "model.onnx"))
             return Variant(
@@ -335,7 +335,7 @@ def test_latency_and_throughput_are_medians_over_interleaved_rounds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr("loopworks.optimize.measure.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(measure, "SLOT_S", 0.05)
     predictors = {"fast": Slow(clock, 0.001), "slow": Slow(clock, 0.004)}
     found = measure.speeds(predictors, "image", np.zeros((3, 2, 2, 3), np.uint8), context(tmp_path))

@@ -4,6 +4,7 @@ import errno
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,23 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+def has_seen(seen: list[int], count: int) -> bool:
+    return len(seen) >= count
+
+
+def note_headline(seen: list[int], name: str, step: int, value: float) -> None:
+    if name == "val_headline":
+        seen.append(step)
+
+
 def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole, _ = run(plan(), context(tmp_path / "whole"))
     for stop_after in (1, 3):
         seen: list[int] = []
         first = context(
             tmp_path / str(stop_after),
-            stop=lambda seen=seen, at=stop_after: len(seen) >= at,
-            metric=lambda name, step, value, seen=seen: seen.append(step) if name == "val_headline" else None,
+            stop=partial(has_seen, seen, stop_after),
+            metric=partial(note_headline, seen),
         )
         with pytest.raises(Cancelled):
             run(plan(), first)
