@@ -237,8 +237,9 @@ class Workspace:
             key: the same key gives the same job, so that a script that runs again goes on with it.
         """
         found = version if isinstance(version, Version) else self.version(version)
-        if recipe != "auto":
-            plugins.get(f"train.{recipe}")
+        from loopworks.train.stage import check_params
+
+        check_params(recipe, params or {})
         job = {
             "version": found.id,
             "name": name or found.dataset,
@@ -289,12 +290,16 @@ class Workspace:
             seed: of the calibration sample.
             key: the same key gives the same job.
         """
+        from loopworks.optimize.stage import check_request
+
+        chosen = None if variants is None else list(variants)
+        check_request(max_drop, target, chosen)
         found = self.model(model)
         job = {
             "model": found.ref,
             "max_drop": max_drop,
             "target": target,
-            "variants": None if variants is None else list(variants),
+            "variants": chosen,
             "seed": self.settings.seed if seed is None else seed,
         }
         return self.jobs.get(self.jobs.submit("optimize", job, title=f"optimize {found.ref}", key=key))

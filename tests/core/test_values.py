@@ -112,6 +112,12 @@ def test_a_rule_without_one_of_its_constants_is_refused() -> None:
         ImageRule.from_json(body)
 
 
+def test_one_is_not_taken_for_true_in_a_rule() -> None:
+    body = {**ImageRule(height=64, width=64).to_json(), "jpeg_draft": 1}
+    with pytest.raises(Invalid, match=r"preprocessing.jpeg_draft must be True .*; got 1"):
+        ImageRule.from_json(body)
+
+
 def test_text_is_not_taken_for_a_list_of_classes() -> None:
     with pytest.raises(Invalid, match="label schema.classes must be a list of texts; got cat"):
         LabelSchema.from_json({"classes": "cat", "is_multi": False})

@@ -174,10 +174,8 @@ def damaged(network: str) -> type:
             value: NDArray[Any] = np.array([1, 2, 0]) if network == "turned" else np.array(np.nan, np.float32)
             model.graph.initializer.append(onnx.numpy_helper.from_array(value, "change"))
             kind = "Gather" if network == "turned" else "Mul"
-            node = onnx.helper.make_node(kind, ["right", "change"], [output.name])
-            if network == "turned":
-                node.attribute.append(onnx.helper.make_attribute("axis", 1))
-            model.graph.node.append(node)
+            more: dict[str, Any] = {"axis": 1} if network == "turned" else {}
+            model.graph.node.append(onnx.helper.make_node(kind, ["right", "change"], [output.name], **more))
             onnx.save(model, str(source.folder / "model.onnx"))
             return Variant(
                 name=network, runtime="onnxruntime", precision="int8", file="model.onnx", files=("model.onnx",),

@@ -92,6 +92,9 @@ class Scripted:
     def list(self, limit: int = 50, status: str | None = None) -> list[Job]:
         return self.script[:limit]
 
+    def wake(self) -> bool:
+        return False
+
     def cancel(self, job_id: str) -> Job:
         self.cancelled.append(job_id)
         return self.get(job_id)

@@ -4,6 +4,7 @@ import errno
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,32 +72,33 @@ def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def stops_after(folder: Path, epochs: int) -> Context:
-    """A context whose user asks to stop once so many epochs were judged."""
-    seen: list[int] = []
-    return context(folder, stop=lambda: len(seen) >= epochs, metric=judged(seen))
+def has_seen(seen: list[int], count: int) -> bool:
+    return len(seen) >= count
 
 
-def judged(seen: list[int]) -> Callable[[str, int, float], None]:
-    """A metric sink that keeps the epochs that were judged."""
-
-    def keep(name: str, step: int, value: float) -> None:
-        if name == "val_headline":
-            seen.append(step)
-
-    return keep
+def note_headline(seen: list[int], name: str, step: int, value: float) -> None:
+    if name == "val_headline":
+        seen.append(step)
 
 
 def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(tmp_path: Path) -> None:
     whole, _ = run(plan(), context(tmp_path / "whole"))
     for stop_after in (1, 3):
-        first = stops_after(tmp_path / str(stop_after), stop_after)
+        seen: list[int] = []
+        first = context(
+            tmp_path / str(stop_after),
+            stop=partial(has_seen, seen, stop_after),
+            metric=partial(note_headline, seen),
+        )
         with pytest.raises(Cancelled):
             run(plan(), first)
         state = torch.load(first.scratch / loop.CHECKPOINT, weights_only=True)
         assert state["progress"]["epoch"] == stop_after
         again: list[int] = []
-        second = context(first.scratch, metric=judged(again))
+        second = context(
+            first.scratch,
+            metric=lambda name, step, value, again=again: again.append(step) if name == "val_headline" else None,
+        )
         resumed, progress = run(plan(), second)
         assert again == list(range(stop_after + 1, 5)), "epochs that were done are not done again"
         assert progress.epoch == 4

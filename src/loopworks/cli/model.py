@@ -102,7 +102,7 @@ def _headline(model: "Model") -> str:
 
 
 def _left(out: Out, job: "Job") -> None:
-    out.say(f"job {job.id} waits; follow it with: loopworks jobs show {job.id}")
+    out.say(f"job {job.id} waits for a worker: loopworks worker, loopworks serve, or loopworks jobs follow {job.id}")
     out.done({"job": job.to_json()})
 
 

@@ -21,6 +21,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 EXIT_BUG = 1
 EXIT_STOPPED = 130
+FILE_WIDTH = 140  # columns of a table that goes to a file or a pipe
 
 
 class Options:
@@ -39,6 +40,8 @@ class Out:
 
         self.as_json = as_json
         self.console = Console(stderr=as_json, highlight=False, soft_wrap=True)
+        if not self.console.is_terminal:
+            self.console.width = FILE_WIDTH
 
     def say(self, text: str) -> None:
         """One line for people."""

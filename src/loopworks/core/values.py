@@ -130,7 +130,9 @@ class ImageRule:
         rule = cls(height=fields.whole("height", 1), width=fields.whole("width", 1), fit=fit)
         known = rule.to_json()
         for key in sorted(known.keys() | fields.body.keys()):
-            if fields.body.get(key) != known.get(key):
+            found, wanted = fields.body.get(key), known.get(key)
+            # 1 is equal to True, and is not what the format says.
+            if found != wanted or isinstance(found, bool) != isinstance(wanted, bool):
                 raise Invalid(
                     fields.path(key),
                     f"{known.get(key, 'absent')} (the rule that this version knows)",

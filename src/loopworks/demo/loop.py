@@ -85,6 +85,7 @@ def run(folder: Path, source: Path | None, *, seed: int, out: Voice) -> dict[str
             "workspace": str(folder),
             "data": plan.data,
             "rounds": curves,
+            "saved": saved(curves),
             "model": best.ref,
             "chosen": bundle.chosen,
             "variants": [variant.to_json() for variant in bundle.variants],
@@ -282,30 +283,40 @@ def _version(dataset: Dataset, plan: Plan, round: int) -> Version:
 
 
 def saved(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """What active learning saved, in words; it says so as well where it saved nothing."""
-    final = rounds[-1]["active"]["value"]
-    last = rounds[-1]["labels"]
-    random = [(row["labels"], row["random"]["value"]) for row in rounds]
-    active = [(row["labels"], row["active"]["value"]) for row in rounds]
-    best = random[-1][1]
-    if final < best:
-        return f"With {last} labels random picks reached {best:.3f}, the model's picks {final:.3f}: nothing saved here."
-    if (needed := _labels_for(active, best)) < last:
+    """What active learning saved, in words; it says so as well where it saved nothing, or where that may be chance."""
+    last = rounds[-1]
+    goal = last["active"]["value"]
+    mine = _labels_for([(row["labels"], row["active"]["value"]) for row in rounds], goal)
+    other = _labels_for([(row["labels"], row["random"]["value"]) for row in rounds], goal)
+    doubt = ""
+    if last["active"]["low"] <= last["random"]["high"] and last["random"]["low"] <= last["active"]["high"]:
+        doubt = " The last intervals overlap, so the difference may be chance."
+    if other is None:
+        best = max(row["random"]["value"] for row in rounds)
         return (
-            f"The model's picks reached with about {needed} labels what random picks reached with {last} "
-            f"({best:.3f}): {1 - needed / last:.0%} fewer labels."
+            f"The model's picks reached {goal:.3f} with about {mine} labels; random picks had not reached it with "
+            f"{last['labels']} ({best:.3f} at best).{doubt}"
         )
-    return f"Both ways of picking reached {final:.3f} with {last} labels: nothing saved here."
+    assert mine is not None
+    if mine < other:
+        return (
+            f"The model's picks reached {goal:.3f} with about {mine} labels, random picks with about {other}: "
+            f"{1 - mine / other:.0%} fewer labels.{doubt}"
+        )
+    return (
+        f"The model's picks reached {goal:.3f} with about {mine} labels, random picks with {other}: nothing saved here."
+    )
 
 
-def _labels_for(curve: Sequence[tuple[int, float]], accuracy: float) -> int:
-    """Labels at which a curve first reaches ``accuracy``, linear between its points."""
-    for (n0, a0), (n1, a1) in zip(curve, curve[1:], strict=False):
-        if a0 >= accuracy:
-            return n0
-        if a1 >= accuracy:
-            return round(n0 + (n1 - n0) * (accuracy - a0) / (a1 - a0))
-    return curve[-1][0]
+def _labels_for(curve: Sequence[tuple[int, float]], accuracy: float) -> int | None:
+    """Labels at which a curve first reaches ``accuracy``, linear between its points; ``None`` where it does not."""
+    before = curve[0]
+    for labels, value in curve:
+        if value >= accuracy:
+            (n0, a0), (n1, a1) = before, (labels, value)
+            return n1 if a1 <= a0 else round(n0 + (n1 - n0) * (accuracy - a0) / (a1 - a0))
+        before = (labels, value)
+    return None
 
 
 def _interval(score: Mapping[str, float]) -> str:
@@ -371,7 +382,7 @@ def _serve(space: Workspace, best: Model, bundle: Bundle, out: Voice) -> dict[st
     out.say(f"5. Trace: image {rows[0].name} is said to be {answer['chosen'][0]!r}; where does that come from?")
     chain = space.lineage(answer["id"])
     for depth, node in enumerate(chain):
-        facts = ", ".join(f"{k} {v}" for k, v in node.facts.items() if v not in ("", None))
+        facts = ", ".join(f"{k} {v}" for k, v in node.facts.items() if v not in ("", None) and k != "item")
         out.say(f"   {'  ' * depth}{node.kind} {node.id[:48]}" + (f" ({facts})" if facts else ""))
     return {
         "deployment": current.ref,
@@ -388,14 +399,13 @@ def _serve(space: Workspace, best: Model, bundle: Bundle, out: Voice) -> dict[st
 
 def _end(figures: Mapping[str, Any], bundle: Bundle, out: Voice) -> None:
     out.table(
-        ("variant", "val", "test", "95 % interval", "agrees", "p50 ms", "images/s", "size", ""),
+        ("variant", "val", "test", "95 % interval", "p50 ms", "images/s", "size", ""),
         [
             (
                 v.name,
                 f"{v.metrics['val']['accuracy'].value:.3f}",
                 f"{v.metrics['test']['accuracy'].value:.3f}",
                 _interval(v.metrics["test"]["accuracy"].to_json()),
-                "-" if v.agreement is None else f"{v.agreement:.3f}",
                 f"{v.latency_ms['p50']:.3f}",
                 "-" if v.throughput_per_s is None else f"{v.throughput_per_s:.0f}",
                 bytes_text(v.size_bytes),

@@ -28,9 +28,10 @@ def write(path: Path, figures: Mapping[str, Any], bundle: Bundle) -> Path:
     rounds = figures["rounds"]
     body = [
         "<h1>Loopworks demo</h1>",
-        f"<p>{html.escape(Path(figures['data']).name)}: from raw images to served predictions in "
-        f"{figures['seconds']:.0f} s. The annotator was played by labels that were hidden before.</p>",
+        f"<p>{html.escape(Path(figures['data']).name)}: from raw images to served predictions. The annotator was "
+        "played by labels that were hidden before.</p>",
         "<h2>What active learning saved</h2>",
+        f"<p>{html.escape(figures['saved'])}</p>",
         _picture(labels_curve(rounds), "Accuracy on the frozen test set against the number of labels"),
         _table(
             ("labels", "model picks", "95 % interval", "random picks", "95 % interval"),
@@ -55,12 +56,7 @@ def write(path: Path, figures: Mapping[str, Any], bundle: Bundle) -> Path:
         ),
         "<p>The choice used the validation split alone; the frozen test set is only reported.</p>",
         "<h2>Lineage of one prediction</h2>",
-        "<ol>"
-        + "".join(
-            f"<li>{html.escape(node['kind'])} <code>{html.escape(node['id'])}</code></li>"
-            for node in figures["served"]["lineage"]
-        )
-        + "</ol>",
+        "<ol>" + "".join(_node(node) for node in figures["served"]["lineage"]) + "</ol>",
         f"<p>Measured on {html.escape(', '.join(f'{k} {v}' for k, v in bundle.measured_on.items()))}.</p>",
     ]
     page = (
@@ -85,21 +81,27 @@ def labels_curve(rounds: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def front(bundle: Bundle) -> bytes:
-    """Accuracy against latency of every variant, as a PNG file."""
+    """Accuracy against latency of every variant, as a PNG file; filled is chosen, grey is refused."""
     figure, axes = _axes("latency of one image, p50, ms", "accuracy on the frozen test set")
+    colors = ("#1769aa", "#b3541e", "#3a7d44", "#7b4fa3", "#8a6d00", "#b02a5b")
     for i, variant in enumerate(bundle.variants):
         score = next(iter(variant.metrics["test"].values()))
-        x, y = variant.latency_ms["p50"], score.value
         is_chosen = variant.name == bundle.chosen
-        color = "#1769aa" if is_chosen else "#999999" if variant.is_refused else "#b3541e"
+        color = "#999999" if variant.is_refused else colors[i % len(colors)]
         axes.errorbar(
-            x, y, yerr=[[y - score.low], [score.high - y]], fmt="D" if is_chosen else "o", color=color, capsize=3
+            variant.latency_ms["p50"],
+            score.value,
+            yerr=[[score.value - score.low], [score.high - score.value]],
+            fmt="osD^vP"[i % 6],
+            color=color,
+            markerfacecolor=color if is_chosen else "white",
+            markersize=11 if is_chosen else 8,
+            capsize=3,
+            label=f"{variant.name}, {bytes_text(variant.size_bytes)}"
+            + (" (chosen)" if is_chosen else " (refused)" if variant.is_refused else ""),
         )
-        text = f"{variant.name}, {bytes_text(variant.size_bytes)}" + (" (chosen)" if is_chosen else "")
-        axes.annotate(
-            text, (x, y), textcoords="offset points", xytext=(8, 8 if i % 2 else -14), fontsize=9, color=color
-        )
-    axes.set_xlim(left=0, right=1.35 * max(v.latency_ms["p50"] for v in bundle.variants))
+    axes.set_xlim(left=0, right=1.1 * max(v.latency_ms["p50"] for v in bundle.variants))
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     return _png(figure)
 
 
@@ -132,6 +134,11 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], marked: Sequen
         kind = " class='chosen'" if i < len(marked) and marked[i] else ""
         lines.append(f"<tr{kind}>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+
+
+def _node(node: Mapping[str, Any]) -> str:
+    facts = ", ".join(f"{k} {v}" for k, v in node.items() if k not in ("kind", "id", "item") and v not in ("", None))
+    return f"<li>{html.escape(node['kind'])} <code>{html.escape(node['id'])}</code> {html.escape(facts)}</li>"
 
 
 def _variant(variant: Any) -> tuple[str, ...]:

@@ -308,6 +308,14 @@ class Jobs:
         facts = {name: getattr(job, name) for name in Job.__slots__}
         return Job(**{**facts, "status": "queued", "text": "interrupted; continues when a worker runs"})
 
+    def wake(self) -> bool:
+        """See to it that somebody works on what waits; whether a worker had to be started.
+
+        For programs that submit and do not follow, such as a server: they call it now and then.
+        """
+        is_used = (self._folder.path / "open").is_dir()  # a workspace that never had a job has no queue yet
+        return is_used and bool(self._folder.marked()) and self._keep_worker()
+
     def _keep_worker(self) -> bool:
         """See to it that somebody works on the queue; whether a worker had to be started.
 

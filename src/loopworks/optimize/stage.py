@@ -156,12 +156,25 @@ def _cost(variant: Variant, target: Target) -> float:
     return float(variant.size_bytes)
 
 
-def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
-    """Refuse what makes no sense before any work; the full names of the makers."""
+def check_request(max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
+    """Refuse parameters that make no sense, without looking at a model; the full names of the makers."""
     if not 0 <= max_drop <= 1:
         raise Invalid("max_drop", "a share between 0 and 1", max_drop)
     if target not in TARGETS:
         raise Invalid("target", ", ".join(TARGETS), target)
+    known = plugins.names("optimize")
+    if variants is None:
+        return known
+    names = [name if name.startswith("optimize.") else f"optimize.{name}" for name in variants]
+    for name in names:
+        if name not in known:
+            raise NotFound("variant", name.partition(".")[2], [other.partition(".")[2] for other in known])
+    return list(dict.fromkeys(names))
+
+
+def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
+    """Refuse what makes no sense before any work; the full names of the makers."""
+    names = check_request(max_drop, target, variants)
     if source.schema != bundle.schema:
         raise Invalid(
             "classes of the version",
@@ -179,14 +192,7 @@ def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variant
             )
     if not bundle.variants or bundle.variants[0].precision != "fp32" or not bundle.variants[0].file.endswith(".onnx"):
         raise Invalid("bundle", "one whose first variant is fp32 ONNX", [v.name for v in bundle.variants])
-    known = plugins.names("optimize")
-    if variants is None:
-        return known
-    names = [name if name.startswith("optimize.") else f"optimize.{name}" for name in variants]
-    for name in names:
-        if name not in known:
-            raise NotFound("variant", name.partition(".")[2], [other.partition(".")[2] for other in known])
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _part(folder: Path) -> Path:

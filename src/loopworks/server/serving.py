@@ -113,7 +113,8 @@ class Serving:
 
     def _watch(self) -> None:
         while not self.stopping.wait(LOOK_S):
-            try:
-                self.sync()
-            except Exception as error:  # the top of a thread: a busy catalog must not end the watch
-                log.warning("cannot look for deployments: %s", error)
+            for name, work in (("look for deployments", self.sync), ("keep jobs going", self.space.jobs.wake)):
+                try:
+                    work()
+                except Exception as error:  # the top of a thread: a busy catalog must not end the watch
+                    log.warning("cannot %s: %s", name, error)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context, Runtime, Step
-from loopworks.core.errors import Conflict, Invalid, NotFound
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.settings import invalid
 from loopworks.core.values import Score
@@ -121,6 +121,28 @@ def _check(source: Source, budget_s: float | None, threads: int) -> None:
             f"only {', '.join(seen) or 'none'}",
             "label items of another class, then freeze again",
         )
+
+
+def check_params(recipe: str, params: Mapping[str, Any]) -> None:
+    """Refuse an unknown recipe or parameters that it does not take, before a job is made of them.
+
+    With ``auto`` the data decides later which recipe it will be, so one that takes the parameters is enough.
+
+    Raises: NotFound, Invalid: as for the first recipe where none takes them.
+    """
+    if recipe != AUTO:
+        _step(recipe if recipe.startswith("train.") else f"train.{recipe}", params)
+        return
+    refused: LoopworksError | None = None
+    for name in plugins.names("train"):
+        try:
+            _step(name, params)
+        except LoopworksError as error:
+            refused = refused or error
+        else:
+            return
+    if refused is not None:
+        raise refused
 
 
 def _named(recipe: str, source: Source, budget_s: float | None) -> tuple[str, tuple[str, ...]]:
