@@ -1,5 +1,6 @@
 """The tournament: what is made, measured, refused and chosen."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -354,3 +355,11 @@ def test_makers_are_listed_with_what_they_lack() -> None:
     found = {maker["name"]: maker for maker in stage.makers()}
     assert set(OURS) <= set(found)
     assert all(maker["about"] for maker in found.values())
+
+
+def test_making_int8_for_openvino_leaves_our_own_log_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, model: Bundle, source: Memory
+) -> None:
+    optimize(model, source, folder=tmp_path / "out", ctx=context(tmp_path / "work"), variants=["openvino-int8"])
+    logging.getLogger("loopworks.somewhere").warning("still heard")
+    assert "still heard" in caplog.text

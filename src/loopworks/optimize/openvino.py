@@ -143,7 +143,8 @@ def _quiet() -> Iterator[None]:
         try:
             import nncf
 
-            nncf.set_log_level(logging.ERROR)
+            # Not nncf.set_log_level: it was seen to raise the level of handlers that are not NNCF's own.
+            logging.getLogger(nncf.__name__).setLevel(logging.ERROR)
             yield
         finally:
             logging.setLoggerClass(kind)
