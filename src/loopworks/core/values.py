@@ -1,5 +1,7 @@
 """Values that every part speaks: label schema, shapes, tensor signatures, the rule that makes pixels, scores."""
 
+import json
+import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,25 +51,150 @@ class LabelSchema:
         return cls(classes=fields.texts("classes"), is_multi=fields.flag("is_multi"))
 
 
+Kind = Literal["class", "box", "obb", "polygon", "mask", "polyline", "points", "ellipse", "caption", "value"]
+"""What a shape is; ``Shape.points`` says how each one is written."""
+_LENGTHS = {"box": 4, "obb": 8, "mask": 2, "ellipse": 5}
+_PLAIN = frozenset({"class", "caption", "value"})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Shape:
-    """What an annotation says: a class, and for later task kinds where. Canonical: equal content, equal value."""
+    """What an annotation says: a class, and where. Canonical: equal content, equal value."""
 
     label: str
+    """The class; empty for a caption."""
     source: Source = "person"
     author: str = ""
     """Who or which model said it; empty where that is not known."""
+    kind: Kind = "class"
+    points: tuple[tuple[float, ...], ...] = ()
+    """Where, in pixels of the stored image, the origin at its upper left corner; rows of numbers by kind.
+
+    class, caption, value: none. box: (x, y, width, height). obb: the four corners (x1, y1, ... x4, y4), clockwise.
+    polygon: one row (x1, y1, x2, y2, ...) per part. polyline, points: (x1, y1, x2, y2, ...).
+    ellipse: (centre x, centre y, radius x, radius y, angle in degrees, clockwise). mask: (height, width) of the image.
+    """
+    mask: str = ""
+    """Of kind mask alone: the run lengths as COCO's compressed text (column by column, from the upper left)."""
+    attributes: str = "{}"
+    """What else is said of it (occluded, iscrowd, keypoints, text of a caption ...), as canonical JSON text."""
+    extra: str = "{}"
+    """Format name -> what only that format knows (its id of the annotation, the numbers as they were written), as
+    canonical JSON text. Writers give it back where the shape has not changed since."""
+
+    def __post_init__(self) -> None:
+        """Refuse geometry that does not fit the kind, and numbers that are none."""
+        if self.kind not in get_args(Kind):
+            raise Invalid("kind of a shape", ", ".join(get_args(Kind)), self.kind)
+        if self.kind in _PLAIN:
+            if self.points:
+                raise Invalid(f"points of a {self.kind}", "none", self.points)
+        else:
+            _check_points(self.kind, self.points)
+        if (self.kind == "mask") != bool(self.mask):
+            raise Invalid("mask of a shape", "run lengths for a mask, nothing for others", repr(self.mask[:40]))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """``attributes`` as a mapping."""
+        return dict(json.loads(self.attributes))
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """``extra`` as a mapping."""
+        return dict(json.loads(self.extra))
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float] | None:
+        """The upright box around it as (x, y, width, height) in pixels; ``None`` where there is none to tell.
+
+        A mask's box needs its pixels, so it is not told here.
+        """
+        if self.kind in _PLAIN or self.kind == "mask":
+            return None
+        if self.kind == "box":
+            x, y, width, height = self.points[0]
+            return x, y, width, height
+        if self.kind == "ellipse":
+            cx, cy, rx, ry, angle = self.points[0]
+            turn = math.radians(angle)
+            dx = math.hypot(rx * math.cos(turn), ry * math.sin(turn))
+            dy = math.hypot(rx * math.sin(turn), ry * math.cos(turn))
+            return cx - dx, cy - dy, 2 * dx, 2 * dy
+        xs = [x for row in self.points for x in row[::2]]
+        ys = [y for row in self.points for y in row[1::2]]
+        return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {"label": self.label, "source": self.source, "author": self.author}
+        """As plain JSON; what a plain class label does not have is left out."""
+        body: dict[str, Any] = {"label": self.label, "source": self.source, "author": self.author}
+        if self.kind != "class":
+            body["kind"] = self.kind
+        if self.points:
+            body["points"] = [list(row) for row in self.points]
+        if self.mask:
+            body["mask"] = self.mask
+        if self.attributes != "{}":
+            body["attributes"] = self.facts
+        if self.extra != "{}":
+            body["extra"] = self.origin
+        return body
 
     @classmethod
     def from_json(cls, body: Any, where: str = "shape") -> "Shape":
         """The shape that ``to_json`` wrote."""
         fields = Fields.of(body, where)
         source = fields.one_of("source", get_args(Source))
-        return cls(label=fields.text("label"), source=source, author=fields.text("author"))
+        rest = {name: body[name] for name in ("kind", "mask") if name in body}
+        if not all(isinstance(value, str) for value in rest.values()):
+            raise Invalid(f"kind and mask of {where}", "text", rest)
+        return cls(
+            label=fields.text("label"),
+            source=source,
+            author=fields.text("author"),
+            points=_rows(body.get("points", []), where),
+            attributes=dump(body.get("attributes", {}), f"attributes of {where}"),
+            extra=dump(body.get("extra", {}), f"extra of {where}"),
+            **rest,
+        )
+
+
+def dump(value: Any, where: str = "attributes") -> str:
+    """A mapping as canonical JSON text (sorted keys, no blanks): what ``Shape.attributes`` and ``extra`` hold.
+
+    Raises: Invalid: not a mapping with text keys, or with values that JSON does not have (NaN, infinity).
+    """
+    if not isinstance(value, Mapping):
+        raise Invalid(where, "an object", type(value).__name__)
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Invalid(where, "plain JSON", str(error)) from None
+
+
+def _check_points(kind: str, points: tuple[tuple[float, ...], ...]) -> None:
+    length = _LENGTHS.get(kind)
+    if not points or (len(points) > 1 and kind != "polygon"):
+        raise Invalid(f"points of a {kind}", "one row of numbers", f"{len(points)} rows")
+    for row in points:
+        if length is not None and len(row) != length:
+            raise Invalid(f"points of a {kind}", f"{length} numbers", f"{len(row)}")
+        if length is None and (len(row) % 2 or len(row) < (6 if kind == "polygon" else 2)):
+            raise Invalid(f"points of a {kind}", "pairs of x and y, three or more for a polygon", f"{len(row)} numbers")
+        if not all(math.isfinite(number) for number in row):
+            raise Invalid(f"points of a {kind}", "finite numbers", row)
+    if kind in ("box", "ellipse", "mask") and min(points[0][:2] if kind == "mask" else points[0][2:4]) < 0:
+        raise Invalid(f"size of a {kind}", "0 or more", points[0])
+
+
+def _rows(found: Any, where: str) -> tuple[tuple[float, ...], ...]:
+    numbers = isinstance(found, list) and all(
+        isinstance(row, list) and all(isinstance(x, int | float) and not isinstance(x, bool) for x in row)
+        for row in found
+    )
+    if not numbers:
+        raise Invalid(f"points of {where}", "rows of numbers", found)
+    return tuple(tuple(float(x) for x in row) for row in found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

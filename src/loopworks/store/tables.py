@@ -10,6 +10,7 @@ from sqlalchemy import (
     Boolean,
     Column,
     Dialect,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -23,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISION = "0001"
+REVISION = "0002"
 """The migration that gives the tables below; a catalog at another revision is migrated or refused on opening."""
 
 metadata = MetaData(
@@ -94,6 +95,16 @@ def _key(name: str, *more: Any) -> Column[str]:
     return Column(name, TEXT, *more, primary_key=True)
 
 
+def _more(name: str, value: str = "") -> Column[str]:
+    """A text column that came later: rows from before have ``value``."""
+    return Column(name, TEXT, nullable=False, server_default=value)
+
+
+def _json(name: str) -> Column[Any]:
+    """A JSON object that came later: rows from before have an empty one."""
+    return Column(name, Json, nullable=False, server_default="{}")
+
+
 def _time(name: str = "created_at") -> Column[datetime]:
     return Column(name, Instant, nullable=False)
 
@@ -110,6 +121,10 @@ dataset = Table(
     Column("classes", Json, nullable=False),
     _time(),
     Column("rev", Integer, nullable=False),
+    _json("meta"),  # format name -> what only that format knows of the data set
+    Column("clock", BigInteger, nullable=False, server_default="0"),  # counts changes; see item.changed
+    _more("origin"),  # of a branch: the dataset that it began from
+    _more("base"),  # of a branch: the version that it began from
     UniqueConstraint("name"),
 )
 
@@ -130,8 +145,23 @@ item = Table(
     _text("state"),  # unlabeled, labeled
     _time("added_at"),
     Column("rev", Integer, nullable=False),
+    _more("text"),  # the item itself, where items are texts
+    _json("attributes"),  # camera, time, captions ...: what is known of it
+    _json("extra"),  # format name -> what only that format knows of it
+    Column("changed", BigInteger, nullable=False, server_default="0"),  # dataset.clock at its last change
+    Column("deleted_at", Instant, nullable=True),
     Index(None, "dataset", "name", "id"),
     Index(None, "dataset", "state", "split"),
+    Index(None, "dataset", "changed", "id"),
+)
+item_tag = Table(
+    "item_tag",
+    metadata,
+    _key("dataset"),
+    _key("tag"),
+    _key("item"),
+    ForeignKeyConstraint(["dataset", "item"], ["item.dataset", "item.id"]),
+    Index(None, "dataset", "item"),
 )
 _live = text("deleted_at IS NULL")
 
@@ -148,6 +178,13 @@ annotation = Table(
     _text("event"),  # the one that wrote this row
     _time(),
     Column("deleted_at", Instant, nullable=True),
+    Column("place", Integer, nullable=False, server_default="0"),  # order within the item
+    _more("kind", "class"),
+    *(Column(name, Float, nullable=True) for name in ("x", "y", "width", "height")),  # upright box, pixels
+    _more("points", "[]"),  # JSON; see core.values.Shape.points
+    _more("mask"),
+    _more("attributes", "{}"),  # canonical JSON text, as in the Shape
+    _more("extra", "{}"),
     ForeignKeyConstraint(["dataset", "item"], ["item.dataset", "item.id"]),
     Index(None, "dataset", "item"),
     Index("ix_annotation_live", "dataset", "label", "item", sqlite_where=_live, postgresql_where=_live),
@@ -164,7 +201,9 @@ event = Table(
     _text("author"),
     Column("before", Json, nullable=False),
     Column("after", Json, nullable=False),
+    _more("op"),  # the operation it is part of, so that the whole of it can be undone
     Index(None, "dataset", "item", "id"),
+    Index(None, "dataset", "op"),
 )
 
 lease = Table(
@@ -191,6 +230,76 @@ version = Table(
     _time(),
     UniqueConstraint("dataset", "number"),
     Index(None, "id"),
+)
+
+version_tag = Table(
+    "version_tag",
+    metadata,
+    _key("dataset"),
+    _key("tag"),
+    _text("version"),
+    _text("author"),
+    _time(),
+    ForeignKeyConstraint(["dataset", "version"], ["version.dataset", "version.id"]),
+)
+
+prediction = Table(
+    "prediction",
+    metadata,
+    _key("dataset"),
+    _key("model"),  # NAME:NUMBER
+    _key("item"),
+    Column("place", Integer, primary_key=True),
+    _text("label"),
+    Column("score", Float, nullable=False),  # confidence, 0..1
+    _text("shape"),  # the whole Shape as JSON text
+    ForeignKeyConstraint(["dataset", "item"], ["item.dataset", "item.id"]),
+    Index(None, "dataset", "item"),
+)
+
+tally = Table(  # counters kept up to date with every change, so that no page counts a million rows
+    "tally",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    _key("what"),  # item: by state and split; class: items that carry it
+    _key("key"),
+    Column("count", BigInteger, nullable=False),
+)
+
+view = Table(
+    "view",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    _key("name"),
+    _text("query"),
+    _text("sort"),
+    _text("author"),
+    _time(),
+)
+
+finding = Table(  # what a check of the data found, until it is fixed or waved through
+    "finding",
+    metadata,
+    _key("id"),
+    _text("dataset", ForeignKey("dataset.id")),
+    _text("kind"),
+    _text("state"),  # open, fixed, ignored
+    Column("items", Json, nullable=False),
+    Column("detail", Json, nullable=False),
+    _text("op"),  # the operation that fixed it
+    _time(),
+    Index(None, "dataset", "state", "kind"),
+)
+
+tombstone = Table(  # what was erased for good, so that no import brings it back
+    "tombstone",
+    metadata,
+    _key("item"),
+    _text("dataset"),
+    _text("reason"),
+    _text("author"),
+    Column("versions", Json, nullable=False),  # old version id -> the id it was issued again under
+    _time(),
 )
 
 part = Table("part", metadata, _key("digest"), _text("blob"), Column("rows", Integer, nullable=False))
