@@ -10,16 +10,22 @@ from loopworks.store.blobs import LocalBlobs
 from loopworks.store.home import Home
 
 
+def content_of(item: str) -> str:
+    """The SHA-256 of an item's bytes: its id, without the number that tells items of equal bytes apart."""
+    return item[:64]
+
+
 def read(home: Home, item: str, uri: str, name: str) -> bytes:
     """All bytes of an item.
 
     Args:
         home: the workspace.
-        item: id, which is the SHA-256 of the bytes.
+        item: id, which begins with the SHA-256 of the bytes.
         uri: where they lie; empty: in the workspace's blobs.
         name: what to call the item in an error.
     Raises: Damaged: the bytes are gone, or a file by reference is not what it was.
     """
+    item = content_of(item)
     if not uri:
         try:
             return home.blobs.read(item)
@@ -45,7 +51,7 @@ def link(home: Home, item: str, uri: str, target: Path) -> bool:
     if uri or not isinstance(home.blobs, LocalBlobs):
         return False
     try:
-        os.link(home.blobs.path(item), target)
+        os.link(home.blobs.path(content_of(item)), target)
     except OSError:
         return False
     return True
