@@ -42,6 +42,7 @@ _FAULTS = (
 )
 Told = Callable[[int, int, int, int], None]
 """Takes files done, all files (0: not known), bytes done, all bytes (0: not known)."""
+Room = Callable[[int], None]
 
 
 def is_archive(name: str) -> bool:
@@ -55,7 +56,13 @@ def is_packed(name: str) -> bool:
 
 
 def unpack(
-    archive: Path, folder: Path, settings: Settings, *, name: str = "", told: Told | None = None
+    archive: Path,
+    folder: Path,
+    settings: Settings,
+    *,
+    name: str = "",
+    told: Told | None = None,
+    room: Room | None = None,
 ) -> list[Problem]:
     """Unpack the files of a zip or tar archive below ``folder``; what may not be unpacked is a problem, the rest is.
 
@@ -70,11 +77,12 @@ def unpack(
         settings: its limits count.
         name: what to call the archive in messages.
         told: takes the progress.
+        room: takes the bytes that a zip says it unpacks to, before any is written; may raise.
     Raises:
         Invalid: no archive that we read, or one that is larger than the limits (nothing of it should be used).
         NoSpace, Denied: from writing.
     """
-    work = _Unpacking(str(folder), settings, name or str(archive), told)
+    work = _Unpacking(str(folder), settings, name or str(archive), told, room)
     if archive.name.lower().endswith(ZIPS):
         _unzip(archive, work)
     else:
@@ -108,6 +116,7 @@ class _Unpacking:
     settings: Settings
     name: str
     told: Told | None
+    room: Room | None
     problems: list[Problem] = field(default_factory=list)
     files: int = 0
     size: int = 0
@@ -225,6 +234,8 @@ def _unzip(archive: Path, work: _Unpacking) -> None:
         members = [member for member in file.infolist() if not member.is_dir()]
         work.total, work.total_size = len(members), sum(member.file_size for member in members)
         work.check(work.total, work.total_size, packed)
+        if work.room:
+            work.room(work.total_size)
         for member in members:
             _unzip_one(file, member, work)
 

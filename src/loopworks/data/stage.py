@@ -14,7 +14,9 @@ from loopworks.core.values import LabelSchema, Shape
 from loopworks.data import exporter, files, importer, media, splits
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
+from loopworks.data.sources import Tick
 from loopworks.data.version import Version, VersionRow
+from loopworks.data.video import Frames
 from loopworks.store import annotations, events, items, lineage, parts, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
@@ -156,7 +158,9 @@ class Dataset:
         by: By = "copy",
         author: str = "",
         split: str = "",
+        frames: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
+        tick: Tick | None = None,
     ) -> AddReport:
         """Add what a source of any format holds; what cannot be read is listed, the rest is kept.
 
@@ -173,7 +177,9 @@ class Dataset:
                 reference: leave the files where they are, and check them on every read.
             author: who does it.
             split: train, val or test for all of them; by default what folders called so say, or none.
+            frames: which frames of videos become items.
             progress: takes the number of files done and of all.
+            tick: takes how far fetching, unpacking and decoding are, before the first file is added.
         Raises:
             NotFound: a path or format does not exist.
             Invalid: nothing there that can be read, class names that clash; nothing is imported.
@@ -189,6 +195,8 @@ class Dataset:
             by=by,
             author=author,
             split=split,
+            frames=frames,
+            tick=tick,
         ) as ready:
             return ready.run(self, progress)
 

@@ -138,6 +138,24 @@ class FrameTable:
         )
 
 
+def table_bytes(table: FrameTable) -> bytes:
+    """The table as a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    out = pa.BufferOutputStream()
+    pq.write_table(table.to_arrow(), out, compression="zstd")
+    return bytes(out.getvalue())
+
+
+def read_table(data: bytes) -> FrameTable:
+    """The table that ``table_bytes`` gave."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    return FrameTable.from_arrow(pq.read_table(pa.BufferReader(data)))
+
+
 def is_video(name: str) -> bool:
     """Whether a file's name says that it is a video."""
     return os.path.splitext(name)[1].lower() in SUFFIXES
