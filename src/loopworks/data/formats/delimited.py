@@ -133,7 +133,7 @@ class Csv:
         """A new row: quoted where it must be."""
         delimiter = style["delimiter"]
         quoted = (_quoted(_spelled(cells.get(name, "")), delimiter, len(names) == 1) for name in names)
-        return delimiter.join(quoted) + str(style["newline"])
+        return str(delimiter).join(quoted) + str(style["newline"])
 
     def _between(self, head: str) -> str:
         return self.delimiter or max(_DELIMITERS, key=head.count)
