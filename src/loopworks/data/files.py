@@ -110,7 +110,7 @@ def _find_one(source: str | Path, labels: Labels, known: Collection[str]) -> tup
         return walk.files, walk.problems
     walk = _Walk(root)
     walk.enter(str(root))
-    files = walk.files if labels == "none" else _labelled(walk.files, known)
+    files = walk.files if labels == "none" else labelled(walk.files, known)
     return files, walk.problems
 
 
@@ -202,8 +202,8 @@ class _Walk:
         self.problems.append(problem(where, Invalid(where, expected, got)))
 
 
-def _labelled(files: list[Found], known: Collection[str]) -> list[Found]:
-    """Class and split of each file, read off its folders."""
+def labelled(files: list[Found], known: Collection[str]) -> list[Found]:
+    """The files with the class and split that their folders say."""
     depth = _wrappers(files, known)
     tops = {parts[depth] for file in files if len(parts := file.name.split("/")) > depth + 1}
     has_splits = bool(tops) and all(top.lower() in SPLITS for top in tops)

@@ -14,7 +14,8 @@ from loopworks.data.formats import detect
 from loopworks.data.formats.contract import Content, Record
 from loopworks.data.formats.folders import Folders, record_of
 from loopworks.data.intake import AddReport, By, Intake, Progress
-from loopworks.data.sources import Opened, Root, open_source
+from loopworks.data.sources import Opened, Root, Tick, open_source
+from loopworks.data.video import Frames
 from loopworks.store import datasets as rows
 from loopworks.store.blobs import LocalBlobs
 from loopworks.store.home import Home
@@ -94,6 +95,7 @@ class Import:
         """
         fresh = target.add_classes(_classes(self.places), author=self.author)
         meta = [place.content.meta for place in self.places if place.content.meta]
+        meta += [self.opened.meta] if self.opened.meta else []
         if meta:
             _remember(self.home, target.id, meta)
         counted = Intake(
@@ -139,6 +141,8 @@ def prepare(
     by: By = "copy",
     author: str = "",
     split: str = "",
+    frames: Frames | None = None,
+    tick: Tick | None = None,
 ) -> Iterator[Import]:
     """Open a source and read its formats; what it was unpacked to is removed at the end of the block.
 
@@ -152,6 +156,8 @@ def prepare(
         by: copy, link or reference.
         author: who gave the labels, where the source does not say it.
         split: train, val or test for all of them; by default what the source says.
+        frames: which frames of videos become items.
+        tick: takes how far fetching, unpacking and decoding are.
     Raises:
         NotFound: a path, format or split does not exist.
         Invalid: no format knows the source, an option is wrong, or nothing in it can be read.
@@ -170,7 +176,7 @@ def prepare(
         detect.build(format, options)
     if labels != "auto" and format == "auto":
         format = "folders"
-    with open_source(home, source, labels=labels) as opened:
+    with open_source(home, source, labels=labels, known=known, frames=frames, by=by, tick=tick) as opened:
         places = [_read(root, format, options or {}, labels, known) for root in opened.roots]
         if not places:
             first = f"; the first of its problems: {opened.problems[0].message}" if opened.problems else ""
@@ -181,7 +187,8 @@ def prepare(
 def _read(root: Root, format: str, options: Mapping[str, Any], labels: Labels, known: Sequence[str]) -> _Place:
     if root.images:
         found = [record_of(one) for one in root.images]
-        content = Content(schema=LabelSchema(), records=found)
+        classes = tuple(sorted({one.label for one in root.images if one.label}))
+        content = Content(schema=LabelSchema(classes=classes), records=found)
         return _Place(root, "folders", content, is_plain=True, total=len(found))
     path = root.path
     if format == "auto":

@@ -6,6 +6,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from loopworks.core.errors import Damaged, Invalid, NotFound
+from loopworks.store import remote
 from loopworks.store.blobs import LocalBlobs
 from loopworks.store.home import Home
 
@@ -31,19 +32,26 @@ def read(home: Home, item: str, uri: str, name: str) -> bytes:
             return home.blobs.read(item)
         except NotFound:
             raise Damaged(f"image {name} must be in the blobs; got nothing under {item}", "restore a backup") from None
+    data = _referenced(uri)
+    if (actual := hashlib.sha256(data).hexdigest()) != item:
+        where = uri if remote.is_url(uri) else _path(uri)
+        raise Damaged(
+            f"{where} must have SHA-256 {item}; got {actual}", "it was changed after it was added by reference"
+        )
+    return data
+
+
+def _referenced(uri: str) -> bytes:
+    if remote.is_url(uri):
+        return remote.read(uri)
     path = _path(uri)
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
         raise Damaged(
             f"{path} must still be there; got: {reason}", "it was added by reference: bring it back"
         ) from None
-    if (actual := hashlib.sha256(data).hexdigest()) != item:
-        raise Damaged(
-            f"{path} must have SHA-256 {item}; got {actual}", "it was changed after it was added by reference"
-        )
-    return data
 
 
 def link(home: Home, item: str, uri: str, target: Path) -> bool:
