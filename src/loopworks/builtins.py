@@ -1,7 +1,7 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
-from loopworks.data.formats import cvat
+from loopworks.data.formats import cvat, label_studio
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
@@ -12,6 +12,7 @@ from loopworks.train import small_cnn, timm
 __all__ = [
     "cvat",
     "image_classification",
+    "label_studio",
     "onnx_int8",
     "onnxruntime",
     "openvino",
