@@ -3,14 +3,15 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from loopworks.data.clean import near
 from loopworks.data.features.images import Near
 
 
 def photos(count: int, seed: int = 0) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    small = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), np.uint8)
-    return small.repeat(8, axis=1).repeat(8, axis=2)
+    small = np.random.default_rng(seed).integers(0, 256, (count, 9, 9, 3), np.uint8)
+    return np.stack([np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC)) for one in small])
 
 
 @settings(max_examples=30, deadline=None)
