@@ -15,10 +15,10 @@ from loopworks.core.errors import Invalid
 from loopworks.core.values import LabelSchema, Problem, Shape
 from loopworks.data import door
 from loopworks.data.files import Finding, Found, problem, unreadable
-from loopworks.store import annotations, events, items
+from loopworks.store import annotations, events, items, operations
 from loopworks.store.blobs import LocalBlobs, Writer
 from loopworks.store.home import Home
-from loopworks.store.ids import batches, now
+from loopworks.store.ids import batches, new_id, now
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,9 @@ class Intake:
     added: int = 0
     known: int = 0
     labeled: int = 0
+    returned: int = 0
+    """Of the known ones: items that were deleted, and are there again."""
+    op: str = field(default_factory=new_id)
     problems: list[Problem] = field(default_factory=list)
 
     def run(self, finding: Finding, progress: Progress | None) -> None:
@@ -106,6 +109,9 @@ class Intake:
                 if writer:
                     writer.abort()
                 raise
+        with self.home.catalog.begin() as tx:
+            count = self.added + self.labeled + self.returned
+            operations.record(tx, self.dataset, self.op, "add", count=count, author=self.author)
         log.info("import done dataset=%s added=%d known=%d", self.dataset, self.added, self.known)
 
     def _take(self, found: Found, writer: Writer) -> _Taken | Problem:
@@ -161,13 +167,13 @@ class Intake:
         for one in taken:
             first.setdefault(one.key, one)
         with self.home.catalog.begin() as tx:
+            self.returned += len(items.bring_back(tx, self.dataset, first, author=self.author, op=self.op))
             before = items.among(tx, self.dataset, first)
             moment = now()
-            items.add(
-                tx, self.dataset, [{**one.row, "added_at": moment} for key, one in first.items() if key not in before]
-            )
+            fresh = [{**one.row, "added_at": moment} for key, one in first.items() if key not in before]
+            items.add(tx, self.dataset, fresh, author=self.author, op=self.op)
             labels = self._labels(taken, before)
-            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment)
+            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment, op=self.op)
             self._move(tx, first, before)
         self.added += sum(key not in before for key in first)
         self.known += len(taken) - sum(key not in before for key in first)
@@ -199,7 +205,9 @@ class Intake:
         splits = {key: split for key, split in wanted.items() if not before[key].split}
         items.set_splits(tx, self.dataset, splits)
         logged = [
-            events.make("item.split", dataset=self.dataset, item=key, author=self.author, before="", after=split)
+            events.make(
+                "item.split", dataset=self.dataset, item=key, author=self.author, before="", after=split, op=self.op
+            )
             for key, split in splits.items()
         ]
         events.add(tx, logged)
