@@ -11,7 +11,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-_NEW = ("item_tag", "version_tag", "prediction", "tally", "view", "finding", "tombstone")
+_NEW = ("item_tag", "version_tag", "prediction", "tally", "view", "finding", "tombstone", "segment", "table_state")
 
 
 def upgrade() -> None:
