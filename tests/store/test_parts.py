@@ -43,7 +43,7 @@ class Place:
         with self.catalog.begin() as tx:
             before = items.among(tx, self.dataset, map(sha, state))
             fresh = [self._row(number, split) for number, (_, split) in state.items() if sha(number) not in before]
-            items.add(tx, fresh)
+            items.add(tx, self.dataset, fresh)
             labels = {sha(number): [Shape(label=label, author="ann")] for number, (label, _) in state.items()}
             annotations.write(tx, self.dataset, labels, before=before, author="ann")
             items.set_splits(tx, self.dataset, {sha(number): split for number, (_, split) in state.items()})

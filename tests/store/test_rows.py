@@ -9,9 +9,20 @@ from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.core.values import LabelSchema, Shape
-from loopworks.store import annotations, datasets, deployments, events, items, leases, lineage, models, versions
+from loopworks.store import (
+    annotations,
+    datasets,
+    deployments,
+    events,
+    items,
+    leases,
+    lineage,
+    models,
+    tallies,
+    versions,
+)
 from loopworks.store.catalog import Catalog
-from loopworks.store.ids import canonical, new_id
+from loopworks.store.ids import BATCH, canonical, new_id
 from loopworks.store.lineage import Edge, Node
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
@@ -44,7 +55,7 @@ def insert(tx: Connection, dataset: str, count: int, **more: Any) -> list[str]:
         }
         for number in range(count)
     ]
-    items.add(tx, rows)
+    items.add(tx, dataset, rows)
     return [sha(number) for number in range(count)]
 
 
@@ -128,12 +139,12 @@ def test_pages_are_filtered_by_state_split_and_class(catalog: Catalog, dataset: 
 
 def test_counts_are_those_of_the_rows(catalog: Catalog, dataset: str) -> None:
     with catalog.begin() as tx:
-        assert items.counts(tx, dataset) == {"items": 0, "labeled": 0, "unlabeled": 0, "by_split": {}, "by_class": {}}
+        assert tallies.read(tx, dataset) == {"items": 0, "labeled": 0, "unlabeled": 0, "by_split": {}, "by_class": {}}
         ids = insert(tx, dataset, 5)
         say(tx, dataset, {ids[0]: [CAT], ids[1]: [CAT, DOG]})
         say(tx, dataset, {ids[0]: [DOG]})
         items.set_splits(tx, dataset, {ids[0]: "val"})
-        assert items.counts(tx, dataset) == {
+        assert tallies.read(tx, dataset) == {
             "items": 5,
             "labeled": 2,
             "unlabeled": 3,
@@ -175,12 +186,12 @@ def test_clearing_keeps_the_history(catalog: Catalog, dataset: str) -> None:
 
 def test_more_items_than_one_statement_takes_are_handled(catalog: Catalog, dataset: str) -> None:
     with catalog.begin() as tx:
-        ids = insert(tx, dataset, items.BATCH * 2 + 3)
-        say(tx, dataset, {item: [CAT] for item in ids})
-        say(tx, dataset, {item: [DOG] for item in ids})
-        assert items.counts(tx, dataset)["by_class"] == {"dog": len(ids)}
-        assert len(items.among(tx, dataset, ids)) == len(ids)
-        assert {item.labels for item in items.page(tx, dataset, limit=len(ids))} == {(DOG,)}
+        keys = insert(tx, dataset, BATCH * 2 + 3)
+        say(tx, dataset, {item: [CAT] for item in keys})
+        say(tx, dataset, {item: [DOG] for item in keys})
+        assert tallies.read(tx, dataset)["by_class"] == {"dog": len(keys)}
+        assert len(items.among(tx, dataset, keys)) == len(keys)
+        assert {item.labels for item in items.page(tx, dataset, limit=len(keys))} == {(DOG,)}
 
 
 def test_the_rows_behind_a_frozen_item_are_those_of_its_time(catalog: Catalog, dataset: str) -> None:

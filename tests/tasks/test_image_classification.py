@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Arrays, Task
+from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
@@ -27,7 +27,7 @@ def scores(*rows: Sequence[float]) -> dict[str, NDArray[np.float32]]:
 
 
 class TestSingleLabel(TaskContract):
-    def task(self) -> Task:
+    def task(self) -> Learnable:
         return TASK
 
     def schema(self) -> LabelSchema:
@@ -41,7 +41,7 @@ class TestSingleLabel(TaskContract):
 
 
 class TestMultiLabel(TaskContract):
-    def task(self) -> Task:
+    def task(self) -> Learnable:
         return TASK
 
     def schema(self) -> LabelSchema:

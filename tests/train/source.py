@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loopworks.core.contracts import Task
+from loopworks.core.contracts import Learnable
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
 from loopworks.data.source import Progress
@@ -21,7 +21,7 @@ class Memory:
     labels: Mapping[str, NDArray[np.float32]]
     schema: LabelSchema
     id: str = "0" * 64
-    task: Task = field(default_factory=lambda: plugins.get("task.image-classification"))
+    task: Learnable = field(default_factory=lambda: plugins.get("task.image-classification"))
 
     @property
     def counts(self) -> Mapping[str, int]:

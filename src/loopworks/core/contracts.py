@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.errors import Cancelled
+from loopworks.core.errors import Cancelled, Invalid
 from loopworks.core.values import LabelSchema, Score, Shape, TensorSpec
 
 In = TypeVar("In", contravariant=True)
@@ -68,8 +68,9 @@ class Predictor(Protocol):
         """Free what the predictor holds; calling it twice is harmless."""
 
 
+@runtime_checkable
 class Task(Protocol):
-    """One kind of question asked of items. Pure values and functions; no stage asks ``if task == ...``."""
+    """One kind of question asked of items: what a label is. No stage asks ``if task == ...``."""
 
     @property
     def name(self) -> str:
@@ -80,11 +81,23 @@ class Task(Protocol):
         """What an item is: image, text, row."""
 
     @property
-    def headline(self) -> str:
-        """Name of the metric that the task kind is judged by; higher is better."""
+    def kinds(self) -> frozenset[str]:
+        """Kinds of shapes that answer the question, e.g. box; see ``core.values.Shape``."""
 
     def check(self, shapes: Sequence[Shape], schema: LabelSchema) -> tuple[Shape, ...]:
-        """The canonical (sorted, unique) form of one item's label; raise ``Invalid`` where it makes no sense."""
+        """The canonical form of one item's label; raise ``Invalid`` where it makes no sense."""
+
+    def draw(self, image: NDArray[np.uint8], shapes: Sequence[Shape]) -> NDArray[np.uint8]:
+        """A picture of the item with its label, for reports; ``image`` is ``(height, width, 3)``."""
+
+
+@runtime_checkable
+class Learnable(Task, Protocol):
+    """A task kind that models can be trained for, scored and asked. Pure values and functions."""
+
+    @property
+    def headline(self) -> str:
+        """Name of the metric that the task kind is judged by; higher is better."""
 
     def targets(self, labels: Sequence[Sequence[Shape]], schema: LabelSchema) -> NDArray[np.float32]:
         """Labels as the training target, shape ``(items, classes)``, 1.0 where the class is present."""
@@ -109,8 +122,12 @@ class Task(Protocol):
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of items, in 0..1, on which two models give the same label."""
 
-    def draw(self, image: NDArray[np.uint8], shapes: Sequence[Shape]) -> NDArray[np.uint8]:
-        """A picture of the item with its label, for reports; ``image`` is ``(height, width, 3)``."""
+
+def learnable(task: Task) -> Learnable:
+    """The task kind as one that models can be trained for; ``Invalid`` where it is for labels alone as yet."""
+    if not isinstance(task, Learnable):
+        raise Invalid("task kind", "one that models can be trained for", task.name, "image-classification is one")
+    return task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

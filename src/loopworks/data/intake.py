@@ -18,7 +18,7 @@ from loopworks.data.files import Finding, Found, problem, unreadable
 from loopworks.store import annotations, events, items
 from loopworks.store.blobs import LocalBlobs, Writer
 from loopworks.store.home import Home
-from loopworks.store.ids import now
+from loopworks.store.ids import batches, now
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Intake:
         writer: Writer | None = None
         with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(1) as keeper:
             try:
-                for chunk in items.batches(finding.files, CHUNK):
+                for chunk in batches(finding.files, CHUNK):
                     writer = self.home.blobs.writer()
                     looked = list(readers.map(self._take, chunk, repeat(writer)))
                     if pending:
@@ -163,7 +163,9 @@ class Intake:
         with self.home.catalog.begin() as tx:
             before = items.among(tx, self.dataset, first)
             moment = now()
-            items.add(tx, [{**one.row, "added_at": moment} for key, one in first.items() if key not in before])
+            items.add(
+                tx, self.dataset, [{**one.row, "added_at": moment} for key, one in first.items() if key not in before]
+            )
             labels = self._labels(taken, before)
             annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment)
             self._move(tx, first, before)

@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Task
+from loopworks.core.contracts import Learnable
 from loopworks.core.values import ImageRule, LabelSchema
 
 Progress = Callable[[float, str], None]
@@ -21,7 +21,7 @@ class Source(Protocol):
         """Id of the version: the same id, the same items, labels and splits."""
 
     @property
-    def task(self) -> Task:
+    def task(self) -> Learnable:
         """Task kind of the labels."""
 
     @property

@@ -1,5 +1,6 @@
 """Datasets: add, look, label, split, freeze. The one class that the workspace hands out for this stage."""
 
+import functools
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ from loopworks.data import files, media, splits
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By, Intake, finish
 from loopworks.data.version import Version, VersionRow
-from loopworks.store import annotations, events, items, lineage, parts
+from loopworks.store import annotations, events, items, lineage, parts, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
 from loopworks.store.blobs import LocalBlobs
@@ -219,7 +220,7 @@ class Dataset:
     def counts(self) -> dict[str, Any]:
         """``items``, ``labeled``, ``unlabeled``, ``by_split`` (empty text: no split yet), ``by_class``."""
         with self._home.catalog.read() as tx:
-            found = items.counts(tx, self.id)
+            found = tallies.read(tx, self.id)
             classes = rows.by_id(tx, self.id).schema.classes
         return {**found, "by_class": {name: found["by_class"].get(name, 0) for name in classes}}
 
@@ -248,7 +249,7 @@ class Dataset:
 
     def label(
         self,
-        labels: Mapping[str, Sequence[str]],
+        labels: Mapping[str, Sequence[str | Shape]],
         *,
         author: str,
         source: str = "person",
@@ -257,7 +258,8 @@ class Dataset:
         """Say what items show, in one transaction: all of it holds, or nothing.
 
         Args:
-            labels: item id -> its classes (multi-label: none at all is an answer too).
+            labels: item id -> its classes, or shapes (boxes, polygons ...) as they are; none at all is an answer too
+                where the task allows it.
             author: name of the person or model.
             source: person, import or model.
             rev: the items' ``rev`` as you saw them, one for all or one per item; where an item has changed since,
@@ -269,14 +271,14 @@ class Dataset:
         """
         if source not in ("person", "import", "model"):
             raise Invalid("source", "person, import or model", source)
-        task = self.task
+        task, plain = self.task, functools.partial(Shape, source=source, author=author)  # type: ignore[arg-type]
         with self._home.catalog.begin() as tx:
             schema = rows.by_id(tx, self.id).schema
             before = self._all(items.among(tx, self.id, labels), labels)
             _unchanged(before, rev)
             shapes = {
-                item: task.check([Shape(label=name, source=source, author=author) for name in classes], schema)  # type: ignore[arg-type]
-                for item, classes in labels.items()
+                item: task.check([one if isinstance(one, Shape) else plain(label=one) for one in said], schema)
+                for item, said in labels.items()
             }
             annotations.write(tx, self.id, shapes, before=before, author=author)
 

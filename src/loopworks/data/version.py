@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import image
-from loopworks.core.contracts import Task
+from loopworks.core.contracts import Task, learnable
 from loopworks.core.errors import Conflict, Damaged, LoopworksError, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema, LineageNode, Problem, Shape
@@ -168,7 +168,7 @@ class Version:
 
     def targets(self, split: str | None = None) -> NDArray[np.float32]:
         """Labels in the order of ``rows``, as the task's training target, shape ``(items, classes)``."""
-        return self.task.targets([row.shapes for row in self.rows(split)], self.schema)
+        return learnable(self.task).targets([row.shapes for row in self.rows(split)], self.schema)
 
     def pixels(
         self, rule: ImageRule, split: str | None = None, progress: Progress | None = None, threads: int = 2

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import image
-from loopworks.core.contracts import Arrays, Task
+from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import Invalid
 from loopworks.core.registry import plugins
 from loopworks.infer.engine import TIMEOUT_S, Answer, Engine, Replaced, Served
@@ -38,7 +38,7 @@ def images(served: Served, files: Sequence[bytes], max_pixels: int = image.MAX_P
 
 def answers(served: Served, outputs: Arrays) -> list[dict[str, Any]]:
     """A model's output tensors as one JSON value per image."""
-    task: Task = plugins.get(f"task.{served.bundle.task}")
+    task: Learnable = plugins.get(f"task.{served.bundle.task}")
     return task.decode(outputs, served.bundle.schema)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from loopworks.core.contracts import Arrays, Sampler
+from loopworks.core.contracts import Arrays, Sampler, learnable
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.registry import plugins
 from loopworks.core.values import Problem, Shape
@@ -87,7 +87,7 @@ class Labeling:
             at = chooser.pick(zeros, np.zeros((len(items), 1), np.float32), count, seed=seed)
             return [Pick(item=items[i].id, name=items[i].name, uncertainty=0.0) for i in at]
         outputs = self._answer(items)
-        task, schema = self.dataset.task, self.dataset.schema
+        task, schema = learnable(self.dataset.task), self.dataset.schema
         unsure = task.uncertainty(outputs, schema)
         proposals = task.labels(outputs, schema, self._model)
         features = np.concatenate([x.reshape(len(items), -1) for x in outputs.values()], axis=1)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Context, Predictor, Task
+from loopworks.core.contracts import Context, Learnable, Predictor
 from loopworks.core.values import LabelSchema
 
 ROUNDS, SLOT_S, WARM_UP = 5, 0.05, 3
@@ -89,7 +89,7 @@ def _slot(predictor: Predictor, name: str, feed: NDArray[np.uint8]) -> list[floa
 
 
 def worst_classes(
-    task: Task,
+    task: Learnable,
     schema: LabelSchema,
     targets: NDArray[np.float32],
     before: Mapping[str, NDArray[Any]],
@@ -112,7 +112,7 @@ def _rows(outputs: Mapping[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[s
 
 
 def _headline(
-    task: Task, schema: LabelSchema, targets: NDArray[np.float32], outputs: Mapping[str, NDArray[Any]]
+    task: Learnable, schema: LabelSchema, targets: NDArray[np.float32], outputs: Mapping[str, NDArray[Any]]
 ) -> float:
     return task.score(targets, outputs, schema, rounds=0)[task.headline].value
 

@@ -9,8 +9,8 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection
 
 from loopworks.core.values import Shape
-from loopworks.store import events, items, tables
-from loopworks.store.ids import new_id, now
+from loopworks.store import events, items, shapes, tables, tallies
+from loopworks.store.ids import batches, new_id, now
 
 _table = tables.annotation
 
@@ -30,6 +30,9 @@ class Annotation:
     """Id of the audit event that wrote it."""
     created_at: datetime
     deleted_at: datetime | None
+    place: int
+    """Position within the item."""
+    shape: Shape
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -43,6 +46,7 @@ class Annotation:
             "event": self.event,
             "created_at": self.created_at.isoformat(),
             "deleted_at": self.deleted_at.isoformat() if self.deleted_at else None,
+            "shape": self.shape.to_json(),
         }
 
 
@@ -54,6 +58,7 @@ def write(
     before: Mapping[str, items.Item],
     author: str,
     at: datetime | None = None,
+    op: str = "",
 ) -> None:
     """Give items their labels: close the rows that held until now, write new ones, and an event for each item.
 
@@ -64,11 +69,25 @@ def write(
         before: the items as they are now (``items.among``); those missing are new and were inserted as labeled.
         author: who does it.
         at: when; now by default.
+        op: the operation that it is part of.
     """
     moment = at or now()
-    _close(tx, dataset, [item for item in labels if item in before and before[item].labels], moment)
+    with tallies.kept(tx, dataset, labels):
+        _close(tx, dataset, [item for item in labels if item in before and before[item].labels], moment)
+        _write(tx, dataset, labels, before, author, moment, op)
+
+
+def _write(
+    tx: Connection,
+    dataset: str,
+    labels: Mapping[str, Sequence[Shape]],
+    before: Mapping[str, items.Item],
+    author: str,
+    moment: datetime,
+    op: str,
+) -> None:
     logged, written = [], []
-    for item, shapes in labels.items():
+    for item, said in labels.items():
         old = before.get(item)
         event = events.make(
             "item.label",
@@ -76,7 +95,8 @@ def write(
             item=item,
             author=author,
             before=_state(old),
-            after=[shape.to_json() for shape in shapes],
+            after=[shape.to_json() for shape in said],
+            op=op,
             at=moment,
         )
         logged.append(event)
@@ -86,51 +106,56 @@ def write(
                 "id": new_id(),
                 "dataset": dataset,
                 "item": item,
-                "label": shape.label,
-                "source": shape.source,
-                "author": shape.author,
                 "rev": rev,
                 "event": event["id"],
                 "created_at": moment,
                 "deleted_at": None,
+                **columns,
             }
-            for shape in shapes
+            for columns in shapes.as_rows(said)
         ]
     events.add(tx, logged)
     if written:
         tx.execute(insert(_table), written)
-    items.set_states(tx, dataset, {item: "labeled" for item in labels if item in before})
+    items.change(tx, dataset, "state", {item: "labeled" for item in labels if item in before})
 
 
-def clear(tx: Connection, dataset: str, before: Mapping[str, items.Item], *, author: str) -> None:
+def clear(tx: Connection, dataset: str, before: Mapping[str, items.Item], *, author: str, op: str = "") -> None:
     """Take the labels of the given items away; the closed rows and an event for each stay."""
     moment = now()
     labeled = {key: item for key, item in before.items() if item.state == "labeled"}
-    _close(tx, dataset, labeled, moment)
     logged = [
-        events.make("item.clear", dataset=dataset, item=key, author=author, before=_state(item), at=moment)
+        events.make("item.clear", dataset=dataset, item=key, author=author, before=_state(item), at=moment, op=op)
         for key, item in labeled.items()
     ]
     events.add(tx, logged)
-    items.set_states(tx, dataset, dict.fromkeys(labeled, "unlabeled"))
+    with tallies.kept(tx, dataset, labeled):
+        _close(tx, dataset, labeled, moment)
+        items.change(tx, dataset, "state", dict.fromkeys(labeled, "unlabeled"))
 
 
-def behind(tx: Connection, dataset: str, item: str, shapes: Iterable[Shape], frozen_at: datetime) -> list[Annotation]:
+def behind(tx: Connection, dataset: str, item: str, said: Iterable[Shape], frozen_at: datetime) -> list[Annotation]:
     """The rows that a frozen item's shapes were read from: for each shape the newest row from before the freeze."""
     rows = [row for row in of_item(tx, dataset, item) if row.created_at <= frozen_at]
-    newest = {(row.label, row.source, row.author): row for row in rows}
-    keys = [(shape.label, shape.source, shape.author) for shape in shapes]
-    return [newest[key] for key in keys if key in newest]
+    newest = {row.shape: row for row in rows}
+    return [newest[shape] for shape in said if shape in newest]
 
 
 def of_item(tx: Connection, dataset: str, item: str) -> list[Annotation]:
     """All that was ever said of an item, oldest first."""
-    query = select(_table).where(_table.c.dataset == dataset, _table.c.item == item).order_by(_table.c.id)
-    return [Annotation(**row._mapping) for row in tx.execute(query)]
+    names = [name for name in Annotation.__dataclass_fields__ if name != "shape"]
+    query = select(*(_table.c[name] for name in names), *shapes.COLUMNS[3:])
+    found = tx.execute(query.where(_table.c.dataset == dataset, _table.c.item == item).order_by(_table.c.id))
+    return [_annotation(dict(row._mapping), names) for row in found]
+
+
+def _annotation(row: Mapping[str, Any], names: Sequence[str]) -> Annotation:
+    shape = shapes.of(*(row[column.name] for column in shapes.COLUMNS))
+    return Annotation(**{name: row[name] for name in names}, shape=shape)
 
 
 def _close(tx: Connection, dataset: str, keys: Iterable[str], moment: datetime) -> None:
-    for batch in items.batches(keys):
+    for batch in batches(keys):
         query = update(_table).where(
             _table.c.dataset == dataset, _table.c.item.in_(batch), _table.c.deleted_at.is_(None)
         )

@@ -26,6 +26,8 @@ class Event:
     author: str
     before: Any
     after: Any
+    op: str = ""
+    """The operation that it is part of, so that the whole of it can be undone."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -37,6 +39,7 @@ class Event:
             "author": self.author,
             "before": self.before,
             "after": self.after,
+            "op": self.op,
         }
 
 
@@ -49,6 +52,7 @@ def make(
     before: Any = None,
     after: Any = None,
     at: datetime | None = None,
+    op: str = "",
 ) -> dict[str, Any]:
     """A row for ``add``."""
     return {
@@ -60,6 +64,7 @@ def make(
         "author": author,
         "before": before,
         "after": after,
+        "op": op,
     }
 
 

@@ -5,9 +5,13 @@ import json
 import os
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from typing import Any
+from itertools import islice
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+BATCH = 500  # ids in one IN list: SQLite and PostgreSQL both take far more, but compiling it costs time
 _lock = threading.Lock()
 _last = 0
 
@@ -37,3 +41,10 @@ def canonical(body: Any) -> bytes:
 def sha256(data: bytes) -> str:
     """SHA-256 in hex, 64 characters."""
     return hashlib.sha256(data).hexdigest()
+
+
+def batches(values: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
+    """The values in lists of at most ``size``."""
+    rest = iter(values)
+    while batch := list(islice(rest, size)):
+        yield batch

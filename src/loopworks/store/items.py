@@ -1,24 +1,24 @@
 """Rows of items: what there is to learn from."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from sqlalchemy import and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import and_, bindparam, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.values import Shape
-from loopworks.store import tables
+from loopworks.store import shapes, tables, tallies
+from loopworks.store.ids import batches
 
 _table = tables.item
 _live = tables.annotation.c.deleted_at.is_(None)
-T = TypeVar("T")
+_here = _table.c.deleted_at.is_(None)
+_COLUMNS = tuple(column for column in _table.c if column.name != "deleted_at")
 State = Literal["all", "labeled", "unlabeled"]
 SPLITS = ("train", "val", "test")
-BATCH = 500  # ids in one IN list: SQLite and PostgreSQL both take far more, but compiling it costs time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,15 @@ class Item:
     added_at: datetime
     rev: int
     """Counts the changes of label and split; give it back to change only what you saw."""
+    text: str = ""
+    """The item itself, where items are texts."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of it: camera, time, captions ..."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Format name -> what only that format knows of it."""
+    changed: int = 0
+    """The dataset's clock at its last change."""
+    tags: tuple[str, ...] = ()
     labels: tuple[Shape, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -63,28 +72,34 @@ class Item:
             "state": self.state,
             "added_at": self.added_at.isoformat(),
             "rev": self.rev,
+            "text": self.text,
+            "attributes": dict(self.attributes),
+            "tags": list(self.tags),
             "labels": [shape.to_json() for shape in self.labels],
         }
 
 
-def batches(values: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
-    """The values in lists of at most ``size``."""
-    rest = iter(values)
-    while batch := list(islice(rest, size)):
-        yield batch
-
-
-def add(tx: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert items that are not there yet (see ``among``)."""
+def add(tx: Connection, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert items that are not there yet (see ``among``), all of one dataset."""
     if rows:
-        tx.execute(insert(_table), [dict(row) for row in rows])
+        clock = tick(tx, dataset)
+        plain = {"text": "", "attributes": {}, "extra": {}}
+        with tallies.kept(tx, dataset, [row["id"] for row in rows]):
+            tx.execute(insert(_table), [{**plain, **row, "changed": clock} for row in rows])
+
+
+def tick(tx: Connection, dataset: str) -> int:
+    """Advance the dataset's clock; rows that change in this transaction carry the number."""
+    clock = tables.dataset.c.clock
+    query = update(tables.dataset).where(tables.dataset.c.id == dataset).values(clock=clock + 1).returning(clock)
+    return int(tx.execute(query).scalar_one())
 
 
 def among(tx: Connection, dataset: str, ids: Iterable[str]) -> dict[str, Item]:
     """Those of ``ids`` that exist, with their labels."""
     found: dict[str, Item] = {}
     for batch in batches(ids):
-        query = select(_table).where(_table.c.dataset == dataset, _table.c.id.in_(batch))
+        query = select(*_COLUMNS).where(_table.c.dataset == dataset, _table.c.id.in_(batch), _here)
         found |= {item.id: item for item in _with_labels(tx, dataset, tx.execute(query).all())}
     return found
 
@@ -96,7 +111,7 @@ def get(tx: Connection, dataset: str, item: str) -> Item:
         NotFound: no such item.
         Invalid: several items begin like that, or have that name.
     """
-    query = select(_table).where(_table.c.dataset == dataset)
+    query = select(*_COLUMNS).where(_table.c.dataset == dataset, _here)
     rows = list(tx.execute(query.where(_table.c.name == item).limit(2)))
     if not rows and item and set(item) <= set("0123456789abcdef"):
         rows = list(tx.execute(query.where(*_begins(item)).limit(2)))
@@ -128,7 +143,7 @@ def page(
         limit: at most so many.
         after: id of the last item of the page before.
     """
-    query = select(_table).where(_table.c.dataset == dataset)
+    query = select(*_COLUMNS).where(_table.c.dataset == dataset, _here)
     if state != "all":
         query = query.where(_table.c.state == state)
     if split is not None:
@@ -145,95 +160,69 @@ def page(
     return _with_labels(tx, dataset, tx.execute(query).all())
 
 
-def counts(tx: Connection, dataset: str) -> dict[str, Any]:
-    """``items``, ``labeled``, ``unlabeled``, ``by_split`` (of all items, empty text: no split), ``by_class``."""
-    query = (
-        select(_table.c.state, _table.c.split, func.count())
-        .where(_table.c.dataset == dataset)
-        .group_by(_table.c.state, _table.c.split)
-    )
-    by_state = {"labeled": 0, "unlabeled": 0}
-    by_split: dict[str, int] = {}
-    for state, split, count in tx.execute(query):
-        by_state[state] += count
-        by_split[split] = by_split.get(split, 0) + count
-    said = tables.annotation
-    query_classes = (
-        select(said.c.label, func.count(said.c.item.distinct()))
-        .where(said.c.dataset == dataset, _live)
-        .group_by(said.c.label)
-        .order_by(said.c.label)
-    )
-    by_class = {row[0]: row[1] for row in tx.execute(query_classes)}
-    return {
-        "items": sum(by_state.values()),
-        **by_state,
-        "by_split": dict(sorted(by_split.items())),
-        "by_class": by_class,
-    }
-
-
 def labeled_splits(tx: Connection, dataset: str) -> tuple[dict[str, list[str]], dict[str, str]]:
     """Of all labelled items: id -> classes, and id -> split (empty text: none yet)."""
-    query = select(_table.c.id, _table.c.split).where(_table.c.dataset == dataset, _table.c.state == "labeled")
+    query = select(_table.c.id, _table.c.split).where(_table.c.dataset == dataset, _table.c.state == "labeled", _here)
     splits = {row[0]: row[1] for row in tx.execute(query)}
     labels: dict[str, list[str]] = {item: [] for item in splits}
     said = tables.annotation
     for item, label in tx.execute(select(said.c.item, said.c.label).where(said.c.dataset == dataset, _live)):
-        labels[item].append(label)
+        if item in labels:  # not so where the item is deleted
+            labels[item].append(label)
     return labels, splits
 
 
 def set_splits(tx: Connection, dataset: str, splits: Mapping[str, str]) -> None:
     """Put items into splits (item id -> split), and count it as a change."""
-    if not splits:
+    with tallies.kept(tx, dataset, splits):
+        change(tx, dataset, "split", splits)
+
+
+def change(tx: Connection, dataset: str, column: str, values: Mapping[str, Any]) -> None:
+    """Give items (by id) a new value in one column; whoever calls this around it keeps the counters."""
+    if not values:
         return
     query = (
         update(_table)
         .where(_table.c.dataset == dataset, _table.c.id == bindparam("key"))
-        .values(split=bindparam("to"), rev=_table.c.rev + 1)
+        .values({
+            column: bindparam("to", type_=_table.c[column].type),
+            "rev": _table.c.rev + 1,
+            "changed": bindparam("clock"),
+        })
     )
-    tx.execute(query, [{"key": item, "to": split} for item, split in splits.items()])
-
-
-def set_states(tx: Connection, dataset: str, states: Mapping[str, str]) -> None:
-    """Mark items labeled or unlabeled, and count it as a change."""
-    if not states:
-        return
-    query = (
-        update(_table)
-        .where(_table.c.dataset == dataset, _table.c.id == bindparam("key"))
-        .values(state=bindparam("to"), rev=_table.c.rev + 1)
-    )
-    tx.execute(query, [{"key": item, "to": state} for item, state in states.items()])
+    clock = tick(tx, dataset)
+    tx.execute(query, [{"key": item, "to": value, "clock": clock} for item, value in values.items()])
 
 
 def labeled_between(tx: Connection, dataset: str, low: str, high: str) -> Iterator[Item]:
-    """Labelled items with ``low`` <= id < ``high``, by id, with their labels in canonical order."""
-    said = tables.annotation
-    inside = (_table.c.dataset == dataset, _table.c.state == "labeled", _table.c.id >= low, _table.c.id < high)
-    rows = tx.execute(select(_table).where(*inside).order_by(_table.c.id)).all()
-    shapes: dict[str, list[Shape]] = {}
-    query = select(said.c.item, said.c.label, said.c.source, said.c.author).where(
-        said.c.dataset == dataset, said.c.item >= low, said.c.item < high, _live
-    )
-    for item, label, source, author in tx.execute(query):
-        shapes.setdefault(item, []).append(Shape(label=label, source=source, author=author))
+    """Labelled items with ``low`` <= id < ``high``, by id, with their shapes and tags in order."""
+    inside = (_table.c.dataset == dataset, _table.c.state == "labeled", _table.c.id >= low, _table.c.id < high, _here)
+    rows = tx.execute(select(*_COLUMNS).where(*inside).order_by(_table.c.id)).all()
+    said = tables.annotation.c.item
+    found = shapes.live(tx, dataset, said >= low, said < high)
+    tagged = tables.item_tag.c.item
+    tags = _tags(tx, dataset, tagged >= low, tagged < high)
     for row in rows:
-        yield Item(**row._mapping, labels=tuple(sorted(shapes.get(row.id, ()))))
+        yield Item(**row._mapping, labels=tuple(found.get(row.id, ())), tags=tags.get(row.id, ()))
 
 
 def _with_labels(tx: Connection, dataset: str, rows: Sequence[Any]) -> list[Item]:
-    found = [Item(**row._mapping) for row in rows]
-    said = tables.annotation
-    shapes: dict[str, list[Shape]] = {}
-    for batch in batches(item.id for item in found if item.state == "labeled"):
-        query = select(said.c.item, said.c.label, said.c.source, said.c.author).where(
-            said.c.dataset == dataset, said.c.item.in_(batch), _live
-        )
-        for item, label, source, author in tx.execute(query):
-            shapes.setdefault(item, []).append(Shape(label=label, source=source, author=author))
-    return [replace(item, labels=tuple(sorted(shapes[item.id]))) if item.id in shapes else item for item in found]
+    said: dict[str, list[Shape]] = {}
+    tags: dict[str, tuple[str, ...]] = {}
+    for batch in batches(row.id for row in rows):
+        said |= shapes.live(tx, dataset, tables.annotation.c.item.in_(batch))
+        tags |= _tags(tx, dataset, tables.item_tag.c.item.in_(batch))
+    return [Item(**row._mapping, labels=tuple(said.get(row.id, ())), tags=tags.get(row.id, ())) for row in rows]
+
+
+def _tags(tx: Connection, dataset: str, *where: Any) -> dict[str, tuple[str, ...]]:
+    table = tables.item_tag
+    query = select(table.c.item, table.c.tag).where(table.c.dataset == dataset, *where)
+    found: dict[str, tuple[str, ...]] = {}
+    for item, tag in tx.execute(query.order_by(table.c.item, table.c.tag)):
+        found[item] = (*found.get(item, ()), tag)
+    return found
 
 
 def _begins(prefix: str) -> tuple[Any, ...]:

@@ -8,8 +8,7 @@ from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Invalid
 from loopworks.store import tables
-from loopworks.store.ids import now
-from loopworks.store.items import batches
+from loopworks.store.ids import batches, now
 
 _table = tables.lease
 

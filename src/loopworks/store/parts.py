@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection
 from loopworks.core.contracts import Blobs
 from loopworks.core.errors import Damaged, NotFound, TooNew
 from loopworks.core.values import LabelSchema, Shape
-from loopworks.store import items, tables
+from loopworks.store import items, tables, tallies
 from loopworks.store.blobs import SYNC_THREADS, BlobStore
 from loopworks.store.catalog import Catalog
 from loopworks.store.ids import canonical
@@ -149,7 +149,7 @@ def write(catalog: Catalog, blobs: BlobStore, tx: Connection, dataset: str, task
         task: name of the task kind.
         schema: the classes at this state.
     """
-    digits = 2 if items.counts(tx, dataset)["labeled"] >= WIDE else 1
+    digits = 2 if tallies.read(tx, dataset)["labeled"] >= WIDE else 1
     parts: list[Part] = []
     tally = _Tally(schema)
     fresh: dict[str, tuple[Future[str], int]] = {}

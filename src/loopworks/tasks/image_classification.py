@@ -23,6 +23,7 @@ class ImageClassification:
 
     name: str = "image-classification"
     media: str = "image"
+    kinds: frozenset[str] = frozenset({"class"})
     headline: str = "accuracy"
     """Share of images whose whole label is right; for multi-label that is the exact set (subset accuracy)."""
 

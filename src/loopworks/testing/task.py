@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Arrays, Task
+from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import LoopworksError
 from loopworks.core.values import LabelSchema, Shape
 from loopworks.testing.snapshot import difference
@@ -21,7 +21,7 @@ class TaskContract:
 
     author: ClassVar[str] = "model-1"
 
-    def task(self) -> Task:
+    def task(self) -> Learnable:
         """The task kind under test."""
         raise NotImplementedError("give the task kind")
 

@@ -1,0 +1,92 @@
+"""Counters of a dataset, kept up to date with every change, so that nobody counts a million rows to show a page."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from sqlalchemy import delete, func, select, text
+from sqlalchemy.engine import Connection
+
+from loopworks.store import tables
+from loopworks.store.ids import batches
+
+_item, _said, _table = tables.item, tables.annotation, tables.tally
+
+
+@contextlib.contextmanager
+def kept(tx: Connection, dataset: str, ids: Iterable[str]) -> Iterator[None]:
+    """Around a change of the given items (added, labelled, split, deleted): counts what it changed.
+
+    Not to be nested: the inner change would count twice.
+    """
+    changed = list(dict.fromkeys(ids))
+    before = _count(tx, dataset, changed)
+    yield
+    after = _count(tx, dataset, changed)
+    after.subtract(before)
+    _add(tx, dataset, after)
+
+
+def read(tx: Connection, dataset: str) -> dict[str, Any]:
+    """``items``, ``labeled``, ``unlabeled``, ``by_split`` (of all items, empty text: no split), ``by_class``."""
+    by_state = {"labeled": 0, "unlabeled": 0}
+    by_split: dict[str, int] = {}
+    by_class: dict[str, int] = {}
+    query = select(_table.c.what, _table.c.key, _table.c.count).where(_table.c.dataset == dataset, _table.c.count != 0)
+    for what, key, count in tx.execute(query.order_by(_table.c.key)):
+        if what == "class":
+            by_class[key] = count
+        else:
+            state, _, split = key.partition("/")
+            by_state[state] += count
+            by_split[split] = by_split.get(split, 0) + count
+    return {
+        "items": sum(by_state.values()),
+        **by_state,
+        "by_split": dict(sorted(by_split.items())),
+        "by_class": by_class,
+    }
+
+
+def recount(tx: Connection, dataset: str) -> None:
+    """Count everything anew; for repairs."""
+    tx.execute(delete(_table).where(_table.c.dataset == dataset))
+    _add(tx, dataset, _tally(tx, dataset))
+
+
+def _count(tx: Connection, dataset: str, ids: list[str]) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    for batch in batches(ids):
+        found += _tally(tx, dataset, batch)
+    return found
+
+
+def _tally(tx: Connection, dataset: str, batch: list[str] | None = None) -> Counter[tuple[str, str]]:
+    found: Counter[tuple[str, str]] = Counter()
+    items = select(_item.c.state, _item.c.split, func.count()).where(
+        _item.c.dataset == dataset, _item.c.deleted_at.is_(None)
+    )
+    classes = (
+        select(_said.c.label, func.count(_said.c.item.distinct()))
+        .join(_item, (_item.c.dataset == _said.c.dataset) & (_item.c.id == _said.c.item))
+        .where(_said.c.dataset == dataset, _said.c.deleted_at.is_(None), _item.c.deleted_at.is_(None))
+    )
+    if batch is not None:
+        items, classes = items.where(_item.c.id.in_(batch)), classes.where(_said.c.item.in_(batch))
+    for state, split, count in tx.execute(items.group_by(_item.c.state, _item.c.split)):
+        found["item", f"{state}/{split}"] += count
+    for label, count in tx.execute(classes.group_by(_said.c.label)):
+        found["class", label] += count
+    return found
+
+
+def _add(tx: Connection, dataset: str, counts: "Counter[tuple[str, str]]") -> None:
+    rows = [{"dataset": dataset, "what": what, "key": key, "n": n} for (what, key), n in sorted(counts.items()) if n]
+    if rows:
+        # Both databases speak this form; SQLAlchemy has it for each of them alone.
+        sql = (
+            "INSERT INTO tally (dataset, what, key, count) VALUES (:dataset, :what, :key, :n) "
+            "ON CONFLICT (dataset, what, key) DO UPDATE SET count = tally.count + excluded.count"
+        )
+        tx.execute(text(sql), rows)

@@ -1,0 +1,79 @@
+"""Task kinds that say what a label is before models can be trained for them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loopworks.core import mask
+from loopworks.core.contracts import Task, learnable
+from loopworks.core.errors import Invalid, NotFound
+from loopworks.core.registry import plugins
+from loopworks.core.values import LabelSchema, Shape, dump
+
+SCHEMA = LabelSchema(classes=("car", "sign"))
+BOX = Shape(label="car", kind="box", points=((1.0, 2.0, 30.0, 20.0),))
+SHAPES = (
+    BOX,
+    Shape(label="sign", kind="polygon", points=((2.0, 2.0, 20.0, 2.0, 9.0, 30.0),)),
+    Shape(label="sign", kind="obb", points=((2.0, 2.0, 20.0, 2.0, 20.0, 9.0, 2.0, 9.0),)),
+    Shape(label="car", kind="ellipse", points=((20.0, 20.0, 9.0, 4.0, 30.0),)),
+    Shape(label="car", kind="polyline", points=((1.0, 1.0, 30.0, 9.0),)),
+    Shape(label="car", kind="points", points=((5.0, 5.0),)),
+    Shape(label="car", kind="mask", points=((40.0, 50.0),), mask=mask.encode(np.ones((40, 50), np.bool_))),
+    Shape(label="", kind="caption", attributes=dump({"text": "a street"})),
+)
+
+
+def task(name: str) -> Task:
+    found: Task = plugins.get(f"task.{name}")
+    return found
+
+
+@pytest.mark.parametrize("name", ["object-detection", "semantic-segmentation"])
+def test_places_are_labels_in_their_order_without_repetitions(name: str) -> None:
+    assert task(name).check([*SHAPES[::-1], BOX], SCHEMA) == SHAPES[::-1]
+    assert task(name).check([], SCHEMA) == ()
+
+
+def test_a_number_is_no_answer_to_what_is_where() -> None:
+    with pytest.raises(Invalid, match="shape of object-detection must be one of box"):
+        task("object-detection").check([Shape(label="car", kind="value")], SCHEMA)
+    with pytest.raises(NotFound, match="class 'bus' does not exist"):
+        task("object-detection").check([Shape(label="bus")], SCHEMA)
+
+
+@pytest.mark.parametrize("shape", SHAPES[:-1], ids=[shape.kind for shape in SHAPES[:-1]])
+def test_each_kind_of_shape_is_drawn(shape: Shape) -> None:
+    image = np.zeros((40, 50, 3), np.uint8)
+    drawn = task("object-detection").draw(image, [shape])
+    assert drawn.shape == image.shape
+    assert drawn.any()
+    assert not image.any()
+
+
+@pytest.mark.parametrize("name", ["text-classification", "tabular-classification"])
+def test_a_text_has_one_class_and_no_box(name: str) -> None:
+    assert task(name).check([Shape(label="car")], SCHEMA) == (Shape(label="car"),)
+    for shapes in ([], [Shape(label="car"), Shape(label="sign")], [BOX]):
+        with pytest.raises(Invalid):
+            task(name).check(shapes, SCHEMA)
+    with pytest.raises(Invalid, match="item to draw must be an image"):
+        task(name).draw(np.zeros((4, 4, 3), np.uint8), [])
+
+
+@pytest.mark.parametrize("value", ["3", True, None])
+def test_a_row_has_one_number(value: Any) -> None:
+    kind = task("tabular-regression")
+    good = Shape(label="", kind="value", attributes=dump({"value": 2.5}))
+    assert kind.check([good], SCHEMA) == (good,)
+    with pytest.raises(Invalid, match="value of a row must be a number"):
+        kind.check([Shape(label="", kind="value", attributes=dump({"value": value}))], SCHEMA)
+    with pytest.raises(Invalid, match="label of a row must be one value"):
+        kind.check([good, good], SCHEMA)
+
+
+def test_what_cannot_be_trained_yet_says_so() -> None:
+    assert learnable(task("image-classification")).headline == "accuracy"
+    with pytest.raises(Invalid, match="task kind must be one that models can be trained for; got object-detection"):
+        learnable(task("object-detection"))
