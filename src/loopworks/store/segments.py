@@ -72,10 +72,11 @@ def states(tx: Connection, dataset: str) -> list[State]:
     ]
 
 
-def at(tx: Connection, dataset: str, clock: int) -> list[Segment]:
-    """The segments of a state, by number."""
+def at(tx: Connection, dataset: str, clock: int, *, with_stats: bool = True) -> list[Segment]:
+    """The segments of a state, by number; their stats are long, and left out where nobody needs them."""
+    wanted = [column for column in _segment.c if with_stats or column.name != "stats"]
     query = (
-        select(_segment)
+        select(*wanted)
         .where(
             _segment.c.dataset == dataset,
             _segment.c.born <= clock,
@@ -84,7 +85,9 @@ def at(tx: Connection, dataset: str, clock: int) -> list[Segment]:
         .order_by(_segment.c.number)
     )
     return [
-        Segment(number=row.number, blob=row.blob, digest=row.digest, rows=row.rows, stats=row.stats)
+        Segment(
+            number=row.number, blob=row.blob, digest=row.digest, rows=row.rows, stats=row.stats if with_stats else {}
+        )
         for row in tx.execute(query)
     ]
 

@@ -45,10 +45,20 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ("day_first", rf"^{_DAY}[/.-](?:0?[1-9]|1[0-2])[/.-]\d{{4}}{_TAIL}$"),
     ("month_first", rf"^(?:0?[1-9]|1[0-2])[/.-]{_DAY}[/.-]\d{{4}}{_TAIL}$"),
     ("time", rf"^{_CLOCK}$"),
-    ("unit", r"^[-+]?[$€£¥₹]\s?\d[\d.,]*$|^[-+]?\d[\d.,]*\s*(?:[%‰°$€£¥₹\"'′″]|[A-Za-zµμΩ°\p{Han}][A-Za-z0-9/²³°·^\p{Han}]{0,11})$"),
+    (
+        "unit",
+        r"^[-+]?[$€£¥₹]\s?\d[\d.,]*$|^[-+]?\d[\d.,]*\s*(?:[%‰°$€£¥₹\"'′″]|[A-Za-zµμΩ°\p{Han}][A-Za-z0-9/²³°·^\p{Han}]{0,11})$",
+    ),
 )
 """Name and pattern of each class of values, in the order they are tried; what fits none is text."""
-DIGITS = r"[-+\d.,\s]"
+KNOWN_UNITS = frozenset(
+    "% ‰ ° ' \" ′ ″ $ € £ ¥ ₹ usd eur gbp cny rmb jpy kg g mg µg μg t lb lbs oz st m cm mm µm μm nm km ft in inch yd mi "
+    "m2 m² km2 km² ha ft2 sqft m3 m³ l ml cl dl gal °c °f k s sec secs ms µs ns min mins h hr hrs hour hours day days d "
+    "week weeks w month months mo yr yrs year years y kwh mwh wh kw mw kv v mv a ma mah hz khz mhz ghz b kb mb gb tb "
+    "mbps gbps bit mph kmh km/h kph m/s knots kn ppm ppb bar mbar pa kpa hpa mpa psi atm pcs px dpi pt kcal cal j kj n nm "
+    "rpm db lm lx mol mmol 元 万元 公斤 千克 克 吨 米 厘米 毫米 公里 千米 天 日 小时 分钟 秒 岁 年 月 个 件 平方米 升 毫升".split()
+)
+"""Units of measure that are reported, in lower case; what follows a number otherwise may be a house's letter."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -228,4 +238,4 @@ def _units(bare: "pa.Array") -> "pa.Array":
 
     # The sign of the number and its digits go; what is left of "12.5 km/h" or "$3" is the unit.
     lead = pc.replace_substring_regex(bare, r"^[-+]?\d[\d.,]*\s*", "")
-    return pc.utf8_trim_whitespace(pc.replace_substring_regex(lead, r"\d[\d.,]*$|^[-+]", ""))
+    return pc.utf8_trim_whitespace(pc.replace_substring_regex(lead, r"(^|\s)\d[\d.,]*$|^[-+]|\d[\d.,]+$", ""))

@@ -165,9 +165,7 @@ class DelimitedReader:
         try:
             table = arrow_csv.read_csv(
                 pa.BufferReader(block),
-                read_options=arrow_csv.ReadOptions(
-                    use_threads=False, column_names=names, block_size=len(block) + 16
-                ),
+                read_options=arrow_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(block) + 16),
                 parse_options=arrow_csv.ParseOptions(
                     delimiter=told.delimiter,
                     quote_char=told.quote,

@@ -36,7 +36,9 @@ def contents(cells: "pa.Table") -> Keys:
         is_empty = pc.fill_null(pc.equal(column, ""), True)
         # Most columns have no empty cell, and need no second pass.
         named.append(pc.if_else(is_empty, pa.scalar(None, pa.string()), cell) if pc.any(is_empty).as_py() else cell)
-    lines = pc.binary_join_element_wise(*(pc.cast(c, pa.large_string()) for c in named), "\x1e", null_handling="skip")
+    lines = pc.binary_join_element_wise(
+        *(pc.cast(c, pa.large_string()) for c in named), pa.scalar("\x1e", pa.large_string()), null_handling="skip"
+    )
     return hashes(lines)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from loopworks.core.errors import Invalid
-from loopworks.data.tables.census import FEW, MISSING, WEAK, Census, missing_mask
+from loopworks.data.tables.census import FEW, KNOWN_UNITS, MISSING, WEAK, Census, missing_mask
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -19,7 +19,9 @@ WORDS = frozenset({"category", "text", "id"})
 
 _NUMERIC = frozenset({"int", "float", "dot3", "inf", "comma", "group", "thousand", "euro"})
 _DMY = frozenset({"either", "day_first", "month_first"})
-_POSTAL = re.compile(r"(?i)(^|[_\W])(zip|postal|postcode|plz|postleitzahl|phone|telephone|tel|iban)([_\W]|code|$)|邮编|电话")
+_POSTAL = re.compile(
+    r"(?i)(^|[_\W])(zip|postal|postcode|plz|postleitzahl|phone|telephone|tel|iban)([_\W]|code|$)|邮编|电话"
+)
 _ID = re.compile(r"(?i)(^|[_\W])(id|ids|key|uuid|guid)$|[a-z](ID|Id|Key|UUID)$|^(编号|主键)")
 _TRUE, _FALSE = ("true", "yes", "t", "y"), ("false", "no", "f", "n")
 
@@ -218,10 +220,10 @@ def _looks_coded(census: Census) -> bool:
 
 
 def _unit_note(census: Census) -> str:
-    share = census.classes.get("unit", 0)
-    if share < 0.8 * census.filled or len(census.units) > 6:
+    known = {unit: number for unit, number in census.units.items() if unit.lower() in KNOWN_UNITS}
+    if sum(known.values()) < 0.8 * census.filled:
         return ""
-    listed = ", ".join(f"{unit} ({number})" for unit, number in census.units.items())
+    listed = ", ".join(f"{unit} ({number})" for unit, number in known.items())
     return f"amounts with a unit of measure, left as they are: {listed}"
 
 
@@ -285,7 +287,11 @@ def _numbers(bare: "pa.Array", column: Column) -> "pa.Array":
     try:
         return pc.cast(bare, kind)
     except pa.ArrowInvalid:
-        pattern = r"^-?\d{1,18}$" if column.type == "int" else r"^(?i)-?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d{1,3})?|inf(?:inity)?)$"
+        pattern = (
+            r"^-?\d{1,18}$"
+            if column.type == "int"
+            else r"^(?i)-?(?:(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d{1,3})?|inf(?:inity)?)$"
+        )
         bare = pc.if_else(pc.match_substring_regex(bare, pattern), bare, pa.scalar(None, pa.string()))
         return pc.cast(bare, kind)
 

@@ -160,4 +160,6 @@ def _read(file: IO[bytes], size: int, path: Path) -> bytes:
     try:
         return file.read(size)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise Invalid(str(path), "a file that is whole", str(error), "it may be cut off; the rows before are kept") from None
+        raise Invalid(
+            str(path), "a file that is whole", str(error), "it may be cut off; the rows before are kept"
+        ) from None
