@@ -151,3 +151,24 @@ def advance(
 def blobs(tx: Connection) -> set[str]:
     """Every blob that some state of some table needs (garbage collection keeps them)."""
     return set(tx.execute(select(_segment.c.blob)).scalars())
+
+
+def keep(tx: Connection, found: Sequence[Segment]) -> None:
+    """Take down which blob holds which segment, for a version: by the digest of the rows, like all parts."""
+    part = tables.part
+    for start in range(0, len(found), 500):
+        some = {one.digest: one for one in found[start : start + 500]}
+        known = set(tx.execute(select(part.c.digest).where(part.c.digest.in_(list(some)))).scalars())
+        rows = [{"digest": d, "blob": one.blob, "rows": one.rows} for d, one in some.items() if d not in known]
+        if rows:
+            tx.execute(insert(part), rows)
+
+
+def files(tx: Connection, digests: Sequence[str]) -> dict[str, str]:
+    """Digest of a segment -> the blob that holds it."""
+    part = tables.part
+    done: dict[str, str] = {}
+    for start in range(0, len(digests), 500):
+        query = select(part.c.digest, part.c.blob).where(part.c.digest.in_(list(digests[start : start + 500])))
+        done |= {row.digest: row.blob for row in tx.execute(query)}
+    return done

@@ -187,10 +187,18 @@ def _binned(values: NDArray[Any], kind: str) -> tuple[NDArray[np.int64], list[st
     is_missing = np.isnan(numbers)
     real = numbers[~is_missing]
     distinct = np.unique(real)
-    edges = distinct if len(distinct) <= BINS else np.unique(np.quantile(real, np.linspace(0, 1, BINS + 1)[:-1]))
+    edges = distinct if len(distinct) <= BINS else _edges(real, distinct)
     codes = np.where(is_missing, 0, 2 + np.maximum(np.searchsorted(edges, numbers, side="right") - 1, 0))
     exact = len(distinct) <= BINS
     return codes, ["missing", "rare", *(f"{'' if exact else 'about '}{edge:g}" for edge in edges)], is_missing
+
+
+def _edges(real: NDArray[np.float64], distinct: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Bins of equal size; and of the distinct values too, as nearly all rows may have one of them."""
+    shares = np.linspace(0, 1, BINS // 2 + 1)[:-1]
+    inner = distinct[(np.arange(BINS // 2) * len(distinct)) // (BINS // 2)]
+    rest = distinct[1:2]  # so that the smallest, often 0 for none, stands alone
+    return np.unique(np.concatenate([np.quantile(real, shares, method="lower"), inner, rest]))
 
 
 def _gap(name: str, goal: _Goal, score: float) -> str:

@@ -109,6 +109,11 @@ class Spool:
                 )
         self._bytes += rows.nbytes
 
+    def put(self, part: int, rows: "pa.Table") -> None:
+        """Take rows for a partition that the caller has chosen."""
+        self._waiting.setdefault(part, []).append(rows)
+        self._bytes += rows.nbytes
+
     def flush(self) -> None:
         """Write what waits in memory."""
         import pyarrow as pa
