@@ -1,6 +1,7 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
+from loopworks.data.formats import folders
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
@@ -9,6 +10,7 @@ from loopworks.tasks import image_classification, regions, texts
 from loopworks.train import small_cnn, timm
 
 __all__ = [
+    "folders",
     "image_classification",
     "onnx_int8",
     "onnxruntime",

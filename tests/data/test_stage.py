@@ -13,6 +13,7 @@ import pytest
 from loopworks.core.errors import Conflict, Damaged, Invalid, NoSpace, NotFound
 from loopworks.core.values import Shape
 from loopworks.data import intake
+from loopworks.data import sources as opening
 from loopworks.data.stage import Dataset, create_dataset, datasets, open_dataset, open_version
 from loopworks.store import blobs as blobs_module
 from loopworks.store.home import Home, create_home, open_home
@@ -134,7 +135,7 @@ class TestAdd:
                 raise PermissionError(13, "Permission denied")
             return real(path, mode)  # noqa: PLW1514
 
-        monkeypatch.setattr(intake, "open", refuse, raising=False)
+        monkeypatch.setattr(opening, "open", refuse, raising=False)
         report = dataset.add(folder)
         assert report.added == 1
         assert [problem.message for problem in report.problems] == [

@@ -163,6 +163,7 @@ def export(
 ) -> None:
     """Write a version as plain folders, one per class."""
     with face(json) as out, opened(workspace) as space:
-        count = space.dataset(dataset).version(version).export(folder)
-        out.say(f"{count} files in {folder}")
-        out.done({"dataset": dataset, "folder": folder, "files": count})
+        report = space.dataset(dataset).version(version).export(folder)
+        out.say(f"{report.items} items in {folder}")
+        out.problems(report.problems)
+        out.done({"dataset": dataset, **report.to_json()})

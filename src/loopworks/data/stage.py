@@ -11,14 +11,15 @@ from loopworks.core.contracts import Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
-from loopworks.data import files, media, splits
+from loopworks.data import exporter, files, importer, media, splits
 from loopworks.data.files import Labels
-from loopworks.data.intake import AddReport, By, Intake, finish
+from loopworks.data.intake import AddReport, By
+from loopworks.data.sources import Tick
 from loopworks.data.version import Version, VersionRow
+from loopworks.data.video import Frames
 from loopworks.store import annotations, events, items, lineage, parts, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
-from loopworks.store.blobs import LocalBlobs
 from loopworks.store.events import Event
 from loopworks.store.home import Home
 from loopworks.store.items import SPLITS, Item, State
@@ -151,40 +152,53 @@ class Dataset:
         self,
         source: files.Source,
         *,
+        format: str = "auto",
+        options: Mapping[str, Any] | None = None,
         labels: files.Labels = "auto",
         by: By = "copy",
         author: str = "",
         split: str = "",
+        frames: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
+        tick: Tick | None = None,
     ) -> AddReport:
-        """Add images from a folder, files or patterns; what cannot be read is listed, the rest is kept.
+        """Add what a source of any format holds; what cannot be read is listed, the rest is kept.
 
-        Adding the same again adds nothing, and a killed import is continued by running it again.
+        Adding the same again adds nothing, and a killed import is continued by running it again. Labels that the
+        source now says differently are changed; what a person said is kept.
 
         Args:
-            source: see ``files.find``.
-            labels: auto: classes where there are class folders; folders: there must be some; none: no labels.
+            source: a file, folder, pattern, archive, video or URL, or a list of these.
+            format: name of a format, e.g. coco (docs/formats.md), or auto.
+            options: of the format, e.g. ``{"delimiter": ";"}``; needs its name.
+            labels: for images in folders. auto: classes where there are class folders; folders: there must be some;
+                none: no labels.
             by: copy: the bytes into the workspace; link: hard links where the disk allows it, else copies;
                 reference: leave the files where they are, and check them on every read.
             author: who does it.
             split: train, val or test for all of them; by default what folders called so say, or none.
+            frames: which frames of videos become items.
             progress: takes the number of files done and of all.
+            tick: takes how far fetching, unpacking and decoding are, before the first file is added.
         Raises:
-            NotFound: a path does not exist.
-            Invalid: no image there, class names that clash; nothing is imported.
+            NotFound: a path or format does not exist.
+            Invalid: nothing there that can be read, class names that clash; nothing is imported.
             NoSpace: the disk is full; what was added before stays.
         """
-        if by not in ("copy", "reference", "link"):
-            raise Invalid("by", "copy, reference or link", by)
-        if by == "link" and not isinstance(self._home.blobs, LocalBlobs):
-            raise Invalid("by", "copy or reference for blobs in an object store", by)
-        if split and split not in SPLITS:
-            raise NotFound("split", split, SPLITS)
-        finding = files.find(source, labels, self.schema.classes)
-        fresh = self.add_classes(finding.classes, author=author)
-        intake = Intake(self._home, self.id, self.task, self.schema, by, author, split)
-        intake.run(finding, progress)
-        return finish(intake, fresh)
+        with importer.prepare(
+            self._home,
+            source,
+            format=format,
+            options=options,
+            labels=labels,
+            known=self.schema.classes,
+            by=by,
+            author=author,
+            split=split,
+            frames=frames,
+            tick=tick,
+        ) as ready:
+            return ready.run(self, progress)
 
     def items(
         self,
@@ -360,6 +374,28 @@ class Dataset:
                 events.add(tx, [events.make("version.freeze", dataset=self.id, author=author, after=made)])
         return Version(self._home, self.name, version)
 
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        format: str = "folders",
+        options: Mapping[str, Any] | None = None,
+        by: exporter.By = "copy",
+        media: bool = True,
+    ) -> exporter.ExportReport:
+        """Write all items as they are now, labelled or not; the parameters are those of ``Version.export``."""
+        return exporter.export(
+            self._home,
+            self.id,
+            self.schema,
+            exporter.live(self._home, self.id),
+            folder,
+            format=format,
+            options=options,
+            by=by,
+            has_media=media,
+        )
+
     def versions(self) -> list[Version]:
         """All frozen versions, oldest first."""
         with self._home.catalog.read() as tx:
@@ -374,7 +410,7 @@ class Dataset:
 
     def read(self, item: Item) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
-        return media.read(self._home, item.id, item.uri, item.name)
+        return item.text.encode() if item.text else media.read(self._home, item.id, item.uri, item.name)
 
     def history(self, item: str) -> list[Event]:
         """Every change of an item (id or the beginning of it), oldest first."""
@@ -383,8 +419,10 @@ class Dataset:
 
     def verify(self, item: Item) -> None:
         """Read the item's bytes and compare them with its id; ``Damaged`` where they differ, or are gone."""
-        if (found := content_id(self.read(item))) != item.id:
-            raise Damaged(f"item {item.name} must have SHA-256 {item.id}; got {found}", "add the file again")
+        if (found := content_id(self.read(item))) != media.content_of(item.id):
+            raise Damaged(
+                f"item {item.name} must have SHA-256 {media.content_of(item.id)}; got {found}", "add the file again"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, with the counts of now."""

@@ -27,7 +27,7 @@ class Item:
 
     dataset: str
     id: str
-    """SHA-256 of the bytes, in hex."""
+    """SHA-256 of the bytes, in hex; further items of equal bytes have ``-2``, ``-3`` ... after it."""
     name: str
     """Path as imported, relative to the folder that was given."""
     blob: str
@@ -113,8 +113,9 @@ def get(tx: Connection, dataset: str, item: str) -> Item:
     """
     query = select(*_COLUMNS).where(_table.c.dataset == dataset, _here)
     rows = list(tx.execute(query.where(_table.c.name == item).limit(2)))
-    if not rows and item and set(item) <= set("0123456789abcdef"):
-        rows = list(tx.execute(query.where(*_begins(item)).limit(2)))
+    if not rows and item and set(item) <= set("0123456789abcdef-"):
+        rows = list(tx.execute(query.where(_table.c.id == item)))  # of equal bytes, one id begins the others
+        rows = rows or list(tx.execute(query.where(*_begins(item)).limit(2)))
     if not rows:
         raise NotFound("item", item, hint="loopworks data ls shows the items; an item's name or id's beginning will do")
     if len(rows) > 1:
@@ -193,6 +194,22 @@ def change(tx: Connection, dataset: str, column: str, values: Mapping[str, Any])
     )
     clock = tick(tx, dataset)
     tx.execute(query, [{"key": item, "to": value, "clock": clock} for item, value in values.items()])
+
+
+def add_tags(tx: Connection, dataset: str, tags: Mapping[str, Iterable[str]]) -> None:
+    """Give items (by id) tags; those that an item has already stay as they are."""
+    table = tables.item_tag
+    have: set[tuple[str, str]] = set()
+    for batch in batches(tags):
+        query = select(table.c.item, table.c.tag).where(table.c.dataset == dataset, table.c.item.in_(batch))
+        have |= {(row[0], row[1]) for row in tx.execute(query)}
+    wanted = {(item, tag) for item, names in tags.items() for tag in names} - have
+    if not wanted:
+        return
+    tx.execute(insert(table), [{"dataset": dataset, "item": item, "tag": tag} for item, tag in sorted(wanted)])
+    clock = tick(tx, dataset)
+    touched = update(_table).where(_table.c.dataset == dataset, _table.c.id == bindparam("key"))
+    tx.execute(touched.values(changed=clock), [{"key": item} for item in sorted({item for item, _ in wanted})])
 
 
 def labeled_between(tx: Connection, dataset: str, low: str, high: str) -> Iterator[Item]:
