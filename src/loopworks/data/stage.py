@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopworks.core.contracts import Task
+from loopworks.core.contracts import Learnable, Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
@@ -372,7 +372,8 @@ class Dataset(Editing):
         Raises: Invalid: no labelled items, or one class only.
         """
         self._check_freezable()
-        self.split(seed=seed, author=author)
+        if self._has_unsplit():
+            self.split(seed=seed, author=author)
         catalog, blobs = self._home.catalog, self._home.blobs
         with catalog.read() as tx:
             row = rows.by_id(tx, self.id)
@@ -468,6 +469,10 @@ class Dataset(Editing):
         operations.record(tx, self.id, op, what, count=len(moved), author=author)
         return op
 
+    def _has_unsplit(self) -> bool:
+        with self._home.catalog.read() as tx:
+            return "" in tallies.frozen(tx, self.id, ())["by_split"]
+
     def _check_freezable(self) -> None:
         counts = self.counts()
         where = f"dataset {self.name!r}"
@@ -475,7 +480,9 @@ class Dataset(Editing):
             hint = "label some, or add a folder with one folder per class"
             raise Invalid(where, "labelled to be frozen", f"no labelled item of {counts['items']}", hint)
         present = [name for name, count in counts["by_class"].items() if count]
-        if len(present) < 2 and not self._row.schema.is_multi:
+        # Where a class is all that is asked and a model is to learn it; boxes, masks and labels alone may have one.
+        is_choice = isinstance(self.task, Learnable) and self.task.kinds == {"class"} and not self._row.schema.is_multi
+        if len(present) < 2 and is_choice:
             hint = "label images of a second class: one class alone teaches a model nothing"
             raise Invalid(where, "labelled with two classes or more", f"only {', '.join(present) or 'none'}", hint)
 

@@ -125,6 +125,8 @@ dataset = Table(
     Column("clock", BigInteger, nullable=False, server_default="0"),  # counts changes; see item.changed
     _more("origin"),  # of a branch: the dataset that it began from
     _more("base"),  # of a branch: the version that it began from
+    _more("frozen"),  # the version that the next freeze begins from, to read only what changed since ...
+    Column("frozen_clock", BigInteger, nullable=False, server_default="0"),  # ... the clock stood here
     UniqueConstraint("name"),
 )
 
@@ -261,7 +263,7 @@ tally = Table(  # counters kept up to date with every change, so that no page co
     "tally",
     metadata,
     _key("dataset", ForeignKey("dataset.id")),
-    _key("what"),  # item: by state and split; class: items that carry it
+    _key("what"),  # item: by state/split; class: items that carry it; placed: by split/class; reference: with a uri
     _key("key"),
     Column("count", BigInteger, nullable=False),
 )
@@ -300,6 +302,15 @@ tombstone = Table(  # what was erased for good, so that no import brings it back
     _text("author"),
     Column("versions", Json, nullable=False),  # old version id -> the id it was issued again under
     _time(),
+)
+
+pack = Table(  # in which blobs the rows of a version lie, oldest first
+    "pack",
+    metadata,
+    _key("version"),
+    Column("place", Integer, primary_key=True),
+    _text("blob"),
+    Column("rows", BigInteger, nullable=False),
 )
 
 part = Table("part", metadata, _key("digest"), _text("blob"), Column("rows", Integer, nullable=False))

@@ -16,6 +16,7 @@ depends_on = None
 def upgrade() -> None:
     """Add the columns and tables; rows from before get what an item without them means, and are counted."""
     _add("dataset", _json("meta"), _big("clock"), _more("origin"), _more("base"))
+    _add("dataset", _more("frozen"), _big("frozen_clock"))
     deleted: sa.Column[Any] = sa.Column("deleted_at", Instant(), nullable=True)
     _add("item", _more("text"), _json("attributes"), _json("extra"), _big("changed"), deleted)
     place: sa.Column[int] = sa.Column("place", sa.Integer(), nullable=False, server_default="0")
@@ -83,6 +84,14 @@ def _tables_of_datasets() -> None:
         sa.ForeignKeyConstraint(
             ["dataset", "version"], ["version.dataset", "version.id"], name=op.f("fk_version_tag_dataset_version")
         ),
+    )
+    op.create_table(
+        "pack",
+        _text("version"),
+        sa.Column("place", sa.Integer(), nullable=False),
+        _text("blob"),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("version", "place", name=op.f("pk_pack")),
     )
     op.create_table(
         "tally",
@@ -163,6 +172,16 @@ def _count() -> None:
         "INSERT INTO tally (dataset, what, key, count) "
         "SELECT dataset, 'class', label, count(DISTINCT item) FROM annotation "
         "WHERE deleted_at IS NULL GROUP BY dataset, label"
+    )
+    op.execute(
+        "INSERT INTO tally (dataset, what, key, count) "
+        "SELECT a.dataset, 'placed', i.split || '/' || a.label, count(DISTINCT a.item) FROM annotation a "
+        "JOIN item i ON i.dataset = a.dataset AND i.id = a.item "
+        "WHERE a.deleted_at IS NULL GROUP BY a.dataset, i.split, a.label"
+    )
+    op.execute(
+        "INSERT INTO tally (dataset, what, key, count) "
+        "SELECT dataset, 'reference', '', count(*) FROM item WHERE state = 'labeled' AND uri <> '' GROUP BY dataset"
     )
 
 
