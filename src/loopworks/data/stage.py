@@ -15,6 +15,9 @@ from loopworks.data import exporter, files, importer, media, splits
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
 from loopworks.data.sources import Tick
+from loopworks.data.tables.table import Table
+from loopworks.data.tables.version import TASKS as TABLE_TASKS
+from loopworks.data.tables.version import opened as opened_version
 from loopworks.data.version import Version, VersionRow
 from loopworks.data.video import Frames
 from loopworks.store import annotations, events, items, lineage, parts, tallies
@@ -110,7 +113,7 @@ def open_version(home: Home, version: str) -> Version:
     with home.catalog.read() as tx:
         row = version_rows.get(tx, version)
         name = rows.by_id(tx, row.dataset).name
-    return Version(home, name, row)
+    return opened_version(home, name, row)
 
 
 class Dataset:
@@ -147,6 +150,18 @@ class Dataset:
     def node(self) -> Node:
         """The dataset in the lineage graph."""
         return Node("dataset", self.name)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its items are rows of a table."""
+        return self._row.task in TABLE_TASKS
+
+    @property
+    def table(self) -> Table:
+        """The rows, of a dataset for a tabular task; ``Invalid`` for others."""
+        if not self.is_table:
+            raise Invalid(f"dataset {self.name!r}", f"for {' or '.join(sorted(TABLE_TASKS))}", self._row.task)
+        return Table(self._home, self.id, self.name, self._row.task)
 
     def add(
         self,
@@ -185,6 +200,8 @@ class Dataset:
             Invalid: nothing there that can be read, class names that clash; nothing is imported.
             NoSpace: the disk is full; what was added before stays.
         """
+        if self.is_table:
+            return self.table.add(source, author=author, progress=progress, **(options or {})).as_items()
         with importer.prepare(
             self._home,
             source,
@@ -233,6 +250,8 @@ class Dataset:
 
     def counts(self) -> dict[str, Any]:
         """``items``, ``labeled``, ``unlabeled``, ``by_split`` (empty text: no split yet), ``by_class``."""
+        if self.is_table:
+            return self.table.counts()
         with self._home.catalog.read() as tx:
             found = tallies.read(tx, self.id)
             classes = rows.by_id(tx, self.id).schema.classes
@@ -315,6 +334,8 @@ class Dataset:
             author: who does it.
         Returns: the number of labelled items in each split now.
         """
+        if self.is_table:
+            return self.table.split(test, val, seed=seed, author=author)
         splits.check_shares(test, val)
         with self._home.catalog.begin() as tx:
             labels, now = items.labeled_splits(tx, self.id)
@@ -352,6 +373,8 @@ class Dataset:
 
         Raises: Invalid: no labelled items, or one class only.
         """
+        if self.is_table:
+            return self.table.freeze(message, author=author, seed=seed)
         self._check_freezable()
         self.split(seed=seed, author=author)
         catalog, blobs = self._home.catalog, self._home.blobs
@@ -400,13 +423,13 @@ class Dataset:
         """All frozen versions, oldest first."""
         with self._home.catalog.read() as tx:
             found = version_rows.every(tx, self.id)
-        return [Version(self._home, self.name, row) for row in found]
+        return [opened_version(self._home, self.name, row) for row in found]
 
     def version(self, version: str) -> Version:
         """A frozen version by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
         with self._home.catalog.read() as tx:
             row = version_rows.get(tx, version, self.id)
-        return Version(self._home, self.name, row)
+        return opened_version(self._home, self.name, row)
 
     def read(self, item: Item) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
