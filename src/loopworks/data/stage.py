@@ -16,6 +16,9 @@ from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
 from loopworks.data.sources import Tick
+from loopworks.data.tables.table import Table
+from loopworks.data.tables.version import TASKS as TABLE_TASKS
+from loopworks.data.tables.version import opened as opened_version
 from loopworks.data.version import Version, VersionRow
 from loopworks.data.video import Frames
 from loopworks.store import annotations, events, items, lineage, operations, parts, tallies
@@ -112,7 +115,7 @@ def open_version(home: Home, version: str) -> Version:
     with home.catalog.read() as tx:
         row = version_rows.get(tx, version)
         name = rows.by_id(tx, row.dataset).name
-    return Version(home, name, row)
+    return opened_version(home, name, row)
 
 
 class Dataset(Editing):
@@ -149,6 +152,18 @@ class Dataset(Editing):
     def node(self) -> Node:
         """The dataset in the lineage graph."""
         return Node("dataset", self.name)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its items are rows of a table."""
+        return self._row.task in TABLE_TASKS
+
+    @property
+    def table(self) -> Table:
+        """The rows, of a dataset for a tabular task; ``Invalid`` for others."""
+        if not self.is_table:
+            raise Invalid(f"dataset {self.name!r}", f"for {' or '.join(sorted(TABLE_TASKS))}", self._row.task)
+        return Table(self._home, self.id, self.name, self._row.task)
 
     def add(
         self,
@@ -187,6 +202,8 @@ class Dataset(Editing):
             Invalid: nothing there that can be read, class names that clash; nothing is imported.
             NoSpace: the disk is full; what was added before stays.
         """
+        if self.is_table:
+            return self.table.add(source, author=author, progress=progress, **(options or {})).as_items()
         with importer.prepare(
             self._home,
             source,
@@ -235,6 +252,8 @@ class Dataset(Editing):
 
     def counts(self) -> dict[str, Any]:
         """``items``, ``labeled``, ``unlabeled``, ``by_split`` (empty text: no split yet), ``by_class``."""
+        if self.is_table:
+            return self.table.counts()
         with self._home.catalog.read() as tx:
             found = tallies.read(tx, self.id)
             classes = rows.by_id(tx, self.id).schema.classes
@@ -337,6 +356,8 @@ class Dataset(Editing):
         Returns: the number of labelled items in each split now; ``split_figures`` tells more.
         Raises: Invalid: shares out of range, no item has the attribute, or one has no time.
         """
+        if self.is_table:
+            return self.table.split(test, val, group=by or "", time=time or "", seed=seed, author=author)
         return partition.split(self._home, self.id, test=test, val=val, seed=seed, by=by, time=time, author=author)
 
     def split_figures(self) -> partition.Figures:
@@ -371,6 +392,8 @@ class Dataset(Editing):
 
         Raises: Invalid: no labelled items, or one class only.
         """
+        if self.is_table:
+            return self.table.freeze(message, author=author, seed=seed)
         self._check_freezable()
         if self._has_unsplit():
             self.split(seed=seed, author=author)
@@ -420,13 +443,13 @@ class Dataset(Editing):
         """All frozen versions, oldest first."""
         with self._home.catalog.read() as tx:
             found = version_rows.every(tx, self.id)
-        return [Version(self._home, self.name, row) for row in found]
+        return [opened_version(self._home, self.name, row) for row in found]
 
     def version(self, version: str) -> Version:
         """A frozen version by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
         with self._home.catalog.read() as tx:
             row = version_rows.get(tx, version, self.id)
-        return Version(self._home, self.name, row)
+        return opened_version(self._home, self.name, row)
 
     def read(self, item: Item) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
