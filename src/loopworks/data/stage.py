@@ -11,7 +11,7 @@ from loopworks.core.contracts import Learnable, Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
-from loopworks.data import exporter, files, importer, media, splits
+from loopworks.data import exporter, files, importer, media, partition
 from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
@@ -312,25 +312,36 @@ class Dataset(Editing):
             operations.record(tx, self.id, op, "clear", count=count, author=author)
         return op
 
-    def split(self, test: float = 0.2, val: float = 0.1, *, seed: int = 0, author: str = "") -> dict[str, int]:
-        """Put the labelled items that have no split yet into train, val and test; see ``splits.assign``.
+    def split(
+        self,
+        test: float = 0.2,
+        val: float = 0.1,
+        *,
+        by: str | None = None,
+        time: str | None = None,
+        seed: int = 0,
+        author: str = "",
+    ) -> dict[str, int]:
+        """Put the labelled items that have no split yet into train, val and test; see ``data.splits``.
 
-        Items that have a split keep it: an image that was ever in the test set is never trained on.
+        Items that have a split keep it: an image that was ever in the test set is never trained on. Without ``by`` and
+        ``time`` each class is shared out by itself, or as the last split was.
 
         Args:
-            test: share of the test set of each class, in 0..1.
-            val: share of the validation set of each class, in 0..1.
+            test: share of the test set, in 0..1.
+            val: share of the validation set, in 0..1.
+            by: attribute (camera, patient, video ...) or ``folder``: equal values stay in one split; empty: not so.
+            time: attribute that is a time, or ``added_at``: the newest items are the test set; empty: not so.
             seed: another seed, another order.
             author: who does it.
-        Returns: the number of labelled items in each split now.
+        Returns: the number of labelled items in each split now; ``split_figures`` tells more.
+        Raises: Invalid: shares out of range, no item has the attribute, or one has no time.
         """
-        splits.check_shares(test, val)
-        with self._home.catalog.begin() as tx:
-            labels, now = items.labeled_splits(tx, self.id)
-            fresh = splits.assign(labels, now, test=test, val=val, seed=seed)
-            self._set_splits(tx, fresh, now, author, "split")
-        after = {**now, **fresh}
-        return {name: sum(split == name for split in after.values()) for name in SPLITS}
+        return partition.split(self._home, self.id, test=test, val=val, seed=seed, by=by, time=time, author=author)
+
+    def split_figures(self) -> partition.Figures:
+        """How the labelled items are split now: by class, by group, by time."""
+        return partition.figures(self._home, self.id)
 
     def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> str:
         """Put items into a split by hand; gives the operation's id.

@@ -234,6 +234,14 @@ def labeled_splits(tx: Connection, dataset: str) -> tuple[dict[str, list[str]], 
     return labels, splits
 
 
+def labeled_facts(tx: Connection, dataset: str) -> Iterator[tuple[str, str, dict[str, Any], datetime]]:
+    """Of all labelled items: id, name, attributes and when they were added."""
+    columns = (_table.c.id, _table.c.name, _table.c.attributes, _table.c.added_at)
+    query = select(*columns).where(_table.c.dataset == dataset, _table.c.state == "labeled", _here)
+    for row in tx.execute(query):
+        yield row[0], row[1], row[2], row[3]
+
+
 def set_splits(tx: Connection, dataset: str, splits: Mapping[str, str]) -> None:
     """Put items into splits (item id -> split), and count it as a change."""
     with tallies.kept(tx, dataset, splits):

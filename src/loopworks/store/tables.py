@@ -315,6 +315,34 @@ pack = Table(  # in which blobs the rows of a version lie, oldest first
 
 part = Table("part", metadata, _key("digest"), _text("blob"), Column("rows", Integer, nullable=False))
 
+segment = Table(  # pieces of a table's rows, which lie in Parquet files among the blobs
+    "segment",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # first hex digits of its rows' keys
+    Column("born", BigInteger, primary_key=True, autoincrement=False),  # table_state.clock that wrote it
+    Column("died", BigInteger, nullable=False),  # the one that replaced it; 0: it lives
+    _text("blob"),
+    _text("digest"),
+    Column("rows", BigInteger, nullable=False),
+    Column("stats", Json, nullable=False),
+    Index(None, "dataset", "died"),
+    Index(None, "blob"),
+)
+
+table_state = Table(  # what a table is, but for its rows, after each change
+    "table_state",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    Column("clock", BigInteger, primary_key=True, autoincrement=False),
+    Column("digits", Integer, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("body", Json, nullable=False),
+    _text("op"),
+    _text("author"),
+    _time(),
+)
+
 model = Table(
     "model",
     metadata,

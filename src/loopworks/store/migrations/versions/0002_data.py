@@ -1,4 +1,4 @@
-"""Shapes, texts, tags, predictions, counters, views, findings, branches and tombstones."""
+"""Shapes, texts, tags, predictions, counters, views, findings, branches, tombstones and rows of tables."""
 
 from typing import Any
 
@@ -29,6 +29,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_event_dataset_op"), "event", ["dataset", "op"])
     _tables_of_items()
     _tables_of_datasets()
+    _tables_of_rows()
     _count()
 
 
@@ -126,6 +127,40 @@ def _tables_of_datasets() -> None:
         to_dataset("finding"),
     )
     op.create_index(op.f("ix_finding_dataset_state_kind"), "finding", ["dataset", "state", "kind"])
+
+
+def _tables_of_rows() -> None:
+    def big(name: str) -> "sa.Column[int]":
+        return sa.Column(name, sa.BigInteger(), nullable=False)
+
+    op.create_table(
+        "segment",
+        _text("dataset"),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("born", sa.BigInteger(), autoincrement=False, nullable=False),
+        big("died"),
+        _text("blob"),
+        _text("digest"),
+        big("rows"),
+        sa.Column("stats", Json(), nullable=False),
+        sa.PrimaryKeyConstraint("dataset", "number", "born", name=op.f("pk_segment")),
+        sa.ForeignKeyConstraint(["dataset"], ["dataset.id"], name=op.f("fk_segment_dataset")),
+    )
+    op.create_index(op.f("ix_segment_dataset_died"), "segment", ["dataset", "died"])
+    op.create_index(op.f("ix_segment_blob"), "segment", ["blob"])
+    op.create_table(
+        "table_state",
+        _text("dataset"),
+        sa.Column("clock", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("digits", sa.Integer(), nullable=False),
+        big("rows"),
+        sa.Column("body", Json(), nullable=False),
+        _text("op"),
+        _text("author"),
+        _time("created_at"),
+        sa.PrimaryKeyConstraint("dataset", "clock", name=op.f("pk_table_state")),
+        sa.ForeignKeyConstraint(["dataset"], ["dataset.id"], name=op.f("fk_table_state_dataset")),
+    )
 
 
 def _count() -> None:
