@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopworks.core.contracts import Learnable, Task
+from loopworks.core.contracts import Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
@@ -19,9 +19,10 @@ from loopworks.data.sources import Tick
 from loopworks.data.tables.table import Table
 from loopworks.data.tables.version import TASKS as TABLE_TASKS
 from loopworks.data.tables.version import opened as opened_version
+from loopworks.data.timeline import Timeline
 from loopworks.data.version import Version, VersionRow
 from loopworks.data.video import Frames
-from loopworks.store import annotations, events, items, lineage, operations, parts, tallies
+from loopworks.store import annotations, events, items, operations, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
 from loopworks.store.events import Event
@@ -118,7 +119,7 @@ def open_version(home: Home, version: str) -> Version:
     return opened_version(home, name, row)
 
 
-class Dataset(Editing):
+class Dataset(Editing, Timeline):
     """A live, editable set of items for one task. Every change is one transaction and leaves an event."""
 
     def __init__(self, home: Home, row: rows.DatasetRow) -> None:
@@ -384,39 +385,6 @@ class Dataset(Editing):
             moved = {key: split for key, item in before.items() if item.split != split}
             return self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author, "assign")
 
-    def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> Version:
-        """Keep the labelled items as they are now, for ever.
-
-        Items without a split are split first (``split`` with its defaults). The same state frozen again is the same
-        version.
-
-        Raises: Invalid: no labelled items, or one class only.
-        """
-        if self.is_table:
-            return self.table.freeze(message, author=author, seed=seed)
-        self._check_freezable()
-        if self._has_unsplit():
-            self.split(seed=seed, author=author)
-        catalog, blobs = self._home.catalog, self._home.blobs
-        with catalog.read() as tx:
-            row = rows.by_id(tx, self.id)
-            manifest = parts.write(catalog, blobs, tx, self.id, row.task, row.schema)
-        with catalog.begin() as tx:
-            version, is_new = version_rows.add(
-                tx,
-                self.id,
-                manifest.id,
-                task=row.task,
-                message=message,
-                author=author,
-                count=manifest.counts["items"],
-            )
-            lineage.link(tx, self.node, Node("version", version.id))
-            if is_new:
-                made = {"version": version.id, "number": version.number, "message": message}
-                events.add(tx, [events.make("version.freeze", dataset=self.id, author=author, after=made)])
-        return Version(self._home, self.name, version)
-
     def export(
         self,
         folder: str | Path,
@@ -438,18 +406,6 @@ class Dataset(Editing):
             by=by,
             has_media=media,
         )
-
-    def versions(self) -> list[Version]:
-        """All frozen versions, oldest first."""
-        with self._home.catalog.read() as tx:
-            found = version_rows.every(tx, self.id)
-        return [opened_version(self._home, self.name, row) for row in found]
-
-    def version(self, version: str) -> Version:
-        """A frozen version by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
-        with self._home.catalog.read() as tx:
-            row = version_rows.get(tx, version, self.id)
-        return opened_version(self._home, self.name, row)
 
     def read(self, item: Item) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
@@ -491,23 +447,6 @@ class Dataset(Editing):
         events.add(tx, [make(item=item, before=before[item], after=split) for item, split in moved.items()])
         operations.record(tx, self.id, op, what, count=len(moved), author=author)
         return op
-
-    def _has_unsplit(self) -> bool:
-        with self._home.catalog.read() as tx:
-            return "" in tallies.frozen(tx, self.id, ())["by_split"]
-
-    def _check_freezable(self) -> None:
-        counts = self.counts()
-        where = f"dataset {self.name!r}"
-        if not counts["labeled"]:
-            hint = "label some, or add a folder with one folder per class"
-            raise Invalid(where, "labelled to be frozen", f"no labelled item of {counts['items']}", hint)
-        present = [name for name, count in counts["by_class"].items() if count]
-        # Where a class is all that is asked and a model is to learn it; boxes, masks and labels alone may have one.
-        is_choice = isinstance(self.task, Learnable) and self.task.kinds == {"class"} and not self._row.schema.is_multi
-        if len(present) < 2 and is_choice:
-            hint = "label images of a second class: one class alone teaches a model nothing"
-            raise Invalid(where, "labelled with two classes or more", f"only {', '.join(present) or 'none'}", hint)
 
 
 def _unchanged(before: Mapping[str, Item], rev: int | Mapping[str, int] | None) -> None:
