@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from loopworks.cli import data_clean
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
+    data_clean.register(group)
     app.add_typer(group, name="data")
 
 
