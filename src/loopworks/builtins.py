@@ -1,6 +1,9 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
+from loopworks.data.clean import copies, labels, quality
+from loopworks.data.features import images as image_features
+from loopworks.data.features import texts as text_features
 from loopworks.data.formats import coco, cvat, delimited, folders, label_studio, lines, yolo
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
@@ -11,20 +14,25 @@ from loopworks.train import small_cnn, timm
 
 __all__ = [
     "coco",
+    "copies",
     "cvat",
     "delimited",
     "folders",
     "image_classification",
+    "image_features",
     "label_studio",
+    "labels",
     "lines",
     "onnx_int8",
     "onnxruntime",
     "openvino",
     "openvino_variants",
+    "quality",
     "regions",
     "samplers",
     "small_cnn",
     "steps",
+    "text_features",
     "texts",
     "timm",
     "yolo",

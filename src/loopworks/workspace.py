@@ -1,5 +1,6 @@
 """The workspace: where the stages meet. This is the Python API that the command line and the server call."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,10 @@ from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from loopworks.data.features.model import Answers
     from loopworks.jobs import Job, Jobs
     from loopworks.label.stage import Labeling
 
@@ -141,8 +146,10 @@ class Workspace:
             Conflict: it exists for another task kind.
         """
         if task is not None and name not in (dataset.name for dataset in data.datasets(self.home)):
-            return data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
-        found = data.open_dataset(self.home, name)
+            found = data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
+        else:
+            found = data.open_dataset(self.home, name)
+        found.models = functools.partial(self._describing, found)
         if task is not None and found.task.name != task:
             raise Conflict(f"dataset {name!r} must be of task {task}; got {found.task.name}", "use another name")
         return found
@@ -180,6 +187,30 @@ class Workspace:
             return self.answer(bundle, (target.read(item) for item in items))
 
         return Labeling(target, answer, found.ref)
+
+    def _describing(self, dataset: Dataset) -> "Answers | None":
+        """What the newest model of a dataset answers, as a descriptor of images."""
+        from loopworks.data.features.model import Answers
+
+        if (model := self._newest(dataset)) is None:
+            return None
+        bundle = self.bundle(model)
+        predictor = self._predictor(bundle, "")
+
+        def answer(pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+            outputs = predictor.predict({bundle.inputs[0].name: pixels})
+            return np.concatenate([x.reshape(len(pixels), -1) for x in outputs.values()], axis=1).astype(np.float32)
+
+        import numpy as np
+
+        blank = np.zeros((1, bundle.rule.height, bundle.rule.width, 3), np.uint8)
+        return Answers(
+            key=f"model-{model.bundle[:32]}",
+            title=f"model {model.ref}",
+            rule=bundle.rule,
+            width=answer(blank).shape[1],
+            answer=answer,
+        )
 
     def _newest(self, dataset: Dataset) -> Model | None:
         versions = {version.id for version in dataset.versions()}

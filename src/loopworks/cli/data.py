@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from loopworks.cli import data_table
+from loopworks.cli import data_clean, data_table
 from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
@@ -18,6 +18,7 @@ DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
+    data_clean.register(group)
     app.add_typer(group, name="data")
     group.add_typer(data_table.group, name="table")
 

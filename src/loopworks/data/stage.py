@@ -12,6 +12,7 @@ from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
 from loopworks.data import exporter, files, importer, media, partition
+from loopworks.data.cleaning import Cleaning
 from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
@@ -119,7 +120,7 @@ def open_version(home: Home, version: str) -> Version:
     return opened_version(home, name, row)
 
 
-class Dataset(Editing, Timeline):
+class Dataset(Editing, Timeline, Cleaning):
     """A live, editable set of items for one task. Every change is one transaction and leaves an event."""
 
     def __init__(self, home: Home, row: rows.DatasetRow) -> None:
