@@ -3,7 +3,7 @@
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -89,11 +89,13 @@ class _Writer:
             stem = posixpath.basename(name)[:-4]
             label, _, split = stem.rpartition("_")
             base = f"/{name}".rpartition("/ImageSets/")[0][1:]
-            for words in (line.split() for line in text.splitlines()):
-                key = (base + "/" if base else "") + words[0] if words else ""
+            for line in text.splitlines():
+                words = line.split()
+                top = base + "/" if base else ""
                 if words and stem in ("train", "val", "test"):
-                    splits.setdefault(key, stem)
-                elif label and split in ("train", "val", "test", "trainval") and words[1:] == ["1"]:
+                    splits.setdefault(top + _listed_name(line, top, self.splits), stem)
+                elif label and split in ("train", "val", "test", "trainval") and words[1:] and words[-1] == "1":
+                    key = top + line.rstrip().rpartition(" ")[0].strip()
                     marks.setdefault(key, set()).add(self.classes.find(label) or label)
         now = {stem: split for stem, split in self.splits.items() if split}
         is_same = (
@@ -200,6 +202,11 @@ class _Writer:
         path = self.folder / normal(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(text, encoding))
+
+
+def _listed_name(line: str, base: str, known: Container[str]) -> str:
+    whole = line.strip()
+    return whole if base + whole in known else whole.split()[0]
 
 
 def _same(old: Shape, new: Shape) -> bool:
