@@ -170,6 +170,55 @@ def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_database"))
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Address of a local S3 server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_options(s3: str) -> dict[str, str | bool]:
+    return {
+        "endpoint": s3,
+        "region": "us-east-1",
+        "access_key_id": "test",
+        "secret_access_key": "test",
+        "virtual_hosted_style_request": False,
+    }
+
+
+@pytest.fixture
+def bucket(s3: str) -> str:
+    """Name of a new bucket."""
+    import urllib.request
+
+    name = "blobs"
+    for path in ("/moto-api/reset", f"/{name}"):
+        method = "POST" if path.startswith("/moto-api") else "PUT"
+        with urllib.request.urlopen(urllib.request.Request(s3 + path, method=method)):
+            pass
+    return name
+
+
+@pytest.fixture
+def s3_environment(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables by which a user names an object store and its keys."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_ALLOW_HTTP": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
 COLOR_CLASSES = ("red", "green", "blue")
 
 

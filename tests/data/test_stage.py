@@ -13,6 +13,7 @@ import pytest
 from loopworks.core.errors import Conflict, Damaged, Invalid, NoSpace, NotFound
 from loopworks.core.values import Shape
 from loopworks.data import intake
+from loopworks.data import sources as opening
 from loopworks.data.stage import Dataset, create_dataset, datasets, open_dataset, open_version
 from loopworks.store import blobs as blobs_module
 from loopworks.store.home import Home, create_home, open_home
@@ -134,7 +135,7 @@ class TestAdd:
                 raise PermissionError(13, "Permission denied")
             return real(path, mode)  # noqa: PLW1514
 
-        monkeypatch.setattr(intake, "open", refuse, raising=False)
+        monkeypatch.setattr(opening, "open", refuse, raising=False)
         report = dataset.add(folder)
         assert report.added == 1
         assert [problem.message for problem in report.problems] == [
@@ -289,6 +290,7 @@ class TestLabel:
         labeled.label({item.id: ["dog"]}, author="bob")
         assert labeled.item(item.id).labels == (Shape(label="dog", author="bob"),)
         assert [(event.author, event.before, event.after) for event in labeled.history(item.id)] == [
+            ("ann", False, True),
             ("ann", None, [{"label": "cat", "source": "import", "author": "ann"}]),
             (
                 "bob",
@@ -317,7 +319,7 @@ class TestLabel:
         item = ids(labeled)[0]
         labeled.clear_labels([item], author="bob")
         assert labeled.counts()["unlabeled"] == 1
-        assert [event.kind for event in labeled.history(item)] == ["item.label", "item.clear"]
+        assert [event.kind for event in labeled.history(item)] == ["item.add", "item.label", "item.clear"]
         with pytest.raises(NotFound):
             labeled.clear_labels(["nope"], author="bob")
 
@@ -501,4 +503,4 @@ def test_four_people_label_at_once_and_nothing_is_lost(labeled: Dataset) -> None
         thread.join()
     assert failed == []
     assert labeled.counts()["by_class"] == {"cat": 0, "dog": 20}
-    assert {len(labeled.history(item)) for item in wanted} == {2}
+    assert {len(labeled.history(item)) for item in wanted} == {3}

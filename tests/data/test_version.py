@@ -120,7 +120,7 @@ def test_facts_lead_from_a_version_back_to_who_said_it(labeled: Dataset) -> None
 
 def test_an_export_added_again_is_the_same_dataset(home: Home, labeled: Dataset, tmp_path: Path) -> None:
     version = labeled.freeze()
-    assert version.export(tmp_path / "out") == 20
+    assert version.export(tmp_path / "out").items == 20
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"train", "val", "test"}
     copy = create_dataset(home, "copy", "image-classification")
     copy.add(tmp_path / "out", author="ann")

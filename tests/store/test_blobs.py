@@ -229,3 +229,35 @@ def test_two_prefixes_of_a_bucket_are_two_stores(bucket: str, s3_options: dict[s
     key = one.put_bytes(b"mine")
     assert one.has(key)
     assert not two.has(key)
+
+
+def test_a_file_is_shared_where_the_disk_can_and_then_edits_do_no_harm(
+    local: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def clone(target: int, request: int, source: int) -> int:
+        asked.append(request)
+        os.write(target, os.pread(source, 100, 0))  # what the file system does without copying
+        return 0
+
+    monkeypatch.setattr("loopworks.store.blobs.fcntl.ioctl", clone)
+    (file := tmp_path / "a.jpg").write_bytes(b"mine")
+    assert local.link(file, key_of(b"mine"))
+    file.write_bytes(b"edit")
+    assert asked == [0x40049409]
+    assert local.read(key_of(b"mine")) == b"mine"
+    assert files_in(local.folder / "tmp") == []
+
+
+def test_a_file_is_hard_linked_where_bytes_cannot_be_shared(
+    local: LocalBlobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: int) -> int:
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr("loopworks.store.blobs.fcntl.ioctl", refuse)
+    (file := tmp_path / "a.jpg").write_bytes(b"mine")
+    assert local.link(file, key_of(b"mine"))
+    assert local.path(key_of(b"mine")).stat().st_ino == file.stat().st_ino
+    assert files_in(local.folder / "tmp") == []

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
@@ -22,18 +23,23 @@ def register(app: typer.Typer) -> None:
 @group.command("add")
 def add(
     dataset: DatasetArgument,
-    paths: Annotated[list[str], typer.Argument(help="Folders (one per class, or unlabeled), files or globs.")],
+    paths: Annotated[list[str], typer.Argument(help="Folders, files, globs, archives, videos or URLs (s3://...).")],
     task: Annotated[str, typer.Option(help="Task kind of a new dataset.")] = "image-classification",
     multi: Annotated[bool, typer.Option("--multi", help="A new dataset's items may carry several classes.")] = False,
     labels: Annotated[str, typer.Option(help="auto, folders (folder names are classes) or none.")] = "auto",
     by: Annotated[str, typer.Option(help="copy, link (hard link where possible) or reference.")] = "copy",
     split: Annotated[str, typer.Option(help="Put all items into train, val or test.")] = "",
     author: Annotated[str, typer.Option(help="Who gave the labels.")] = "",
+    every: EveryOption = 0,
+    frames: FramesOption = "",
+    scenes: ScenesOption = 0.0,
+    jpeg: JpegOption = 0,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Add images. Adding twice adds nothing; bad files are listed and the good ones kept."""
+    """Add images, texts and frames of videos. Adding twice adds nothing; bad files are listed, good ones kept."""
     with face(json) as out, opened(workspace) as space:
+        wanted = chosen_frames(every, frames, scenes, jpeg)
         target = space.dataset(dataset, task=task, is_multi=multi)
         with out.progress(f"adding to {dataset}") as update:
             report = target.add(
@@ -42,7 +48,9 @@ def add(
                 by=cast("By", by),
                 split=split,
                 author=author,
-                progress=lambda done, total: update(done / max(total, 1), f"{done}/{total}"),
+                frames=wanted,
+                progress=lambda done, total: update(done / max(total, 1), "items", done=done, total=total),
+                tick=stepping(update),
             )
         out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} left out")
         out.problems(report.problems)
@@ -99,15 +107,33 @@ def split(
     dataset: DatasetArgument,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the test set.")] = 0.2,
     val: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the validation set.")] = 0.1,
+    by: Annotated[
+        str | None, typer.Option(help="Attribute (camera, patient ...) or folder: equal values stay in one split.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Attribute that is a time, or added_at: the newest are the test set.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    author: Annotated[str, typer.Option(help="Who splits.")] = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Give labeled items without a split one, stratified by class; a test item never moves."""
+    """Give labeled items without a split one: by class, group or time; a test item never moves."""
     with face(json) as out, opened(workspace) as space:
-        counts = space.dataset(dataset).split(test=test, val=val, seed=seed)
+        target = space.dataset(dataset)
+        counts = target.split(test=test, val=val, by=by, time=time, seed=seed, author=author)
+        figures = target.split_figures().to_json()
         out.say(f"{dataset}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-        out.done({"dataset": dataset, "splits": counts})
+        out.table(("class", *counts), [(name, *found.values()) for name, found in figures["by_class"].items()])
+        if figures["by"]:
+            shown = ", ".join(f"{name} {count}" for name, count in figures["groups"].items())
+            out.say(f"groups by {figures['by']}: {shown}; {figures['ungrouped']} items without it")
+            if figures["straddling"]:
+                some = ", ".join(figures["straddling"][:5])
+                out.say(f"  {len(figures['straddling'])} groups were in several splits before, such as {some}")
+        if figures.get("mixed"):
+            out.say(f"  {figures['mixed']} items for training are not older than the test set: they were split before")
+        out.done({"dataset": dataset, **figures})
 
 
 @group.command("freeze")
@@ -163,6 +189,7 @@ def export(
 ) -> None:
     """Write a version as plain folders, one per class."""
     with face(json) as out, opened(workspace) as space:
-        count = space.dataset(dataset).version(version).export(folder)
-        out.say(f"{count} files in {folder}")
-        out.done({"dataset": dataset, "folder": folder, "files": count})
+        report = space.dataset(dataset).version(version).export(folder)
+        out.say(f"{report.items} items in {folder}")
+        out.problems(report.problems)
+        out.done({"dataset": dataset, **report.to_json()})

@@ -36,6 +36,12 @@ class Settings(BaseModel):
     """Threads of one training or prediction; 0 is one per core."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000
     """Largest image that is decoded, in pixels (width x height); larger ones are refused before decoding."""
+    max_unpacked_bytes: Annotated[int, Field(ge=1)] = 1_000_000_000_000
+    """Largest archive that is unpacked, in bytes when unpacked; larger ones are refused."""
+    max_unpacked_files: Annotated[int, Field(ge=1)] = 5_000_000
+    """Most files in an archive that is unpacked."""
+    max_unpack_ratio: Annotated[int, Field(ge=1)] = 250
+    """Largest ratio of unpacked to packed bytes of an archive, no unit; counts from 100 MB unpacked on."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body that the server reads, in bytes."""
     busy_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0

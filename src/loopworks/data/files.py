@@ -110,7 +110,7 @@ def _find_one(source: str | Path, labels: Labels, known: Collection[str]) -> tup
         return walk.files, walk.problems
     walk = _Walk(root)
     walk.enter(str(root))
-    files = walk.files if labels == "none" else _labelled(walk.files, known)
+    files = walk.files if labels == "none" else labelled(walk.files, known)
     return files, walk.problems
 
 
@@ -118,7 +118,7 @@ def _find_pattern(path: Path, labels: Labels, known: Collection[str]) -> tuple[l
     matches = sorted(glob.glob(str(path), recursive=True))
     if not matches:
         raise NotFound("path", str(path), hint="no file matches the pattern")
-    fixed = Path(*_before_magic(path.parts)).resolve()
+    fixed = before_magic(path)
     files: list[Found] = []
     problems: list[Problem] = []
     for match in map(Path, matches):
@@ -136,13 +136,22 @@ def _find_pattern(path: Path, labels: Labels, known: Collection[str]) -> tuple[l
     return files, problems
 
 
-def _before_magic(parts: Iterable[str]) -> list[str]:
+def before_magic(path: Path) -> Path:
+    """The folder that a pattern's matches all lie below; their names are relative to it."""
     kept: list[str] = []
-    for part in parts:
+    for part in path.parts:
         if glob.has_magic(part):
             break
         kept.append(part)
-    return kept
+    return Path(*kept).resolve()
+
+
+def pick(paths: Iterable[str], root: Path) -> Finding:
+    """Images among single files, without labels; the others are problems. Names are relative to ``root``."""
+    walk = _Walk(root)
+    for path in paths:
+        walk.take(path)
+    return Finding(files=tuple(walk.files), classes=(), problems=tuple(walk.problems))
 
 
 class _Walk:
@@ -193,8 +202,8 @@ class _Walk:
         self.problems.append(problem(where, Invalid(where, expected, got)))
 
 
-def _labelled(files: list[Found], known: Collection[str]) -> list[Found]:
-    """Class and split of each file, read off its folders."""
+def labelled(files: list[Found], known: Collection[str]) -> list[Found]:
+    """The files with the class and split that their folders say."""
     depth = _wrappers(files, known)
     tops = {parts[depth] for file in files if len(parts := file.name.split("/")) > depth + 1}
     has_splits = bool(tops) and all(top.lower() in SPLITS for top in tops)

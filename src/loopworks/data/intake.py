@@ -1,24 +1,29 @@
-"""Bringing files into a dataset: read, hash, look, store, and only then write the rows."""
+"""Bringing records into a dataset: read, hash, look, store, and only then write the rows."""
 
+import functools
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
 from loopworks.core.contracts import Task
-from loopworks.core.errors import Invalid
+from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.values import LabelSchema, Problem, Shape
 from loopworks.data import door
-from loopworks.data.files import Finding, Found, problem, unreadable
-from loopworks.store import annotations, events, items
+from loopworks.data.files import problem, unreadable
+from loopworks.data.formats.contract import Record
+from loopworks.data.known import Places, Policy
+from loopworks.data.sources import Opened
+from loopworks.store import annotations, events, items, operations
 from loopworks.store.blobs import LocalBlobs, Writer
 from loopworks.store.home import Home
-from loopworks.store.ids import batches, now
+from loopworks.store.ids import batches, new_id, now
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +32,7 @@ Progress = Callable[[int, int], None]
 CHUNK = 256  # files in one transaction: a killed import loses at most so many, and no other writer waits long
 THREADS = 4  # more than the cores: most of the time a thread waits for the disk to say that a file is safe
 MAX_BYTES = 1 << 30
+_NOTES = frozenset({"class", "caption"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +45,14 @@ class AddReport:
     """Files whose bytes were in the dataset already."""
     labeled: int
     """Items that were known without a label, and have one now."""
+    relabeled: int = 0
+    """Items that were known, and whose label the source now says differently."""
     classes: tuple[str, ...]
     """Classes that the dataset did not have before."""
+    formats: tuple[str, ...] = ()
+    """Formats that were read, one for each place."""
     problems: tuple[Problem, ...]
-    """Files that were left out, each with the reason; the rest was kept."""
+    """What was left out, each with the reason; the rest was kept."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -50,18 +60,26 @@ class AddReport:
             "added": self.added,
             "known": self.known,
             "labeled": self.labeled,
+            "relabeled": self.relabeled,
             "classes": list(self.classes),
+            "formats": list(self.formats),
             "problems": [one.to_json() for one in self.problems],
         }
 
 
 @dataclass(frozen=True, slots=True)
-class _Taken:
-    """A file that passed the door."""
+class Taken:
+    """A record that passed the door."""
 
-    found: Found
+    record: Record
     key: str
+    """SHA-256 of its bytes."""
     row: dict[str, Any]
+
+    @property
+    def where(self) -> str:
+        """What to call it in a problem."""
+        return self.record.path or self.record.name
 
 
 @dataclass(slots=True)
@@ -75,157 +93,287 @@ class Intake:
     by: By
     author: str
     split: str
+    opened: Opened
+    policy: Policy = "merge"
+    is_signed: bool = False
+    """Whether the source itself says who gave each label, so that an empty author means one."""
     added: int = 0
     known: int = 0
     labeled: int = 0
+    relabeled: int = 0
+    returned: int = 0
+    """Of the known ones: items that were deleted, and are there again."""
+    op: str = field(default_factory=new_id)
     problems: list[Problem] = field(default_factory=list)
+    misfits: Counter[str] = field(default_factory=Counter)
+    """Kind of shape that is no answer to the dataset's question -> how many were left out."""
+    places: Places = field(default_factory=Places)
 
-    def run(self, finding: Finding, progress: Progress | None) -> None:
-        """Import all files, a chunk at a time; while one chunk is made safe and written, the next one is read.
+    def run(self, records: Iterable[Record], tell: Callable[[int], None]) -> None:
+        """Import the records, a chunk at a time; while one chunk is made safe and written, the next one is read.
 
         A kill loses the chunks under way and leaves no row without its bytes; running it again adds the rest.
+        ``tell`` takes the number of records that each written chunk had.
         """
-        self.problems += finding.problems
-        total, done = len(finding.files), 0
         pending: Future[int] | None = None
         writer: Writer | None = None
         with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(1) as keeper:
             try:
-                for chunk in batches(finding.files, CHUNK):
+                for chunk in batches(records, CHUNK):
                     writer = self.home.blobs.writer()
                     looked = list(readers.map(self._take, chunk, repeat(writer)))
                     if pending:
-                        done += pending.result()
-                        _tell(progress, done, total)
+                        tell(pending.result())
                     pending = keeper.submit(self._keep, writer, looked)
                 if pending:
-                    done += pending.result()
-                    _tell(progress, done, total)
+                    tell(pending.result())
             except BaseException:
                 readers.shutdown(cancel_futures=True)
                 if writer:
                     writer.abort()
                 raise
+        with self.home.catalog.begin() as tx:
+            count = self.added + self.labeled + self.relabeled + self.returned
+            operations.record(tx, self.dataset, self.op, "add", count=count, author=self.author)
         log.info("import done dataset=%s added=%d known=%d", self.dataset, self.added, self.known)
 
-    def _take(self, found: Found, writer: Writer) -> _Taken | Problem:
-        """Read, check and store one file."""
-        where = found.path
+    def _take(self, record: Record, writer: Writer) -> Taken | Problem | None:
+        """Read, check and store one record's bytes; ``None`` where it has none, which its reader has told."""
+        if record.text is not None:
+            return self._text(record, record.text)
+        where = record.path
+        if not where:
+            return None
+        facts: os.stat_result | None = None
         try:
-            facts = os.stat(where)
-            if facts.st_size > MAX_BYTES:
-                raise Invalid(where, f"at most {MAX_BYTES} bytes", facts.st_size)
-            with open(where, "rb") as file:
-                data = file.read()
+            if "://" not in where:
+                facts = os.stat(where)
+                if facts.st_size > MAX_BYTES:
+                    raise Invalid(where, f"at most {MAX_BYTES} bytes", facts.st_size)
+            data = self.opened.read(where)
         except OSError as error:
             return unreadable(where, error)
-        except Invalid as error:
+        except LoopworksError as error:
             return problem(where, error)
         key = hashlib.sha256(data).hexdigest()
         try:
             width, height, mime = door.look(data, where, self.home.settings.max_image_pixels)
         except Invalid as error:
             return problem(where, error)
-        is_there = self.by != "reference" and self._store(found, data, key, writer)
-        row = {
+        origin = self.opened.origin(where, facts) if self.by == "reference" else None
+        if origin is None:
+            self._store(where, data, key, writer)
+        return Taken(
+            record,
+            key,
+            {
+                **self._row(record),
+                "blob": "" if origin else key,
+                "uri": origin.uri if origin else "",
+                "stamp": origin.stamp if origin else "",
+                "mime": mime,
+                "width": width,
+                "height": height,
+                "size_bytes": len(data),
+                "attributes": {**record.attributes, **self.opened.facts(where)},
+            },
+        )
+
+    def _text(self, record: Record, text: str) -> Taken | Problem:
+        data = text.encode("utf-8", "surrogatepass")
+        try:
+            if not text.strip():
+                raise Invalid(record.name, "a text", "an empty one")
+            data.decode()
+        except UnicodeDecodeError:
+            return problem(record.name, Invalid(record.name, "Unicode text", "half characters"))
+        except Invalid as error:
+            return problem(record.name, error)
+        row = {**self._row(record), "blob": "", "uri": "", "stamp": "", "mime": "text/plain", "width": 0, "height": 0}
+        row |= {"size_bytes": len(data), "text": text, "attributes": dict(record.attributes)}
+        return Taken(record, hashlib.sha256(data).hexdigest(), row)
+
+    def _row(self, record: Record) -> dict[str, Any]:
+        return {
             "dataset": self.dataset,
-            "id": key,
-            "name": found.name,
-            "blob": key if is_there else "",
-            "uri": "" if is_there else Path(where).as_uri(),
-            "stamp": "" if is_there else f"{facts.st_size}:{facts.st_mtime_ns}",
-            "mime": mime,
-            "width": width,
-            "height": height,
-            "size_bytes": len(data),
-            "split": self.split or found.split,
-            "state": "labeled" if found.label else "unlabeled",
+            "name": record.name,
+            "split": self.split or record.split,
+            "state": "unlabeled",
             "rev": 1,
+            "text": "",
+            "extra": dict(record.extra),
         }
-        return _Taken(found, key, row)
 
-    def _store(self, found: Found, data: bytes, key: str, writer: Writer) -> bool:
+    def _store(self, path: str, data: bytes, key: str, writer: Writer) -> None:
         blobs = self.home.blobs
-        linked = self.by == "link" and isinstance(blobs, LocalBlobs) and blobs.link(Path(found.path), key)
-        if not linked:
+        is_linked = self.by == "link" and isinstance(blobs, LocalBlobs) and "://" not in path
+        if not (is_linked and isinstance(blobs, LocalBlobs) and blobs.link(Path(path), key)):
             writer.add(data, key)
-        return True
 
-    def _keep(self, writer: Writer, looked: Sequence[_Taken | Problem]) -> int:
+    def _keep(self, writer: Writer, looked: Sequence[Taken | Problem | None]) -> int:
         """Make the bytes safe, then write the rows of one chunk in one transaction."""
         with writer:
             pass
         self.problems += [one for one in looked if isinstance(one, Problem)]
-        taken = [one for one in looked if isinstance(one, _Taken)]
-        first: dict[str, _Taken] = {}
-        for one in taken:
-            first.setdefault(one.key, one)
+        taken = [one for one in looked if isinstance(one, Taken)]
         with self.home.catalog.begin() as tx:
-            before = items.among(tx, self.dataset, first)
+            self._bring_back(tx, {one.key for one in taken})
+            placed, before = self.places.find(tx, self.dataset, self.policy, taken)
+            before |= self._bring_back(tx, {item for item, _ in placed} - before.keys())
+            first: dict[str, Taken] = {}
+            for item, one in placed:
+                first.setdefault(item, one)
+            labels = self._labels(tx, placed, before)
             moment = now()
-            items.add(
-                tx, self.dataset, [{**one.row, "added_at": moment} for key, one in first.items() if key not in before]
-            )
-            labels = self._labels(taken, before)
-            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment)
+            fresh = {item: one for item, one in first.items() if item not in before}
+            rows = [
+                {**one.row, "id": item, "added_at": moment, "state": "labeled" if item in labels else "unlabeled"}
+                for item, one in fresh.items()
+            ]
+            items.add(tx, self.dataset, rows, author=self.author, op=self.op)
+            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment, op=self.op)
             self._move(tx, first, before)
-        self.added += sum(key not in before for key in first)
-        self.known += len(taken) - sum(key not in before for key in first)
-        self.labeled += sum(before[key].state == "unlabeled" for key in labels if key in before)
+            self._describe(tx, first, before)
+        self.added += len(fresh)
+        self.known += len(taken) - len(fresh)
+        for item in labels.keys() & before.keys():
+            if before[item].state == "unlabeled":
+                self.labeled += 1
+            else:
+                self.relabeled += self.policy == "distinct"
+        for one in taken:
+            self._compare_size(one)
         return len(looked)
 
-    def _labels(self, taken: Sequence[_Taken], before: dict[str, items.Item]) -> dict[str, tuple[Shape, ...]]:
-        """What the folders say, where that is news; a file in two class folders is a problem unless multi-label."""
-        said: dict[str, tuple[Shape, ...]] = {
-            key: item.labels for key, item in before.items() if item.state == "labeled"
-        }
+    def _bring_back(self, tx: Any, ids: set[str]) -> dict[str, items.Item]:
+        """Deleted items that are added again, as they were."""
+        back = items.bring_back(tx, self.dataset, sorted(ids), author=self.author, op=self.op)
+        self.returned += len(back)
+        return items.among(tx, self.dataset, back)
+
+    def _labels(
+        self, tx: Any, placed: Sequence[tuple[str, Taken]], before: Mapping[str, items.Item]
+    ) -> dict[str, tuple[Shape, ...]]:
+        """What the records say, where that is news."""
         news: dict[str, tuple[Shape, ...]] = {}
-        for one in taken:
-            if not one.found.label:
+        said = {key: item.labels for key, item in before.items() if item.state == "labeled"}
+        for item, one in placed:
+            if not one.record.is_labeled:
                 continue
-            shape = Shape(label=one.found.label, source="import", author=self.author)
-            old = said.get(one.key)
-            if old is not None and any(other.label == shape.label for other in old):
+            shapes = self._fitting(one)
+            if shapes is None:
                 continue
-            if old is not None and not self.schema.is_multi:
-                self.problems.append(_twice(one.found.path, old, shape))
+            if self.policy == "merge":
+                shapes = self._merged(one, shapes, said.get(item))
+            elif item in said and not self._is_news(tx, item, one, shapes, said[item]):
                 continue
-            said[one.key] = news[one.key] = self.task.check([*(old or ()), shape], self.schema)
+            if shapes is not None:
+                said[item] = news[item] = shapes
         return news
 
-    def _move(self, tx: Any, first: dict[str, _Taken], before: dict[str, items.Item]) -> None:
-        """Splits that folders name, for known items that have none yet."""
+    def _fitting(self, one: Taken) -> tuple[Shape, ...] | None:
+        """The record's shapes as the task has them; what does not fit is told, the rest kept."""
+        kinds = self.task.kinds | _NOTES if "box" in self.task.kinds else self.task.kinds
+        shapes = [self._signed(shape) for shape in one.record.shapes if shape.kind in kinds]
+        self.misfits.update(shape.kind for shape in one.record.shapes if shape.kind not in kinds)
+        if not shapes and one.record.shapes:
+            return None
+        try:
+            return self.task.check(shapes, self.schema)
+        except LoopworksError as error:
+            if not shapes:
+                return None  # nothing is no answer here
+            good = [shape for shape in shapes if shape.kind == "caption" or shape.label in self.schema.classes]
+            if len(good) == len(shapes):
+                self.problems.append(problem(one.where, error))
+                return None
+            where = one.where
+            for name in sorted({shape.label for shape in shapes} - {shape.label for shape in good}):
+                message = f"class of {where} must be one of the dataset's; got {name!r}"
+                self.problems.append(Problem(where=where, error="not_found", message=message))
+            return self._fitting(replace(one, record=replace(one.record, shapes=tuple(good)))) if good else None
+
+    def _signed(self, shape: Shape) -> Shape:
+        if self.is_signed or shape.author or (shape.source != "person" and not self.author):
+            return shape
+        return replace(shape, source="import" if shape.source == "person" else shape.source, author=self.author)
+
+    def _merged(self, one: Taken, shapes: tuple[Shape, ...], old: tuple[Shape, ...] | None) -> tuple[Shape, ...] | None:
+        """Folders: the same bytes in two of them are a problem, unless an item may carry several classes."""
+        fresh = [shape for shape in shapes if not any(other.label == shape.label for other in old or ())]
+        if not fresh:
+            return None
+        if old is not None and not self.schema.is_multi:
+            self.problems.append(_twice(one.where, old, fresh[0]))
+            return None
+        return self.task.check([*(old or ()), *fresh], self.schema)
+
+    def _is_news(self, tx: Any, item: str, one: Taken, shapes: tuple[Shape, ...], old: tuple[Shape, ...]) -> bool:
+        """Whether a source says something else than what holds; what a person said since is never overwritten."""
+        if shapes == old:
+            return False
+        by_person = any(shape.source == "person" for shape in old) and all(s.source != "person" for s in shapes)
+        if not by_person:
+            return True
+        told = [event.after for event in events.of_item(tx, self.dataset, item) if event.kind == "item.label"]
+        if [shape.to_json() for shape in shapes] not in told:
+            self.problems.append(_twice(one.where, old, shapes[0] if shapes else None))
+        return False
+
+    def _move(self, tx: Any, first: Mapping[str, Taken], before: Mapping[str, items.Item]) -> None:
+        """Splits that the source names, for known items that have none yet."""
         wanted = {key: str(one.row["split"]) for key, one in first.items() if key in before and one.row["split"]}
         splits = {key: split for key, split in wanted.items() if not before[key].split}
         items.set_splits(tx, self.dataset, splits)
-        logged = [
-            events.make("item.split", dataset=self.dataset, item=key, author=self.author, before="", after=split)
-            for key, split in splits.items()
-        ]
+        events.add(tx, [self._event("item.split", key, "", split) for key, split in splits.items()])
+
+    def _event(self, kind: str, item: str, before: Any, after: Any) -> dict[str, Any]:
+        make = functools.partial(events.make, kind, dataset=self.dataset, item=item, author=self.author, op=self.op)
+        return make(before=before, after=after)
+
+    def _describe(self, tx: Any, first: Mapping[str, Taken], before: Mapping[str, items.Item]) -> None:
+        """Tags of all, and what is known of items that were there before: new facts are added, none is lost."""
+        items.add_tags(tx, self.dataset, {item: one.record.tags for item, one in first.items() if one.record.tags})
+        logged = []
+        changed: dict[str, dict[str, Any]] = {"attributes": {}, "extra": {}}
+        for item, one in first.items():
+            old = before.get(item)
+            if old is None:
+                continue
+            for column, now_is in (("attributes", old.attributes), ("extra", old.extra)):
+                grown = {**now_is, **one.row[column]}
+                if grown != now_is:
+                    changed[column][item] = grown
+                    if column == "attributes":
+                        logged.append(self._event("item.attributes", item, dict(now_is), grown))
+        for column, values in changed.items():
+            items.change(tx, self.dataset, column, values)
         events.add(tx, logged)
 
+    def _compare_size(self, one: Taken) -> None:
+        said, found = (one.record.width, one.record.height), (one.row["width"], one.row["height"])
+        if one.record.text is None and all(said) and said != found:
+            message = (
+                f"size of {one.where} must be what its annotation says, {said[0]} x {said[1]}; "
+                f"got {found[0]} x {found[1]}"
+            )
+            hint = "the item was kept with the file's own size, its coordinates as they were written"
+            self.problems.append(Problem(where=one.where, error="invalid", message=message, hint=hint))
 
-def _twice(where: str, old: Sequence[Shape], new: Shape) -> Problem:
-    have = ", ".join(shape.label for shape in old)
+    def finish(self) -> None:
+        """Tell what was counted rather than listed."""
+        for kind, count in sorted(self.misfits.items()):
+            message = f"shapes must be of a kind that {self.task.name} has; got {count} of kind {kind}"
+            hint = "add it to a dataset of another task kind, such as object-detection, to keep them"
+            self.problems.append(Problem(where=kind, error="invalid", message=message, hint=hint))
+
+
+def _twice(where: str, old: Sequence[Shape], new: Shape | None) -> Problem:
+    have = ", ".join(dict.fromkeys(shape.label for shape in old))
+    said = repr(new.label) if new else "nothing"
     return Problem(
         where=where,
         error="conflict",
-        message=f"{where} must have one class; got {new.label!r}, and the same bytes are {have!r} already",
+        message=f"{where} must have one class; got {said}, and the same bytes are {have!r} already",
         hint="the label that was there is kept; relabel the item if it is wrong",
-    )
-
-
-def _tell(progress: Progress | None, done: int, total: int) -> None:
-    if progress:
-        progress(done, total)
-
-
-def finish(intake: Intake, classes: Sequence[str]) -> AddReport:
-    """The report of an import that ran."""
-    return AddReport(
-        added=intake.added,
-        known=intake.known,
-        labeled=intake.labeled,
-        classes=tuple(classes),
-        problems=tuple(intake.problems),
     )

@@ -6,8 +6,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from loopworks.core.errors import Damaged, Invalid, NotFound
+from loopworks.store import remote
 from loopworks.store.blobs import LocalBlobs
 from loopworks.store.home import Home
+
+
+def content_of(item: str) -> str:
+    """The SHA-256 of an item's bytes: its id, without the number that tells items of equal bytes apart."""
+    return item[:64]
 
 
 def read(home: Home, item: str, uri: str, name: str) -> bytes:
@@ -15,29 +21,37 @@ def read(home: Home, item: str, uri: str, name: str) -> bytes:
 
     Args:
         home: the workspace.
-        item: id, which is the SHA-256 of the bytes.
+        item: id, which begins with the SHA-256 of the bytes.
         uri: where they lie; empty: in the workspace's blobs.
         name: what to call the item in an error.
     Raises: Damaged: the bytes are gone, or a file by reference is not what it was.
     """
+    item = content_of(item)
     if not uri:
         try:
             return home.blobs.read(item)
         except NotFound:
             raise Damaged(f"image {name} must be in the blobs; got nothing under {item}", "restore a backup") from None
+    data = _referenced(uri)
+    if (actual := hashlib.sha256(data).hexdigest()) != item:
+        where = uri if remote.is_url(uri) else _path(uri)
+        raise Damaged(
+            f"{where} must have SHA-256 {item}; got {actual}", "it was changed after it was added by reference"
+        )
+    return data
+
+
+def _referenced(uri: str) -> bytes:
+    if remote.is_url(uri):
+        return remote.read(uri)
     path = _path(uri)
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         reason = error.strerror or str(error)
         raise Damaged(
             f"{path} must still be there; got: {reason}", "it was added by reference: bring it back"
         ) from None
-    if (actual := hashlib.sha256(data).hexdigest()) != item:
-        raise Damaged(
-            f"{path} must have SHA-256 {item}; got {actual}", "it was changed after it was added by reference"
-        )
-    return data
 
 
 def link(home: Home, item: str, uri: str, target: Path) -> bool:
@@ -45,7 +59,7 @@ def link(home: Home, item: str, uri: str, target: Path) -> bool:
     if uri or not isinstance(home.blobs, LocalBlobs):
         return False
     try:
-        os.link(home.blobs.path(item), target)
+        os.link(home.blobs.path(content_of(item)), target)
     except OSError:
         return False
     return True

@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopworks.core.contracts import Task
+from loopworks.core.contracts import Learnable, Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
-from loopworks.data import files, media, splits
+from loopworks.data import exporter, files, importer, media, partition
+from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
-from loopworks.data.intake import AddReport, By, Intake, finish
+from loopworks.data.intake import AddReport, By
+from loopworks.data.sources import Tick
 from loopworks.data.version import Version, VersionRow
-from loopworks.store import annotations, events, items, lineage, parts, tallies
+from loopworks.data.video import Frames
+from loopworks.store import annotations, events, items, lineage, operations, parts, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
-from loopworks.store.blobs import LocalBlobs
 from loopworks.store.events import Event
 from loopworks.store.home import Home
+from loopworks.store.ids import new_id
 from loopworks.store.items import SPLITS, Item, State
 from loopworks.store.lineage import Node
 
@@ -112,7 +115,7 @@ def open_version(home: Home, version: str) -> Version:
     return Version(home, name, row)
 
 
-class Dataset:
+class Dataset(Editing):
     """A live, editable set of items for one task. Every change is one transaction and leaves an event."""
 
     def __init__(self, home: Home, row: rows.DatasetRow) -> None:
@@ -151,40 +154,53 @@ class Dataset:
         self,
         source: files.Source,
         *,
+        format: str = "auto",
+        options: Mapping[str, Any] | None = None,
         labels: files.Labels = "auto",
         by: By = "copy",
         author: str = "",
         split: str = "",
+        frames: Frames | None = None,
         progress: Callable[[int, int], None] | None = None,
+        tick: Tick | None = None,
     ) -> AddReport:
-        """Add images from a folder, files or patterns; what cannot be read is listed, the rest is kept.
+        """Add what a source of any format holds; what cannot be read is listed, the rest is kept.
 
-        Adding the same again adds nothing, and a killed import is continued by running it again.
+        Adding the same again adds nothing, and a killed import is continued by running it again. Labels that the
+        source now says differently are changed; what a person said is kept.
 
         Args:
-            source: see ``files.find``.
-            labels: auto: classes where there are class folders; folders: there must be some; none: no labels.
+            source: a file, folder, pattern, archive, video or URL, or a list of these.
+            format: name of a format, e.g. coco (docs/formats.md), or auto.
+            options: of the format, e.g. ``{"delimiter": ";"}``; needs its name.
+            labels: for images in folders. auto: classes where there are class folders; folders: there must be some;
+                none: no labels.
             by: copy: the bytes into the workspace; link: hard links where the disk allows it, else copies;
                 reference: leave the files where they are, and check them on every read.
             author: who does it.
             split: train, val or test for all of them; by default what folders called so say, or none.
+            frames: which frames of videos become items.
             progress: takes the number of files done and of all.
+            tick: takes how far fetching, unpacking and decoding are, before the first file is added.
         Raises:
-            NotFound: a path does not exist.
-            Invalid: no image there, class names that clash; nothing is imported.
+            NotFound: a path or format does not exist.
+            Invalid: nothing there that can be read, class names that clash; nothing is imported.
             NoSpace: the disk is full; what was added before stays.
         """
-        if by not in ("copy", "reference", "link"):
-            raise Invalid("by", "copy, reference or link", by)
-        if by == "link" and not isinstance(self._home.blobs, LocalBlobs):
-            raise Invalid("by", "copy or reference for blobs in an object store", by)
-        if split and split not in SPLITS:
-            raise NotFound("split", split, SPLITS)
-        finding = files.find(source, labels, self.schema.classes)
-        fresh = self.add_classes(finding.classes, author=author)
-        intake = Intake(self._home, self.id, self.task, self.schema, by, author, split)
-        intake.run(finding, progress)
-        return finish(intake, fresh)
+        with importer.prepare(
+            self._home,
+            source,
+            format=format,
+            options=options,
+            labels=labels,
+            known=self.schema.classes,
+            by=by,
+            author=author,
+            split=split,
+            frames=frames,
+            tick=tick,
+        ) as ready:
+            return ready.run(self, progress)
 
     def items(
         self,
@@ -254,7 +270,7 @@ class Dataset:
         author: str,
         source: str = "person",
         rev: int | Mapping[str, int] | None = None,
-    ) -> None:
+    ) -> str:
         """Say what items show, in one transaction: all of it holds, or nothing.
 
         Args:
@@ -264,6 +280,7 @@ class Dataset:
             source: person, import or model.
             rev: the items' ``rev`` as you saw them, one for all or one per item; where an item has changed since,
                 nothing is written.
+        Returns: the operation's id, for ``undo``.
         Raises:
             NotFound: no such item or class.
             Invalid: a label that the task does not allow.
@@ -272,45 +289,62 @@ class Dataset:
         if source not in ("person", "import", "model"):
             raise Invalid("source", "person, import or model", source)
         task, plain = self.task, functools.partial(Shape, source=source, author=author)  # type: ignore[arg-type]
+        op = new_id()
         with self._home.catalog.begin() as tx:
             schema = rows.by_id(tx, self.id).schema
-            before = self._all(items.among(tx, self.id, labels), labels)
+            before = self._wanted(tx, labels)
             _unchanged(before, rev)
             shapes = {
                 item: task.check([one if isinstance(one, Shape) else plain(label=one) for one in said], schema)
                 for item, said in labels.items()
             }
-            annotations.write(tx, self.id, shapes, before=before, author=author)
+            annotations.write(tx, self.id, shapes, before=before, author=author, op=op)
+            operations.record(tx, self.id, op, "label", count=len(shapes), author=author)
+        return op
 
-    def clear_labels(self, ids: Iterable[str], *, author: str) -> None:
-        """Take the labels of items away; the history keeps them."""
-        wanted = list(dict.fromkeys(ids))
+    def clear_labels(self, ids: Iterable[str], *, author: str) -> str:
+        """Take the labels of items away; the history keeps them. Gives the operation's id."""
+        op = new_id()
         with self._home.catalog.begin() as tx:
-            before = self._all(items.among(tx, self.id, wanted), wanted)
-            annotations.clear(tx, self.id, before, author=author)
+            before = self._wanted(tx, ids)
+            annotations.clear(tx, self.id, before, author=author, op=op)
+            count = sum(item.state == "labeled" for item in before.values())
+            operations.record(tx, self.id, op, "clear", count=count, author=author)
+        return op
 
-    def split(self, test: float = 0.2, val: float = 0.1, *, seed: int = 0, author: str = "") -> dict[str, int]:
-        """Put the labelled items that have no split yet into train, val and test; see ``splits.assign``.
+    def split(
+        self,
+        test: float = 0.2,
+        val: float = 0.1,
+        *,
+        by: str | None = None,
+        time: str | None = None,
+        seed: int = 0,
+        author: str = "",
+    ) -> dict[str, int]:
+        """Put the labelled items that have no split yet into train, val and test; see ``data.splits``.
 
-        Items that have a split keep it: an image that was ever in the test set is never trained on.
+        Items that have a split keep it: an image that was ever in the test set is never trained on. Without ``by`` and
+        ``time`` each class is shared out by itself, or as the last split was.
 
         Args:
-            test: share of the test set of each class, in 0..1.
-            val: share of the validation set of each class, in 0..1.
+            test: share of the test set, in 0..1.
+            val: share of the validation set, in 0..1.
+            by: attribute (camera, patient, video ...) or ``folder``: equal values stay in one split; empty: not so.
+            time: attribute that is a time, or ``added_at``: the newest items are the test set; empty: not so.
             seed: another seed, another order.
             author: who does it.
-        Returns: the number of labelled items in each split now.
+        Returns: the number of labelled items in each split now; ``split_figures`` tells more.
+        Raises: Invalid: shares out of range, no item has the attribute, or one has no time.
         """
-        splits.check_shares(test, val)
-        with self._home.catalog.begin() as tx:
-            labels, now = items.labeled_splits(tx, self.id)
-            fresh = splits.assign(labels, now, test=test, val=val, seed=seed)
-            self._set_splits(tx, fresh, now, author)
-        after = {**now, **fresh}
-        return {name: sum(split == name for split in after.values()) for name in SPLITS}
+        return partition.split(self._home, self.id, test=test, val=val, seed=seed, by=by, time=time, author=author)
 
-    def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> None:
-        """Put items into a split by hand.
+    def split_figures(self) -> partition.Figures:
+        """How the labelled items are split now: by class, by group, by time."""
+        return partition.figures(self._home, self.id)
+
+    def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> str:
+        """Put items into a split by hand; gives the operation's id.
 
         Raises:
             NotFound: no such item or split.
@@ -318,9 +352,8 @@ class Dataset:
         """
         if split not in SPLITS:
             raise NotFound("split", split, SPLITS)
-        wanted = list(dict.fromkeys(ids))
         with self._home.catalog.begin() as tx:
-            before = self._all(items.among(tx, self.id, wanted), wanted)
+            before = self._wanted(tx, ids)
             leaving = [item.name for item in before.values() if item.split == "test" and split != "test"]
             if leaving and not force:
                 raise Conflict(
@@ -328,7 +361,7 @@ class Dataset:
                     "figures measured on it are void once it was trained on; force=True moves them all the same",
                 )
             moved = {key: split for key, item in before.items() if item.split != split}
-            self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author)
+            return self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author, "assign")
 
     def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> Version:
         """Keep the labelled items as they are now, for ever.
@@ -339,7 +372,8 @@ class Dataset:
         Raises: Invalid: no labelled items, or one class only.
         """
         self._check_freezable()
-        self.split(seed=seed, author=author)
+        if self._has_unsplit():
+            self.split(seed=seed, author=author)
         catalog, blobs = self._home.catalog, self._home.blobs
         with catalog.read() as tx:
             row = rows.by_id(tx, self.id)
@@ -360,6 +394,28 @@ class Dataset:
                 events.add(tx, [events.make("version.freeze", dataset=self.id, author=author, after=made)])
         return Version(self._home, self.name, version)
 
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        format: str = "folders",
+        options: Mapping[str, Any] | None = None,
+        by: exporter.By = "copy",
+        media: bool = True,
+    ) -> exporter.ExportReport:
+        """Write all items as they are now, labelled or not; the parameters are those of ``Version.export``."""
+        return exporter.export(
+            self._home,
+            self.id,
+            self.schema,
+            exporter.live(self._home, self.id),
+            folder,
+            format=format,
+            options=options,
+            by=by,
+            has_media=media,
+        )
+
     def versions(self) -> list[Version]:
         """All frozen versions, oldest first."""
         with self._home.catalog.read() as tx:
@@ -374,7 +430,7 @@ class Dataset:
 
     def read(self, item: Item) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
-        return media.read(self._home, item.id, item.uri, item.name)
+        return item.text.encode() if item.text else media.read(self._home, item.id, item.uri, item.name)
 
     def history(self, item: str) -> list[Event]:
         """Every change of an item (id or the beginning of it), oldest first."""
@@ -383,8 +439,10 @@ class Dataset:
 
     def verify(self, item: Item) -> None:
         """Read the item's bytes and compare them with its id; ``Damaged`` where they differ, or are gone."""
-        if (found := content_id(self.read(item))) != item.id:
-            raise Damaged(f"item {item.name} must have SHA-256 {item.id}; got {found}", "add the file again")
+        if (found := content_id(self.read(item))) != media.content_of(item.id):
+            raise Damaged(
+                f"item {item.name} must have SHA-256 {media.content_of(item.id)}; got {found}", "add the file again"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, with the counts of now."""
@@ -397,25 +455,23 @@ class Dataset:
             "counts": self.counts(),
         }
 
-    def _all(self, found: dict[str, Item], wanted: Iterable[str]) -> dict[str, Item]:
-        for item in wanted:
-            if item not in found:
-                raise NotFound("item", item, hint=f"dataset {self.name!r} has no item with this id")
-        return found
-
     def _known(self, names: Iterable[str]) -> None:
         classes = self.schema.classes
         for name in names:
             if name not in classes:
                 raise NotFound("class", name, classes)
 
-    def _set_splits(self, tx: Any, moved: Mapping[str, str], before: Mapping[str, str], author: str) -> None:
+    def _set_splits(self, tx: Any, moved: Mapping[str, str], before: Mapping[str, str], author: str, what: str) -> str:
+        op = new_id()
         items.set_splits(tx, self.id, moved)
-        logged = [
-            events.make("item.split", dataset=self.id, item=item, author=author, before=before[item], after=split)
-            for item, split in moved.items()
-        ]
-        events.add(tx, logged)
+        make = functools.partial(events.make, "item.split", dataset=self.id, author=author, op=op)
+        events.add(tx, [make(item=item, before=before[item], after=split) for item, split in moved.items()])
+        operations.record(tx, self.id, op, what, count=len(moved), author=author)
+        return op
+
+    def _has_unsplit(self) -> bool:
+        with self._home.catalog.read() as tx:
+            return "" in tallies.frozen(tx, self.id, ())["by_split"]
 
     def _check_freezable(self) -> None:
         counts = self.counts()
@@ -424,7 +480,9 @@ class Dataset:
             hint = "label some, or add a folder with one folder per class"
             raise Invalid(where, "labelled to be frozen", f"no labelled item of {counts['items']}", hint)
         present = [name for name, count in counts["by_class"].items() if count]
-        if len(present) < 2 and not self._row.schema.is_multi:
+        # Where a class is all that is asked and a model is to learn it; boxes, masks and labels alone may have one.
+        is_choice = isinstance(self.task, Learnable) and self.task.kinds == {"class"} and not self._row.schema.is_multi
+        if len(present) < 2 and is_choice:
             hint = "label images of a second class: one class alone teaches a model nothing"
             raise Invalid(where, "labelled with two classes or more", f"only {', '.join(present) or 'none'}", hint)
 

@@ -1,26 +1,27 @@
 """A frozen version of a dataset: what training, scoring and export read."""
 
 import os
-import re
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import image
 from loopworks.core.contracts import Task, learnable
-from loopworks.core.errors import Conflict, Damaged, LoopworksError, NotFound
+from loopworks.core.errors import Damaged, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema, LineageNode, Problem, Shape
-from loopworks.data import media
+from loopworks.data import exporter
+from loopworks.data import media as content
+from loopworks.data.exporter import ExportReport
 from loopworks.store import annotations, parts, versions
 from loopworks.store.blobs import write_error
 from loopworks.store.home import Home
@@ -54,11 +55,17 @@ class VersionRow:
     mime: str
     uri: str
     """Where the bytes lie that are kept by reference; empty where they are in the workspace."""
+    text: str = ""
+    """The item itself, where items are texts."""
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Format name -> what only that format knows of it."""
     _home: Home = field(repr=False, compare=False)
 
     def read(self) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
-        return media.read(self._home, self.item_id, self.uri, self.name)
+        return content.read(self._home, self.item_id, self.uri, self.name)
 
 
 class Version:
@@ -161,6 +168,10 @@ class Version:
                     height=row.height,
                     mime=row.mime,
                     uri=row.uri,
+                    text=row.text,
+                    tags=row.tags,
+                    attributes=row.facts,
+                    extra=row.origin,
                     _home=self._home,
                 )
                 for row in found
@@ -221,10 +232,7 @@ class Version:
         Raises: NotFound: the version has no such item.
         """
         with self._home.catalog.read() as tx:
-            prefix = item[: self._manifest.digits]
-            inside = [part for part in self._manifest.parts if part.prefix == prefix]
-            rows = (row for part in inside for row in parts.part_rows(tx, self._home.blobs, part))
-            found = next((row for row in rows if row.item_id == item), None)
+            found = parts.find(tx, self._home.blobs, self._manifest, item)
             if found is None:
                 raise NotFound("item", item, hint=f"version {self.id[:12]} does not hold it")
             said = annotations.behind(tx, self._row.dataset, item, found.shapes, self.created_at)
@@ -250,36 +258,41 @@ class Version:
         """The version in the lineage graph."""
         return Node("version", self.id)
 
-    def export(self, folder: str | Path, *, by: Literal["copy", "link"] = "copy") -> int:
-        """Write the images as ``SPLIT/CLASS/NAME`` under their own names, ready to be added again; gives their number.
+    def export(
+        self,
+        folder: str | Path,
+        *,
+        format: str = "folders",
+        options: Mapping[str, Any] | None = None,
+        by: exporter.By = "copy",
+        media: bool = True,
+    ) -> ExportReport:
+        """Write the version into a folder in any format; by default as ``SPLIT/CLASS/NAME``, ready to be added again.
 
-        Two files of one name in a class are told apart by the beginning of their ids. A multi-label image lies in the
-        folder of each of its classes, or directly in its split's folder where it has none.
+        A failure leaves nothing behind.
 
         Args:
             folder: must be empty or not there yet.
+            format: name of a format, e.g. coco; docs/formats.md says what each keeps.
+            options: of the format.
             by: copy, or link: hard links to the workspace's own (read-only) files where the disk allows it.
+            media: whether the images are written too, or the annotations alone.
         Raises:
+            NotFound: no such format.
             Conflict: the folder holds something.
             NoSpace, Denied: it cannot be written.
         """
-        target = Path(folder).expanduser()
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise Conflict(f"{target} must be an empty or new folder; got one with files", "choose another folder")
-        names = _folder_names(self.schema.classes)
-        rows = self.rows()
-        taken: set[str] = set()
-        try:
-            for row in rows:
-                folders = [f"{row.split}/{names[shape.label]}" for shape in row.shapes] or [row.split]
-                for place in folders:
-                    path = target / _free_name(place, row, taken)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    if by == "copy" or not media.link(self._home, row.item_id, row.uri, path):
-                        path.write_bytes(row.read())
-        except OSError as error:
-            raise write_error(target, error) from None
-        return len(rows)
+        return exporter.export(
+            self._home,
+            self._row.dataset,
+            self.schema,
+            (_exported(row) for row in self.rows()),
+            folder,
+            format=format,
+            options=options,
+            by=by,
+            has_media=media,
+        )
 
     def _decode(
         self, rows: Sequence[VersionRow], rule: ImageRule, path: Path, progress: Progress | None, threads: int
@@ -356,26 +369,17 @@ def _problems(manifest: parts.Manifest) -> Iterator[Problem]:
             )
 
 
-def _folder_names(classes: Sequence[str]) -> dict[str, str]:
-    """A folder name for each class: itself, or where it is no good as one, something close to it."""
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in classes:
-        plain = re.sub(r'[/\\:*?"<>|\x00-\x1f]', "_", name)
-        plain = re.sub(r"^\.+", "_", plain)[:100] or "_"
-        while plain.casefold() in taken:
-            plain += "_"
-        taken.add(plain.casefold())
-        names[name] = plain
-    return names
-
-
-def _free_name(place: str, row: VersionRow, taken: set[str]) -> str:
-    name = PurePosixPath(row.name.replace("\\", "/")).name or row.item_id[:12]
-    pure = PurePosixPath(name)
-    for candidate in (name, f"{pure.stem}-{row.item_id[:12]}{pure.suffix}", f"{row.item_id}{pure.suffix}"):
-        full = f"{place}/{candidate}"
-        if full.casefold() not in taken:
-            taken.add(full.casefold())
-            return full
-    raise LoopworksError(f"no free name for {row.name!r} in {place!r}")
+def _exported(row: VersionRow) -> exporter.Row:
+    return exporter.Row(
+        item=row.item_id,
+        name=row.name,
+        uri=row.uri,
+        split=row.split,
+        width=row.width,
+        height=row.height,
+        shapes=row.shapes,
+        text=row.text,
+        tags=row.tags,
+        attributes=row.attributes,
+        extra=row.extra,
+    )

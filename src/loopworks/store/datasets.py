@@ -1,8 +1,9 @@
 """Rows of datasets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.engine import Connection, Row
@@ -71,6 +72,16 @@ def set_classes(tx: Connection, dataset: str, classes: Sequence[str]) -> None:
     """Replace the list of classes; the caller has made sure that none is lost."""
     changed = {"classes": list(classes), "rev": _table.c.rev + 1}
     tx.execute(update(_table).where(_table.c.id == dataset).values(changed))
+
+
+def meta(tx: Connection, dataset: str) -> dict[str, Any]:
+    """Format name -> what only that format knows of the data set."""
+    return dict(tx.execute(select(_table.c.meta).where(_table.c.id == dataset)).scalar_one())
+
+
+def set_meta(tx: Connection, dataset: str, meta: Mapping[str, Any]) -> None:
+    """Replace what ``meta`` gives."""
+    tx.execute(update(_table).where(_table.c.id == dataset).values(meta=dict(meta)))
 
 
 def _row(found: Row[tuple[object, ...]]) -> DatasetRow:

@@ -48,7 +48,6 @@ class ObjectBlobs:
         except ImportError:
             raise Missing("obstore", "s3", f"blobs at {url}") from None
         self._api: Any = obstore
-        self._faults: Any = exceptions
         self.url = url
         extra: dict[str, Any] = {"retry_config": dict(retry or RETRY)}
         if client_options:
@@ -133,28 +132,38 @@ class ObjectBlobs:
                 self._api.put(self._store, _path(key), data)
         return key
 
-    @contextlib.contextmanager
-    def _told(self, key: str) -> Iterator[None]:
+    def _told(self, key: str) -> contextlib.AbstractContextManager[None]:
         """Turn obstore's faults into our errors."""
-        faults = self._faults
-        try:
-            yield
-        except FileNotFoundError as error:
-            if "NoSuchBucket" in str(error):
-                raise NotFound("bucket", self.url, hint="make the bucket first") from None
-            raise NotFound("blob", key, hint=f"it is not in {self.url}") from None
-        except (faults.PermissionDeniedError, faults.UnauthenticatedError, PermissionError) as error:
-            raise Denied(f"{self.url} must let us in; got: {_first(error)}", "check the credentials") from None
-        except OSError as error:
-            raise self._unreachable(error) from None
-        except faults.BaseError as error:
-            raise self._unreachable(error) from None
+        return told(self.url, NotFound("blob", key, hint=f"it is not in {self.url}"))
 
-    def _unreachable(self, error: Exception) -> LoopworksError:
+
+@contextlib.contextmanager
+def told(url: str, missing: LoopworksError) -> Iterator[None]:
+    """Turn obstore's faults into our errors.
+
+    Args:
+        url: the store's, for messages.
+        missing: what to raise where there is no such object.
+    """
+    try:
+        from obstore import exceptions as faults
+    except ImportError:
+        raise Missing("obstore", "s3", url) from None
+    try:
+        yield
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise NotFound("bucket", url, hint="make the bucket first") from None
+        raise missing from None
+    except (faults.PermissionDeniedError, faults.UnauthenticatedError, PermissionError) as error:
+        raise Denied(f"{url} must let us in; got: {_first(error)}", "check the credentials") from None
+    except (OSError, faults.BaseError) as error:
         text = str(error)
+        if "<Code>NoSuchBucket<" in text:  # how a listing says it
+            raise NotFound("bucket", url, hint="make the bucket first") from None
         if "QuotaExceeded" in text or "XMinioStorageFull" in text:
-            return NoSpace(f"{self.url} must have room for more; got: {_first(error)}", "free some space there")
-        return Unreachable(f"{self.url} must answer; got: {_first(error)}", "check the address and the network")
+            raise NoSpace(f"{url} must have room for more; got: {_first(error)}", "free some space there") from None
+        raise Unreachable(f"{url} must answer; got: {_first(error)}", "check the address and the network") from None
 
 
 class ObjectWriter:
