@@ -12,7 +12,7 @@ from loopworks.core.errors import LoopworksError
 from loopworks.core.values import Problem, Shape
 from loopworks.data.formats import voc_masks
 from loopworks.data.formats.contract import Content, Put, Record
-from loopworks.data.formats.folder import Classes, Losses, encode, normal
+from loopworks.data.formats.folder import Classes, Losses, encode, normal, split_of
 from loopworks.data.formats.voc_xml import parse, read_object, texts, write_object
 
 _INDENT = re.compile(r"<annotation[^>]*>\s*?\n([ \t]+)<")
@@ -49,6 +49,7 @@ class _Writer:
         self.labels = labels
         self.colors: list[int] = list(self.meta.get("colors", [])) or voc_masks.palette()
         self.splits: dict[str, str] = {}
+        self.natural: dict[str, str] = {}
         self.marks: dict[str, list[str]] = {}
         self.used: set[str] = set()
         self.has_masks = False
@@ -61,6 +62,7 @@ class _Writer:
         place: str = kept.get("image") or f"JPEGImages/{record.name}"
         stem = posixpath.splitext(record.name)[0]
         self.splits[stem] = record.split
+        self.natural[stem] = split_of(*reversed(place.split("/")[:-1]))
         marks = [shape for shape in record.shapes if shape.kind == "class" and shape.attributes == "{}"]
         if marks:
             self.marks[stem] = [shape.label for shape in marks]
@@ -98,11 +100,8 @@ class _Writer:
                     key = top + line.rstrip().rpartition(" ")[0].strip()
                     marks.setdefault(key, set()).add(self.classes.find(label) or label)
         now = {stem: split for stem, split in self.splits.items() if split}
-        is_same = (
-            bool(kept)
-            and (not splits or splits == now)
-            and all(set(labels) <= marks.get(stem, set()) for stem, labels in self.marks.items())
-        )
+        is_same_split = splits == now if splits else self.natural == self.splits
+        is_same = is_same_split and all(set(labels) <= marks.get(stem, set()) for stem, labels in self.marks.items())
         for name, (text, encoding) in kept.items():
             if is_same or "ImageSets/" not in name:
                 self._save(name, text, encoding)
