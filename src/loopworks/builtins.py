@@ -2,13 +2,11 @@
 
 from loopworks import steps
 from loopworks.data.clean import copies, labels, quality
-from loopworks.data.features import images as image_features
-from loopworks.data.features import texts as text_features
-from loopworks.data.formats import coco, cvat, delimited, folders, label_studio, lines, yolo
+from loopworks.data.features import images as image_features, texts as text_features
+from loopworks.data.formats import coco, cvat, delimited, folders, kitti, label_studio, labelme, lines, voc, yolo
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
-from loopworks.optimize import onnx_int8
-from loopworks.optimize import openvino as openvino_variants
+from loopworks.optimize import onnx_int8, openvino as openvino_variants
 from loopworks.tasks import image_classification, regions, texts
 from loopworks.train import small_cnn, timm
 
@@ -20,7 +18,9 @@ __all__ = [
     "folders",
     "image_classification",
     "image_features",
+    "kitti",
     "label_studio",
+    "labelme",
     "labels",
     "lines",
     "onnx_int8",
@@ -35,5 +35,6 @@ __all__ = [
     "text_features",
     "texts",
     "timm",
+    "voc",
     "yolo",
 ]

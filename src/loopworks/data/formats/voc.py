@@ -5,7 +5,7 @@ Source: Everingham et al. 2010, "The PASCAL visual object classes challenge", an
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,12 @@ def short_name(name: str) -> str:
     """What VOC calls an image: its path without the folder JPEGImages."""
     before, sign, after = f"/{name}".rpartition("/JPEGImages/")
     return f"{before}/{after}"[1:] if sign else name
+
+
+def _listed_name(line: str, base: str, known: Container[str]) -> str:
+    """The image that a line of ImageSets names: all of it where there is such an image, else its first word."""
+    whole = line.strip()
+    return whole if base + whole in known else whole.split()[0]
 
 
 @dataclass(slots=True)
@@ -153,6 +159,7 @@ class _Reader:
                 self.classes.add(label, "object name")
 
     def _find_sets(self) -> None:
+        known = {short_name(name) for name in self.tree.stems()}
         for name in self.tree.files:
             folder, sign, rest = f"/{name}".rpartition("/ImageSets/")
             if not sign or not rest.endswith(".txt"):
@@ -166,9 +173,9 @@ class _Reader:
                 if not words:
                     continue
                 if stem in _SPLITS:
-                    self.splits.setdefault(base + words[0], stem)
-                elif label and split in (*_SPLITS, "trainval") and len(words) == 2 and words[1] == "1":
-                    self.marked.setdefault(base + words[0], []).append(label)
+                    self.splits.setdefault(base + _listed_name(line, base, known), stem)
+                elif label and split in (*_SPLITS, "trainval") and len(words) > 1 and words[-1] == "1":
+                    self.marked.setdefault(base + line.rstrip().rpartition(" ")[0].strip(), []).append(label)
         for label in sorted({label for labels in self.marked.values() for label in labels}):
             self.classes.add(label, "class of ImageSets")
 
@@ -297,7 +304,7 @@ class _Reader:
             return []
         other = f"{before}/SegmentationObject/{after}.png"[1:]
         try:
-            classes, colors = voc_masks.indexes(files[place], place)
+            classes, colors, is_rgb = voc_masks.indexes(files[place], place)
             objects = voc_masks.indexes(files[other], other)[0] if other in files else None
             if objects is not None and objects.shape != classes.shape:
                 raise Invalid(other, f"of the size of {place}", objects.shape[::-1])
@@ -313,6 +320,8 @@ class _Reader:
         for key, pixels in (("void", classes), ("object_void", objects)):
             if pixels is not None and (pixels == voc_masks.VOID).any():
                 kept[key] = mask.encode(pixels == voc_masks.VOID)
+        if is_rgb:
+            kept["is_rgb"] = True
         kept["mask_size"] = list(classes.shape)
         return [replace(shape, extra=dump({"voc": {"mask": index}})) for index, shape in found]
 
