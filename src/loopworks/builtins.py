@@ -1,7 +1,7 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
-from loopworks.data.formats import coco, cvat, delimited, folders, lines, yolo
+from loopworks.data.formats import coco, cvat, delimited, folders, label_studio, lines, yolo
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
@@ -15,6 +15,7 @@ __all__ = [
     "delimited",
     "folders",
     "image_classification",
+    "label_studio",
     "lines",
     "onnx_int8",
     "onnxruntime",

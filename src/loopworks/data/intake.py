@@ -1,5 +1,6 @@
 """Bringing records into a dataset: read, hash, look, store, and only then write the rows."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -19,10 +20,10 @@ from loopworks.data.files import problem, unreadable
 from loopworks.data.formats.contract import Record
 from loopworks.data.known import Places, Policy
 from loopworks.data.sources import Opened
-from loopworks.store import annotations, events, items
+from loopworks.store import annotations, events, items, operations
 from loopworks.store.blobs import LocalBlobs, Writer
 from loopworks.store.home import Home
-from loopworks.store.ids import batches, now
+from loopworks.store.ids import batches, new_id, now
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,9 @@ class Intake:
     known: int = 0
     labeled: int = 0
     relabeled: int = 0
+    returned: int = 0
+    """Of the known ones: items that were deleted, and are there again."""
+    op: str = field(default_factory=new_id)
     problems: list[Problem] = field(default_factory=list)
     misfits: Counter[str] = field(default_factory=Counter)
     """Kind of shape that is no answer to the dataset's question -> how many were left out."""
@@ -128,6 +132,9 @@ class Intake:
                 if writer:
                     writer.abort()
                 raise
+        with self.home.catalog.begin() as tx:
+            count = self.added + self.labeled + self.relabeled + self.returned
+            operations.record(tx, self.dataset, self.op, "add", count=count, author=self.author)
         log.info("import done dataset=%s added=%d known=%d", self.dataset, self.added, self.known)
 
     def _take(self, record: Record, writer: Writer) -> Taken | Problem | None:
@@ -210,7 +217,9 @@ class Intake:
         self.problems += [one for one in looked if isinstance(one, Problem)]
         taken = [one for one in looked if isinstance(one, Taken)]
         with self.home.catalog.begin() as tx:
+            self._bring_back(tx, {one.key for one in taken})
             placed, before = self.places.find(tx, self.dataset, self.policy, taken)
+            before |= self._bring_back(tx, {item for item, _ in placed} - before.keys())
             first: dict[str, Taken] = {}
             for item, one in placed:
                 first.setdefault(item, one)
@@ -221,8 +230,8 @@ class Intake:
                 {**one.row, "id": item, "added_at": moment, "state": "labeled" if item in labels else "unlabeled"}
                 for item, one in fresh.items()
             ]
-            items.add(tx, self.dataset, rows)
-            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment)
+            items.add(tx, self.dataset, rows, author=self.author, op=self.op)
+            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment, op=self.op)
             self._move(tx, first, before)
             self._describe(tx, first, before)
         self.added += len(fresh)
@@ -235,6 +244,12 @@ class Intake:
         for one in taken:
             self._compare_size(one)
         return len(looked)
+
+    def _bring_back(self, tx: Any, ids: set[str]) -> dict[str, items.Item]:
+        """Deleted items that are added again, as they were."""
+        back = items.bring_back(tx, self.dataset, sorted(ids), author=self.author, op=self.op)
+        self.returned += len(back)
+        return items.among(tx, self.dataset, back)
 
     def _labels(
         self, tx: Any, placed: Sequence[tuple[str, Taken]], before: Mapping[str, items.Item]
@@ -313,7 +328,8 @@ class Intake:
         events.add(tx, [self._event("item.split", key, "", split) for key, split in splits.items()])
 
     def _event(self, kind: str, item: str, before: Any, after: Any) -> dict[str, Any]:
-        return events.make(kind, dataset=self.dataset, item=item, author=self.author, before=before, after=after)
+        make = functools.partial(events.make, kind, dataset=self.dataset, item=item, author=self.author, op=self.op)
+        return make(before=before, after=after)
 
     def _describe(self, tx: Any, first: Mapping[str, Taken], before: Mapping[str, items.Item]) -> None:
         """Tags of all, and what is known of items that were there before: new facts are added, none is lost."""

@@ -10,8 +10,9 @@ from loopworks.core.errors import Invalid
 from loopworks.data import splits
 from loopworks.data.media import content_of
 from loopworks.store import datasets as rows
-from loopworks.store import events, items
+from loopworks.store import events, items, operations
 from loopworks.store.home import Home
+from loopworks.store.ids import new_id
 from loopworks.store.items import SPLITS
 
 META = "split"
@@ -85,12 +86,14 @@ def split(
         rule = _rule(tx, dataset, by, time)
         labels, now = items.labeled_splits(tx, dataset)
         fresh = _assign(tx, dataset, rule, labels, now, test, val, seed)
+        op = new_id()
         items.set_splits(tx, dataset, fresh)
         logged = [
-            events.make("item.split", dataset=dataset, item=item, author=author, before="", after=name)
+            events.make("item.split", dataset=dataset, item=item, author=author, before="", after=name, op=op)
             for item, name in fresh.items()
         ]
         events.add(tx, logged)
+        operations.record(tx, dataset, op, "split", count=len(fresh), author=author)
         _remember(tx, dataset, rule)
     after = Counter({**now, **fresh}.values())
     return {name: after[name] for name in SPLITS}

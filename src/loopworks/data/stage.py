@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopworks.core.contracts import Task
+from loopworks.core.contracts import Learnable, Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
 from loopworks.data import exporter, files, importer, media, partition
+from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
 from loopworks.data.sources import Tick
 from loopworks.data.version import Version, VersionRow
 from loopworks.data.video import Frames
-from loopworks.store import annotations, events, items, lineage, parts, tallies
+from loopworks.store import annotations, events, items, lineage, operations, parts, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
 from loopworks.store.events import Event
 from loopworks.store.home import Home
+from loopworks.store.ids import new_id
 from loopworks.store.items import SPLITS, Item, State
 from loopworks.store.lineage import Node
 
@@ -113,7 +115,7 @@ def open_version(home: Home, version: str) -> Version:
     return Version(home, name, row)
 
 
-class Dataset:
+class Dataset(Editing):
     """A live, editable set of items for one task. Every change is one transaction and leaves an event."""
 
     def __init__(self, home: Home, row: rows.DatasetRow) -> None:
@@ -268,7 +270,7 @@ class Dataset:
         author: str,
         source: str = "person",
         rev: int | Mapping[str, int] | None = None,
-    ) -> None:
+    ) -> str:
         """Say what items show, in one transaction: all of it holds, or nothing.
 
         Args:
@@ -278,6 +280,7 @@ class Dataset:
             source: person, import or model.
             rev: the items' ``rev`` as you saw them, one for all or one per item; where an item has changed since,
                 nothing is written.
+        Returns: the operation's id, for ``undo``.
         Raises:
             NotFound: no such item or class.
             Invalid: a label that the task does not allow.
@@ -286,22 +289,28 @@ class Dataset:
         if source not in ("person", "import", "model"):
             raise Invalid("source", "person, import or model", source)
         task, plain = self.task, functools.partial(Shape, source=source, author=author)  # type: ignore[arg-type]
+        op = new_id()
         with self._home.catalog.begin() as tx:
             schema = rows.by_id(tx, self.id).schema
-            before = self._all(items.among(tx, self.id, labels), labels)
+            before = self._wanted(tx, labels)
             _unchanged(before, rev)
             shapes = {
                 item: task.check([one if isinstance(one, Shape) else plain(label=one) for one in said], schema)
                 for item, said in labels.items()
             }
-            annotations.write(tx, self.id, shapes, before=before, author=author)
+            annotations.write(tx, self.id, shapes, before=before, author=author, op=op)
+            operations.record(tx, self.id, op, "label", count=len(shapes), author=author)
+        return op
 
-    def clear_labels(self, ids: Iterable[str], *, author: str) -> None:
-        """Take the labels of items away; the history keeps them."""
-        wanted = list(dict.fromkeys(ids))
+    def clear_labels(self, ids: Iterable[str], *, author: str) -> str:
+        """Take the labels of items away; the history keeps them. Gives the operation's id."""
+        op = new_id()
         with self._home.catalog.begin() as tx:
-            before = self._all(items.among(tx, self.id, wanted), wanted)
-            annotations.clear(tx, self.id, before, author=author)
+            before = self._wanted(tx, ids)
+            annotations.clear(tx, self.id, before, author=author, op=op)
+            count = sum(item.state == "labeled" for item in before.values())
+            operations.record(tx, self.id, op, "clear", count=count, author=author)
+        return op
 
     def split(
         self,
@@ -334,8 +343,8 @@ class Dataset:
         """How the labelled items are split now: by class, by group, by time."""
         return partition.figures(self._home, self.id)
 
-    def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> None:
-        """Put items into a split by hand.
+    def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> str:
+        """Put items into a split by hand; gives the operation's id.
 
         Raises:
             NotFound: no such item or split.
@@ -343,9 +352,8 @@ class Dataset:
         """
         if split not in SPLITS:
             raise NotFound("split", split, SPLITS)
-        wanted = list(dict.fromkeys(ids))
         with self._home.catalog.begin() as tx:
-            before = self._all(items.among(tx, self.id, wanted), wanted)
+            before = self._wanted(tx, ids)
             leaving = [item.name for item in before.values() if item.split == "test" and split != "test"]
             if leaving and not force:
                 raise Conflict(
@@ -353,7 +361,7 @@ class Dataset:
                     "figures measured on it are void once it was trained on; force=True moves them all the same",
                 )
             moved = {key: split for key, item in before.items() if item.split != split}
-            self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author)
+            return self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author, "assign")
 
     def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> Version:
         """Keep the labelled items as they are now, for ever.
@@ -364,7 +372,8 @@ class Dataset:
         Raises: Invalid: no labelled items, or one class only.
         """
         self._check_freezable()
-        self.split(seed=seed, author=author)
+        if self._has_unsplit():
+            self.split(seed=seed, author=author)
         catalog, blobs = self._home.catalog, self._home.blobs
         with catalog.read() as tx:
             row = rows.by_id(tx, self.id)
@@ -446,25 +455,23 @@ class Dataset:
             "counts": self.counts(),
         }
 
-    def _all(self, found: dict[str, Item], wanted: Iterable[str]) -> dict[str, Item]:
-        for item in wanted:
-            if item not in found:
-                raise NotFound("item", item, hint=f"dataset {self.name!r} has no item with this id")
-        return found
-
     def _known(self, names: Iterable[str]) -> None:
         classes = self.schema.classes
         for name in names:
             if name not in classes:
                 raise NotFound("class", name, classes)
 
-    def _set_splits(self, tx: Any, moved: Mapping[str, str], before: Mapping[str, str], author: str) -> None:
+    def _set_splits(self, tx: Any, moved: Mapping[str, str], before: Mapping[str, str], author: str, what: str) -> str:
+        op = new_id()
         items.set_splits(tx, self.id, moved)
-        logged = [
-            events.make("item.split", dataset=self.id, item=item, author=author, before=before[item], after=split)
-            for item, split in moved.items()
-        ]
-        events.add(tx, logged)
+        make = functools.partial(events.make, "item.split", dataset=self.id, author=author, op=op)
+        events.add(tx, [make(item=item, before=before[item], after=split) for item, split in moved.items()])
+        operations.record(tx, self.id, op, what, count=len(moved), author=author)
+        return op
+
+    def _has_unsplit(self) -> bool:
+        with self._home.catalog.read() as tx:
+            return "" in tallies.frozen(tx, self.id, ())["by_split"]
 
     def _check_freezable(self) -> None:
         counts = self.counts()
@@ -473,7 +480,9 @@ class Dataset:
             hint = "label some, or add a folder with one folder per class"
             raise Invalid(where, "labelled to be frozen", f"no labelled item of {counts['items']}", hint)
         present = [name for name, count in counts["by_class"].items() if count]
-        if len(present) < 2 and not self._row.schema.is_multi:
+        # Where a class is all that is asked and a model is to learn it; boxes, masks and labels alone may have one.
+        is_choice = isinstance(self.task, Learnable) and self.task.kinds == {"class"} and not self._row.schema.is_multi
+        if len(present) < 2 and is_choice:
             hint = "label images of a second class: one class alone teaches a model nothing"
             raise Invalid(where, "labelled with two classes or more", f"only {', '.join(present) or 'none'}", hint)
 

@@ -125,6 +125,8 @@ dataset = Table(
     Column("clock", BigInteger, nullable=False, server_default="0"),  # counts changes; see item.changed
     _more("origin"),  # of a branch: the dataset that it began from
     _more("base"),  # of a branch: the version that it began from
+    _more("frozen"),  # the version that the next freeze begins from, to read only what changed since ...
+    Column("frozen_clock", BigInteger, nullable=False, server_default="0"),  # ... the clock stood here
     UniqueConstraint("name"),
 )
 
@@ -261,7 +263,7 @@ tally = Table(  # counters kept up to date with every change, so that no page co
     "tally",
     metadata,
     _key("dataset", ForeignKey("dataset.id")),
-    _key("what"),  # item: by state and split; class: items that carry it
+    _key("what"),  # item: by state/split; class: items that carry it; placed: by split/class; reference: with a uri
     _key("key"),
     Column("count", BigInteger, nullable=False),
 )
@@ -302,7 +304,44 @@ tombstone = Table(  # what was erased for good, so that no import brings it back
     _time(),
 )
 
+pack = Table(  # in which blobs the rows of a version lie, oldest first
+    "pack",
+    metadata,
+    _key("version"),
+    Column("place", Integer, primary_key=True),
+    _text("blob"),
+    Column("rows", BigInteger, nullable=False),
+)
+
 part = Table("part", metadata, _key("digest"), _text("blob"), Column("rows", Integer, nullable=False))
+
+segment = Table(  # pieces of a table's rows, which lie in Parquet files among the blobs
+    "segment",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    Column("number", Integer, primary_key=True, autoincrement=False),  # first hex digits of its rows' keys
+    Column("born", BigInteger, primary_key=True, autoincrement=False),  # table_state.clock that wrote it
+    Column("died", BigInteger, nullable=False),  # the one that replaced it; 0: it lives
+    _text("blob"),
+    _text("digest"),
+    Column("rows", BigInteger, nullable=False),
+    Column("stats", Json, nullable=False),
+    Index(None, "dataset", "died"),
+    Index(None, "blob"),
+)
+
+table_state = Table(  # what a table is, but for its rows, after each change
+    "table_state",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    Column("clock", BigInteger, primary_key=True, autoincrement=False),
+    Column("digits", Integer, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("body", Json, nullable=False),
+    _text("op"),
+    _text("author"),
+    _time(),
+)
 
 model = Table(
     "model",

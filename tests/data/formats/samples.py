@@ -16,11 +16,12 @@ from loopworks.data.formats.contract import Content, Format, Put, Record
 
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
 PLACES = (
-    st.floats(-50, 5000, allow_nan=False)
+    # Not closer to 0 than a billionth of a pixel: a share of a share of 1e-280 pixels is beyond what numbers hold.
+    st.floats(-50, 5000, allow_nan=False).map(lambda x: x if abs(x) > 1e-9 else 0.0)
     | st.integers(0, 640).map(float)
     | st.integers(0, 64000).map(lambda n: n / 100)
 )
-SIZES = st.floats(0, 5000, allow_nan=False) | st.integers(0, 64000).map(lambda n: n / 100)
+SIZES = st.floats(1e-9, 5000, allow_nan=False) | st.just(0.0) | st.integers(0, 64000).map(lambda n: n / 100)
 WORDS = st.text(
     st.characters(
         min_codepoint=32, max_codepoint=0x2FFF, exclude_categories=("Cs", "Cc", "Cf", "Zs", "Zl", "Zp", "Cn")

@@ -199,7 +199,7 @@ FACTS = st.fixed_dictionaries(
 SAME = ("occluded", "z_order", "source")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(contents(("box", "polygon", "polyline", "points", "ellipse", "mask", "class"), FACTS))
 def test_what_is_written_is_read_again(content: Content) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -311,7 +311,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     assert [p.message for p in content.problems] == ["the image file is missing"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(mutations(TASK.encode()))
 def test_broken_files_never_crash(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -204,11 +204,13 @@ def write_shape(shape: Shape) -> list[Element]:
     """The elements that say ``shape``: several for a polygon of several parts, none where CVAT has no such kind."""
     facts = shape.facts
     kind, sites = _sites(shape, facts)
+    if kind in ("tag", "skeleton") and facts.get("occluded") is False:
+        facts.pop("occluded")  # CVAT says it of these only where it is so
     own = {k: v for k, v in facts.items() if not _is_head(k, v) and k != kind}
     out = []
     for site in sites:
         head = {"label": shape.label, "source": facts["source"] if isinstance(facts.get("source"), str) else "manual"}
-        if kind not in ("tag", "skeleton"):
+        if kind not in ("tag", "skeleton") or facts.get("occluded") is True:
             head["occluded"] = str(int(facts.get("occluded") is True))
         if isinstance(facts.get("outside"), bool):
             head["outside"] = str(int(facts["outside"]))

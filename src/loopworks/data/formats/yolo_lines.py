@@ -132,7 +132,7 @@ def _outline(shape: Shape, losses: Losses) -> list[float]:
         return list(shape.points[0])
     if shape.kind == "polygon":
         losses.add("polygon of several parts", "written as its largest part")
-        return list(max(shape.points, key=shoelace))
+        return list(sorted(shape.points, key=shoelace)[-1])
     if shape.kind == "box":
         losses.add("box", "written as the polygon of its corners")
     elif shape.kind == "obb":

@@ -1,4 +1,4 @@
-"""Shapes, texts, tags, predictions, counters, views, findings, branches and tombstones."""
+"""Shapes, texts, tags, predictions, counters, views, findings, branches, tombstones and rows of tables."""
 
 from typing import Any
 
@@ -16,6 +16,7 @@ depends_on = None
 def upgrade() -> None:
     """Add the columns and tables; rows from before get what an item without them means, and are counted."""
     _add("dataset", _json("meta"), _big("clock"), _more("origin"), _more("base"))
+    _add("dataset", _more("frozen"), _big("frozen_clock"))
     deleted: sa.Column[Any] = sa.Column("deleted_at", Instant(), nullable=True)
     _add("item", _more("text"), _json("attributes"), _json("extra"), _big("changed"), deleted)
     place: sa.Column[int] = sa.Column("place", sa.Integer(), nullable=False, server_default="0")
@@ -28,6 +29,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_event_dataset_op"), "event", ["dataset", "op"])
     _tables_of_items()
     _tables_of_datasets()
+    _tables_of_rows()
     _count()
 
 
@@ -84,6 +86,14 @@ def _tables_of_datasets() -> None:
         ),
     )
     op.create_table(
+        "pack",
+        _text("version"),
+        sa.Column("place", sa.Integer(), nullable=False),
+        _text("blob"),
+        sa.Column("rows", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("version", "place", name=op.f("pk_pack")),
+    )
+    op.create_table(
         "tally",
         _text("dataset"),
         _text("what"),
@@ -119,6 +129,40 @@ def _tables_of_datasets() -> None:
     op.create_index(op.f("ix_finding_dataset_state_kind"), "finding", ["dataset", "state", "kind"])
 
 
+def _tables_of_rows() -> None:
+    def big(name: str) -> "sa.Column[int]":
+        return sa.Column(name, sa.BigInteger(), nullable=False)
+
+    op.create_table(
+        "segment",
+        _text("dataset"),
+        sa.Column("number", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("born", sa.BigInteger(), autoincrement=False, nullable=False),
+        big("died"),
+        _text("blob"),
+        _text("digest"),
+        big("rows"),
+        sa.Column("stats", Json(), nullable=False),
+        sa.PrimaryKeyConstraint("dataset", "number", "born", name=op.f("pk_segment")),
+        sa.ForeignKeyConstraint(["dataset"], ["dataset.id"], name=op.f("fk_segment_dataset")),
+    )
+    op.create_index(op.f("ix_segment_dataset_died"), "segment", ["dataset", "died"])
+    op.create_index(op.f("ix_segment_blob"), "segment", ["blob"])
+    op.create_table(
+        "table_state",
+        _text("dataset"),
+        sa.Column("clock", sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column("digits", sa.Integer(), nullable=False),
+        big("rows"),
+        sa.Column("body", Json(), nullable=False),
+        _text("op"),
+        _text("author"),
+        _time("created_at"),
+        sa.PrimaryKeyConstraint("dataset", "clock", name=op.f("pk_table_state")),
+        sa.ForeignKeyConstraint(["dataset"], ["dataset.id"], name=op.f("fk_table_state_dataset")),
+    )
+
+
 def _count() -> None:
     op.execute(
         "INSERT INTO tally (dataset, what, key, count) "
@@ -128,6 +172,16 @@ def _count() -> None:
         "INSERT INTO tally (dataset, what, key, count) "
         "SELECT dataset, 'class', label, count(DISTINCT item) FROM annotation "
         "WHERE deleted_at IS NULL GROUP BY dataset, label"
+    )
+    op.execute(
+        "INSERT INTO tally (dataset, what, key, count) "
+        "SELECT a.dataset, 'placed', i.split || '/' || a.label, count(DISTINCT a.item) FROM annotation a "
+        "JOIN item i ON i.dataset = a.dataset AND i.id = a.item "
+        "WHERE a.deleted_at IS NULL GROUP BY a.dataset, i.split, a.label"
+    )
+    op.execute(
+        "INSERT INTO tally (dataset, what, key, count) "
+        "SELECT dataset, 'reference', '', count(*) FROM item WHERE state = 'labeled' AND uri <> '' GROUP BY dataset"
     )
 
 
