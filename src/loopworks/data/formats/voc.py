@@ -297,7 +297,7 @@ class _Reader:
             return []
         other = f"{before}/SegmentationObject/{after}.png"[1:]
         try:
-            classes, colors = voc_masks.indexes(files[place], place)
+            classes, colors, is_rgb = voc_masks.indexes(files[place], place)
             objects = voc_masks.indexes(files[other], other)[0] if other in files else None
             if objects is not None and objects.shape != classes.shape:
                 raise Invalid(other, f"of the size of {place}", objects.shape[::-1])
@@ -313,6 +313,8 @@ class _Reader:
         for key, pixels in (("void", classes), ("object_void", objects)):
             if pixels is not None and (pixels == voc_masks.VOID).any():
                 kept[key] = mask.encode(pixels == voc_masks.VOID)
+        if is_rgb:
+            kept["is_rgb"] = True
         kept["mask_size"] = list(classes.shape)
         return [replace(shape, extra=dump({"voc": {"mask": index}})) for index, shape in found]
 

@@ -46,8 +46,8 @@ def read_colors(text: str) -> dict[tuple[int, int, int], str]:
     return found
 
 
-def indexes(path: str, name: str) -> tuple[NDArray[np.uint8], list[int]]:
-    """The palette indexes of a PNG and its palette; an RGB one gets indexes of VOC's palette.
+def indexes(path: str, name: str) -> tuple[NDArray[np.uint8], list[int], bool]:
+    """The palette indexes of a PNG, its palette, and whether it is RGB, which gets indexes of VOC's palette.
 
     Raises: Invalid: no PNG, too large, or colours that are not in the palette.
     """
@@ -60,7 +60,7 @@ def indexes(path: str, name: str) -> tuple[NDArray[np.uint8], list[int]]:
             if image.mode in ("P", "L", "1"):
                 colors = image.getpalette() or []
                 plain = image if image.mode != "1" else image.convert("L")
-                return np.asarray(plain, np.uint8).copy(), list(colors)
+                return np.asarray(plain, np.uint8).copy(), list(colors), False
             rgb = np.asarray(image.convert("RGB"), np.uint32)
     except LoopworksError:
         raise
@@ -74,7 +74,7 @@ def indexes(path: str, name: str) -> tuple[NDArray[np.uint8], list[int]]:
     found = order[at]
     if (keys[found] != pixels).any():
         raise Invalid(name, "colours of VOC's palette", f"{int((keys[found] != pixels).sum())} pixels of others")
-    return found.astype(np.uint8), palette()
+    return found.astype(np.uint8), palette(), True
 
 
 def shapes_of(
@@ -124,11 +124,11 @@ def draw(
     return classes, objects
 
 
-def save(pixels: NDArray[np.uint8], colors: Sequence[int], path: Path) -> None:
-    """Write palette indexes as a PNG."""
+def save(pixels: NDArray[np.uint8], colors: Sequence[int], path: Path, is_rgb: bool = False) -> None:
+    """Write palette indexes as a PNG, or their colours."""
     from PIL import Image
 
     image = Image.fromarray(pixels, mode=None).convert("L")
     image.putpalette(list(colors))
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")
+    (image.convert("RGB") if is_rgb else image).save(path, format="PNG")

@@ -192,9 +192,9 @@ class _Writer:
         )
         if kept.get("masks") == [place, ""] and len({shape.label for _, shape in numbered}) == len(numbered):
             other = ""
-        voc_masks.save(classes, self.colors, self.folder / normal(place))
+        voc_masks.save(classes, self.colors, self.folder / normal(place), bool(kept.get("is_rgb")))
         if other:
-            voc_masks.save(objects, self.colors, self.folder / normal(other))
+            voc_masks.save(objects, self.colors, self.folder / normal(other), bool(kept.get("is_rgb")))
 
     def _save(self, name: str, text: str, encoding: str = "utf-8") -> None:
         path = self.folder / normal(name)
