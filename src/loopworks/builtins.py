@@ -1,7 +1,7 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
-from loopworks.data.formats import cvat, label_studio
+from loopworks.data.formats import cvat, datumaro_json, label_studio
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
@@ -11,6 +11,7 @@ from loopworks.train import small_cnn, timm
 
 __all__ = [
     "cvat",
+    "datumaro_json",
     "image_classification",
     "label_studio",
     "onnx_int8",
