@@ -1,7 +1,19 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
-from loopworks.data.formats import coco, cvat, delimited, folders, label_studio, lines, yolo
+from loopworks.data.formats import (
+    coco,
+    cvat,
+    datumaro_json,
+    delimited,
+    folders,
+    kitti,
+    label_studio,
+    labelme,
+    lines,
+    voc,
+    yolo,
+)
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
@@ -12,10 +24,13 @@ from loopworks.train import small_cnn, timm
 __all__ = [
     "coco",
     "cvat",
+    "datumaro_json",
     "delimited",
     "folders",
     "image_classification",
+    "kitti",
     "label_studio",
+    "labelme",
     "lines",
     "onnx_int8",
     "onnxruntime",
@@ -27,5 +42,6 @@ __all__ = [
     "steps",
     "texts",
     "timm",
+    "voc",
     "yolo",
 ]
