@@ -14,8 +14,10 @@ from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
 from loopworks.core.units import seconds
 from loopworks.core.values import LineageNode, Problem
+from loopworks.data import arrival
 from loopworks.data import stage as data
-from loopworks.data.stage import Dataset, Item, Version
+from loopworks.data.files import Source
+from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
@@ -153,6 +155,19 @@ class Workspace:
         if task is not None and found.task.name != task:
             raise Conflict(f"dataset {name!r} must be of task {task}; got {found.task.name}", "use another name")
         return found
+
+    def add(self, name: str, source: Source, *, task: str = "", is_multi: bool = False, **how: Any) -> AddReport:
+        """Add to the dataset called ``name``; where there is none, it is made for the task kind that the data fits.
+
+        Args:
+            name: of the dataset.
+            source: see ``Dataset.add``.
+            task: of a new dataset; empty: boxes make object-detection, texts text-classification, else
+                image-classification. An existing dataset must be of this task.
+            is_multi: whether a new dataset's items may carry several classes; with an empty task also where they do.
+            how: the other parameters of ``Dataset.add``.
+        """
+        return arrival.add(self.home, name, source, task=task, is_multi=is_multi, **how)
 
     def version(self, version: str) -> Version:
         """A frozen version by its id or the start of it."""

@@ -49,7 +49,7 @@ def archive(pictures: Pictures, tmp_path: Path) -> Path:
 
 
 def test_an_archive_is_added_and_what_is_unsafe_listed(space: str, archive: Path) -> None:
-    found = result("data", "add", "pets", str(archive), "-w", space)
+    found = result("data", "add", "pets", str(archive), "-w", space, code=3)
     assert found["added"] == 12
     assert [problem["where"] for problem in found["problems"]] == [f"{archive}/../up.png"]
 
@@ -86,7 +86,7 @@ def test_lists_of_frames_are_read() -> None:
 
 
 def test_a_split_by_folder_tells_its_figures(space: str, archive: Path) -> None:
-    result("data", "add", "pets", str(archive), "-w", space)
+    result("data", "add", "pets", str(archive), "-w", space, code=3)
     found = result("data", "split", "pets", "--by", "folder", "--seed", "3", "-w", space)
     assert (found["by"], found["ungrouped"], found["straddling"]) == ("folder", 0, [])
     assert sum(found["splits"].values()) == sum(map(sum, (c.values() for c in found["by_class"].values()))) == 12

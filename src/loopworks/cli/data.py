@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from loopworks.cli import data_clean, data_table
+from loopworks.cli import data_clean, data_formats, data_table
 from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
+from loopworks.cli.data_formats import EXIT_PARTLY, FormatOption, OptionOption, parsed
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ def register(app: typer.Typer) -> None:
 def add(
     dataset: DatasetArgument,
     paths: Annotated[list[str], typer.Argument(help="Folders, files, globs, archives, videos or URLs (s3://...).")],
-    task: Annotated[str, typer.Option(help="Task kind of a new dataset.")] = "image-classification",
+    format: FormatOption = "auto",
+    option: OptionOption = [],  # noqa: B006 typer reads the default, nothing changes it
+    task: Annotated[str, typer.Option(help="Task kind of a new dataset; by default the one that fits.")] = "",
     multi: Annotated[bool, typer.Option("--multi", help="A new dataset's items may carry several classes.")] = False,
     labels: Annotated[str, typer.Option(help="auto, folders (folder names are classes) or none.")] = "auto",
     by: Annotated[str, typer.Option(help="copy, link (hard link where possible) or reference.")] = "copy",
@@ -40,13 +43,17 @@ def add(
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Add images, texts and frames of videos. Adding twice adds nothing; bad files are listed, good ones kept."""
+    """Add data of any format. Adding twice adds nothing; bad parts are listed, good ones kept."""
     with face(json) as out, opened(workspace) as space:
         wanted = chosen_frames(every, frames, scenes, jpeg)
-        target = space.dataset(dataset, task=task, is_multi=multi)
         with out.progress(f"adding to {dataset}") as update:
-            report = target.add(
+            report = space.add(
+                dataset,
                 paths if len(paths) > 1 else paths[0],
+                task=task,
+                is_multi=multi,
+                format=format,
+                options=parsed(option),
                 labels=cast("Labels", labels),
                 by=cast("By", by),
                 split=split,
@@ -58,8 +65,8 @@ def add(
         out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} left out")
         out.problems(report.problems)
         out.done({"dataset": dataset, **report.to_json()})
-        if report.problems and not report.added and not report.known:
-            raise typer.Exit(2)
+        if report.problems:
+            raise typer.Exit(EXIT_PARTLY if report.added or report.known else 2)
 
 
 @group.command("ls")
@@ -182,17 +189,4 @@ def diff(
         out.done({"dataset": dataset, "diff": found})
 
 
-@group.command("export")
-def export(
-    dataset: DatasetArgument,
-    version: Annotated[str, typer.Argument(help="Version id, or its start.")],
-    folder: Annotated[str, typer.Argument(help="New folder to write, one sub-folder per class.")],
-    workspace: WorkspaceOption = ".",
-    json: JsonOption = False,
-) -> None:
-    """Write a version as plain folders, one per class."""
-    with face(json) as out, opened(workspace) as space:
-        report = space.dataset(dataset).version(version).export(folder)
-        out.say(f"{report.items} items in {folder}")
-        out.problems(report.problems)
-        out.done({"dataset": dataset, **report.to_json()})
+data_formats.register(group)

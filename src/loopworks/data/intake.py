@@ -310,13 +310,14 @@ class Intake:
 
     def _is_news(self, tx: Any, item: str, one: Taken, shapes: tuple[Shape, ...], old: tuple[Shape, ...]) -> bool:
         """Whether a source says something else than what holds; what a person said since is never overwritten."""
-        if shapes == old:
+        if shapes == old or [_content(shape) for shape in shapes] == [_content(shape) for shape in old]:
             return False
         by_person = any(shape.source == "person" for shape in old) and all(s.source != "person" for s in shapes)
         if not by_person:
             return True
         told = [event.after for event in events.of_item(tx, self.dataset, item) if event.kind == "item.label"]
-        if [shape.to_json() for shape in shapes] not in told:
+        plain = [_content(shape) for shape in shapes]
+        if all([_content(Shape.from_json(one)) for one in after or ()] != plain for after in told):
             self.problems.append(_twice(one.where, old, shapes[0] if shapes else None))
         return False
 
@@ -366,6 +367,11 @@ class Intake:
             message = f"shapes must be of a kind that {self.task.name} has; got {count} of kind {kind}"
             hint = "add it to a dataset of another task kind, such as object-detection, to keep them"
             self.problems.append(Problem(where=kind, error="invalid", message=message, hint=hint))
+
+
+def _content(shape: Shape) -> tuple[Any, ...]:
+    """What a shape says, whoever said it."""
+    return shape.label, shape.kind, shape.points, shape.mask, shape.attributes, shape.extra
 
 
 def _twice(where: str, old: Sequence[Shape], new: Shape | None) -> Problem:
