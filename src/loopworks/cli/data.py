@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from loopworks.cli import data_look
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
     app.add_typer(group, name="data")
+
+
+data_look.register(group)
 
 
 @group.command("add")

@@ -1,10 +1,11 @@
 """Looking at a dataset: find, count, search, saved views and predictions. ``Dataset`` has these as its methods."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from loopworks.core.errors import Invalid
 from loopworks.core.query import Match, Node, Sort, walk
+from loopworks.core.values import Shape
 from loopworks.core.words import wanted
 from loopworks.data.query.parser import parse, parse_field, parse_sort
 from loopworks.store import look, predictions, views, words
@@ -32,13 +33,23 @@ class Look:
         with self._catalog.read() as tx:
             return look.page(tx, self._dataset, node, sort=order, limit=limit, after=after)
 
-    def count(self, query: str = "", by: str = "") -> int | dict[str, int]:
-        """How many items fulfil a query; ``by`` a field: its value -> how many have it, empty text: none."""
+    def count(self, query: str = "") -> int:
+        """How many items fulfil a query."""
         node, _ = self._read(query, "")
         with self._catalog.read() as tx:
-            if by:
-                return look.figures(tx, self._dataset, node, parse_field(by))
             return look.count(tx, self._dataset, node)
+
+    def figures(self, query: str, by: str) -> dict[str, int]:
+        """Of the items that fulfil a query: value of the field ``by`` -> how many have it; empty text: none has one.
+
+        Raises: Invalid: no such field, or one that is counted by no value (``shape.attributes``).
+        """
+        field = parse_field(by)
+        if field.name == "shape.attributes":
+            raise Invalid("field to count by", "label, split, tag, attributes.NAME or another field of items", by)
+        node, _ = self._read(query, "")
+        with self._catalog.read() as tx:
+            return look.figures(tx, self._dataset, node, field)
 
     def ids(self, query: str = "") -> Iterator[str]:
         """Ids of all items that fulfil a query, by id, streamed."""
@@ -75,6 +86,11 @@ class Look:
         """Forget a saved view; ``NotFound`` lists those that exist."""
         with self._catalog.begin() as tx:
             views.remove(tx, self._dataset, name)
+
+    def keep(self, model: str, said: Mapping[str, Sequence[tuple[Shape, float]]]) -> None:
+        """Keep what a model says of items: item id -> shapes with their confidence (0..1), for ``prediction.*``."""
+        with self._catalog.begin() as tx:
+            predictions.write(tx, self._dataset, model, said)
 
     def scored(self) -> list[Scored]:
         """The models whose predictions are there, the newest first."""

@@ -16,7 +16,7 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import events, page, predict, protocol, space
+from loopworks.server.routes import events, look, page, predict, protocol, space
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ ROUTES: tuple[Api, ...] = (
     *protocol.ROUTES,
     *predict.ROUTES,
     *space.ROUTES,
+    *look.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,
