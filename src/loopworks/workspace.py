@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from loopworks.core import image
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Predictor
-from loopworks.core.errors import Conflict, Invalid, LoopworksError, from_json
+from loopworks.core.contracts import Arrays, Predictor, learnable
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound, from_json
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
 from loopworks.core.units import seconds
@@ -230,6 +230,42 @@ class Workspace:
     def _newest(self, dataset: Dataset) -> Model | None:
         versions = {version.id for version in dataset.versions()}
         return next((model for model in self.models() if model.version in versions), None)
+
+    def score(
+        self,
+        dataset: str,
+        model: Model | str = "",
+        *,
+        query: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """Ask a model about the items of a dataset and keep what it says: the fields ``prediction.*`` of a query.
+
+        Args:
+            dataset: its name.
+            model: NAME, NAME:NUMBER or NAME@ALIAS; default the newest that learnt from this dataset.
+            query: only items that fulfil it; all by default.
+            progress: takes the number of items done and of all.
+        Returns: ``model``, ``items`` scored, and the ``problems`` of items whose files cannot be read.
+        Raises: NotFound: no such dataset or model, or the dataset has none.
+        """
+        target = self.dataset(dataset)
+        found = self.model(model) if model else self._newest(target)
+        if found is None:
+            raise NotFound("model of dataset", dataset, hint="train one, or name a model")
+        bundle = self.bundle(found)
+        from loopworks.label.scoring import score
+
+        return score(
+            target,
+            found.ref,
+            learnable(plugins.get(f"task.{bundle.task}")),
+            bundle.schema,
+            answer=lambda contents: self.answer(bundle, contents),
+            check=lambda content, name: image.probe(content, name, self.settings.max_image_pixels) and None,
+            query=query,
+            progress=progress,
+        )
 
     # ---- train and optimize
 

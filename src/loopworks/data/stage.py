@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from loopworks.data.cleaning import Cleaning
 from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
+from loopworks.data.look import Look
 from loopworks.data.sources import Tick
 from loopworks.data.tables.table import Table
 from loopworks.data.tables.version import TASKS as TABLE_TASKS
@@ -246,6 +247,27 @@ class Dataset(Editing, Timeline, Cleaning):
             self._known([label])
         with self._home.catalog.read() as tx:
             return items.page(tx, self.id, state=state, split=split, label=label, limit=limit, after=after)
+
+    @property
+    def look(self) -> Look:
+        """Find, count and search by a query; saved views; which models were asked."""
+        return Look(self._home, self.id)
+
+    def find(self, query: str = "", *, sort: str = "", limit: int = 100, after: str | None = None) -> list[Item]:
+        """Items that fulfil a query (docs/query.md), or a saved view of that name, a page at a time.
+
+        Args:
+            query: such as ``label = 'car' and width > 640``; empty: all.
+            sort: such as ``-size``; default by name.
+            limit: at most so many, 1 or more.
+            after: id of the last item of the page before.
+        Raises: Invalid: the query cannot be read; the hint shows the place.
+        """
+        return self.look.find(query, sort=sort, limit=limit, after=after)
+
+    def ids(self, query: str = "") -> Iterator[str]:
+        """Ids of all items that fulfil a query or saved view, by id, streamed; for bulk actions."""
+        return self.look.ids(query)
 
     def item(self, item: str) -> Item:
         """An item by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
