@@ -1,7 +1,7 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
-from loopworks.data.formats import cvat, datumaro_json, label_studio
+from loopworks.data.formats import cityscapes, color_masks, cvat, datumaro_json, label_studio, solo
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
@@ -10,6 +10,8 @@ from loopworks.tasks import image_classification, regions, texts
 from loopworks.train import small_cnn, timm
 
 __all__ = [
+    "cityscapes",
+    "color_masks",
     "cvat",
     "datumaro_json",
     "image_classification",
@@ -21,6 +23,7 @@ __all__ = [
     "regions",
     "samplers",
     "small_cnn",
+    "solo",
     "steps",
     "texts",
     "timm",
