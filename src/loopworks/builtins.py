@@ -2,30 +2,18 @@
 
 from loopworks import steps
 from loopworks.data.clean import copies, labels, quality
-from loopworks.data.features import images as image_features
-from loopworks.data.features import texts as text_features
-from loopworks.data.formats import (
-    coco,
-    cvat,
-    datumaro_json,
-    delimited,
-    folders,
-    kitti,
-    label_studio,
-    labelme,
-    lines,
-    voc,
-    yolo,
-)
+from loopworks.data.features import images as image_features, texts as text_features
+from loopworks.data.formats import cityscapes, coco, color_masks, cvat, datumaro_json, delimited, folders, kitti, label_studio, labelme, lines, solo, voc, yolo
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
-from loopworks.optimize import onnx_int8
-from loopworks.optimize import openvino as openvino_variants
+from loopworks.optimize import onnx_int8, openvino as openvino_variants
 from loopworks.tasks import image_classification, regions, texts
 from loopworks.train import small_cnn, timm
 
 __all__ = [
+    "cityscapes",
     "coco",
+    "color_masks",
     "copies",
     "cvat",
     "datumaro_json",
@@ -46,6 +34,7 @@ __all__ = [
     "regions",
     "samplers",
     "small_cnn",
+    "solo",
     "steps",
     "text_features",
     "texts",
