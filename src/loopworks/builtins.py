@@ -3,7 +3,7 @@
 from loopworks import steps
 from loopworks.data.clean import copies, labels, quality
 from loopworks.data.features import images as image_features, texts as text_features
-from loopworks.data.formats import cityscapes, coco, color_masks, cvat, datumaro_json, delimited, folders, kitti, label_studio, labelme, lines, solo, voc, yolo
+from loopworks.data.formats import cityscapes, coco, color_masks, cvat, datumaro_json, delimited, folders, huggingface, kitti, label_studio, labelme, lines, solo, voc, yolo
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8, openvino as openvino_variants
@@ -19,6 +19,7 @@ __all__ = [
     "datumaro_json",
     "delimited",
     "folders",
+    "huggingface",
     "image_classification",
     "image_features",
     "kitti",

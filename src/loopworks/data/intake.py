@@ -141,16 +141,16 @@ class Intake:
         """Read, check and store one record's bytes; ``None`` where it has none, which its reader has told."""
         if record.text is not None:
             return self._text(record, record.text)
-        where = record.path
+        where = record.path or (record.name if record.data is not None else "")
         if not where:
             return None
         facts: os.stat_result | None = None
         try:
-            if "://" not in where:
+            if record.data is None and "://" not in where:
                 facts = os.stat(where)
                 if facts.st_size > MAX_BYTES:
                     raise Invalid(where, f"at most {MAX_BYTES} bytes", facts.st_size)
-            data = self.opened.read(where)
+            data = self.opened.read(where) if record.data is None else record.data
         except OSError as error:
             return unreadable(where, error)
         except LoopworksError as error:
@@ -160,11 +160,12 @@ class Intake:
             width, height, mime = door.look(data, where, self.home.settings.max_image_pixels)
         except Invalid as error:
             return problem(where, error)
-        origin = self.opened.origin(where, facts) if self.by == "reference" else None
+        is_outside = self.by == "reference" and record.data is None
+        origin = self.opened.origin(where, facts) if is_outside else None
         if origin is None:
-            self._store(where, data, key, writer)
+            self._store(record.path, data, key, writer)
         return Taken(
-            record,
+            replace(record, data=None),
             key,
             {
                 **self._row(record),
@@ -206,7 +207,7 @@ class Intake:
 
     def _store(self, path: str, data: bytes, key: str, writer: Writer) -> None:
         blobs = self.home.blobs
-        is_linked = self.by == "link" and isinstance(blobs, LocalBlobs) and "://" not in path
+        is_linked = self.by == "link" and path and "://" not in path
         if not (is_linked and isinstance(blobs, LocalBlobs) and blobs.link(Path(path), key)):
             writer.add(data, key)
 
