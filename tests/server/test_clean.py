@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 import loopworks as lw
 from loopworks.cli.main import app
+from loopworks.core.errors import NotFound
+from loopworks.store import models
 
 Photo = Callable[..., bytes]
 
@@ -85,6 +87,22 @@ def test_similar_and_map_are_the_same_on_all_faces(
     places = {"dataset": "litter", **dataset.map(seed=2).to_json()}
     assert by_command(litter, "map", "litter", "--seed", "2") == places
     assert client.get("/api/datasets/litter/map?seed=2").json() == places
+
+
+def test_the_newest_model_of_the_dataset_is_what_auto_compares_by(litter: lw.Workspace) -> None:
+    version = litter.dataset("litter").freeze("first")
+    known = litter.model("colors")
+    with litter.home.catalog.begin() as tx:
+        models.add(tx, "mine", bundle=known.bundle, run="", version=version.id, task=known.task, variant=known.variant)
+    found = litter.dataset("litter").similar("glass/copy.bmp", k=1)
+    assert found.descriptor == "model mine:1"
+    assert found.hits[0].name == "glass/000.png"
+    assert litter.dataset("litter").similar("glass/copy.bmp", descriptor="look").descriptor.startswith("built-in")
+
+
+def test_a_model_that_is_not_there_is_told(litter: lw.Workspace) -> None:
+    with pytest.raises(NotFound, match="model 'of this dataset' does not exist"):
+        litter.dataset("litter").similar("glass/copy.bmp", descriptor="model")
 
 
 @pytest.mark.parametrize(
