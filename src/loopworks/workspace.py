@@ -25,9 +25,6 @@ from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from loopworks.data.features.model import Answers
     from loopworks.jobs import Job, Jobs
     from loopworks.label.stage import Labeling
@@ -205,27 +202,13 @@ class Workspace:
 
     def _describing(self, dataset: Dataset) -> "Answers | None":
         """What the newest model of a dataset answers, as a descriptor of images."""
-        from loopworks.data.features.model import Answers
 
         if (model := self._newest(dataset)) is None:
             return None
+        from loopworks.data.features import model as features
+
         bundle = self.bundle(model)
-        predictor = self._predictor(bundle, "")
-
-        def answer(pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
-            outputs = predictor.predict({bundle.inputs[0].name: pixels})
-            return np.concatenate([x.reshape(len(pixels), -1) for x in outputs.values()], axis=1).astype(np.float32)
-
-        import numpy as np
-
-        blank = np.zeros((1, bundle.rule.height, bundle.rule.width, 3), np.uint8)
-        return Answers(
-            key=f"model-{model.bundle[:32]}",
-            title=f"model {model.ref}",
-            rule=bundle.rule,
-            width=answer(blank).shape[1],
-            answer=answer,
-        )
+        return features.of_model(model.ref, model.bundle, bundle, self._predictor(bundle, ""))
 
     def _newest(self, dataset: Dataset) -> Model | None:
         versions = {version.id for version in dataset.versions()}
@@ -482,26 +465,10 @@ class Workspace:
 
     def answer(self, bundle: Bundle, files: Iterable[bytes], variant: str = "", *, batch: int = 64) -> Arrays:
         """A model's raw answer for image files, in order."""
-        import numpy as np
+        from loopworks.infer import local
 
-        predictor = self._predictor(bundle, variant)
         limit = self.settings.max_image_pixels
-        parts: list[Arrays] = []
-        pixels: list[Any] = []
-
-        def flush() -> None:
-            if pixels:
-                parts.append(predictor.predict({bundle.inputs[0].name: np.stack(pixels)}))
-                pixels.clear()
-
-        for content in files:
-            pixels.append(image.decode(content, bundle.rule, max_pixels=limit))
-            if len(pixels) == batch:
-                flush()
-        flush()
-        if not parts:
-            raise Invalid("images", "at least one", "none")
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return local.answer(self._predictor(bundle, variant), bundle, files, batch=batch, max_pixels=limit)
 
     def _predictor(self, bundle: Bundle, variant: str) -> Predictor:
         chosen = bundle.variant(variant)
