@@ -145,6 +145,7 @@ def test_yolo_gives_any_polygons_back(found: list[Any]) -> None:
 @given(sets(("box", "polygon")))
 def test_voc_gives_any_boxes_and_facts_back(found: list[Any]) -> None:
     before, after = passes(Voc(), found)
+    assert {shape.label for record in after.records for shape in record.shapes} == set(after.schema.classes)
     told = {"pose", "truncated", "difficult"}
     for record in after.records:
         for shape in record.shapes:

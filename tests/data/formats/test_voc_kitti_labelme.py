@@ -98,6 +98,16 @@ def test_declared_latin_1_is_read_and_written_back(tmp_path: Path) -> None:
     assert differences(root, tmp_path / "out") == []
 
 
+def test_utf_16_is_read_and_written_back(tmp_path: Path) -> None:
+    text = '<?xml version="1.0" encoding="UTF-16"?>\n' + HEAD + OBJECT.format(name="cat", left="1") + "</annotation>"
+    root = lay(tmp_path / "in", "Annotations/a.xml", text.encode("utf-16"), "JPEGImages/a.png")
+    got = read(Voc(), root)
+    assert not got.problems
+    assert got.schema.classes == ("cat",)
+    write(Voc(), got, tmp_path / "out")
+    assert differences(root, tmp_path / "out") == []
+
+
 def test_bad_voc_objects_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     lefts = ["1", "nan", "9", "x", "-30", "1"]
     text = HEAD + "".join(OBJECT.format(name="cat", left=left) for left in lefts) + "</annotation>"

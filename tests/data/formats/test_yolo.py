@@ -117,6 +117,14 @@ def test_what_boxes_cannot_hold_is_told_once_per_kind(tmp_path: Path) -> None:
     ]
 
 
+def test_two_images_of_one_label_file_are_told(tmp_path: Path) -> None:
+    got = read(Yolo(), lay(tmp_path / "in", *LAYOUTS["ultralytics"]))
+    other = replace(got.records[0], name="images/train/a.jpg", extra={})
+    losses = write(Yolo(), Got(got.schema, [*got.records, other], got.meta, []), tmp_path / "out")
+    assert [loss.message for loss in losses if "ending" in loss.message]
+    assert (tmp_path / "out/labels/train/a.txt").read_bytes() == BOX.encode()
+
+
 def test_bad_lines_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     lines = ["0 0.5 0.5 0.1 0.1", "7 0.5 0.5 0.1 0.1", "0 0.5 0.5 -0.1 0.1", "0 0.5 0.5 nan 0.1", "0 0.5", "x", ""]
     lines.append("0 0.95 0.5 0.5 0.1")
