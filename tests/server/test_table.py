@@ -69,7 +69,7 @@ def test_the_three_faces_say_the_same(folder: Path, http: TestClient, source: Pa
         assert http.post(f"{base}/split", json={"test": 0.25, "val": 0.25}).json()["splits"] == splits
         page = table.page(sort="n", limit=7, offset=3, split="train").to_json()
         words = ("--sort", "n", "--limit", "7", "--offset", "3", "--split", "train")
-        asked = {"sort": "n", "limit": 7, "offset": 3, "split": "train"}
+        asked: dict[str, str | int] = {"sort": "n", "limit": 7, "offset": 3, "split": "train"}
         assert bare(cli(folder, "rows", "cli", *words)) == page == bare(http.get(f"{base}/rows", params=asked).json())
         first = table.freeze("one").id
         assert cli(folder, "freeze", "cli", "-m", "one")["id"] == first

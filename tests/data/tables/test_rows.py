@@ -127,7 +127,7 @@ def test_parquet_and_packed_csv_are_read(table: Table, tmp_path: Path) -> None:
     assert table.add(tmp_path / "more.csv.gz").added == 1
 
 
-def test_a_cut_off_file_keeps_the_rows_before_the_cut(table: Table, tmp_path: Path) -> None:
+def test_a_packed_file_that_is_cut_off_is_refused_and_the_table_is_as_it_was(table: Table, tmp_path: Path) -> None:
     text = "n,t\n" + "".join(f"{n},{n * 7919 % 1009}\n" for n in range(20_000))
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode())[:-2000])
     with pytest.raises(Invalid, match="whole"):

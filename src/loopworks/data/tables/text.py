@@ -163,5 +163,5 @@ def _read(file: IO[bytes], size: int, path: Path) -> bytes:
         return file.read(size)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise Invalid(
-            str(path), "a file that is whole", str(error), "it may be cut off; the rows before are kept"
+            str(path), "a file that is whole", str(error), "it may be cut off: pack or fetch it again"
         ) from None
