@@ -1,25 +1,45 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
-from loopworks.data.formats import folders
+from loopworks.data.clean import copies, labels, quality
+from loopworks.data.features import images as image_features, texts as text_features
+from loopworks.data.formats import cityscapes, coco, color_masks, cvat, datumaro_json, delimited, folders, huggingface, kitti, label_studio, labelme, lines, solo, voc, yolo
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
-from loopworks.optimize import onnx_int8
-from loopworks.optimize import openvino as openvino_variants
+from loopworks.optimize import onnx_int8, openvino as openvino_variants
 from loopworks.tasks import image_classification, regions, texts
 from loopworks.train import small_cnn, timm
 
 __all__ = [
+    "cityscapes",
+    "coco",
+    "color_masks",
+    "copies",
+    "cvat",
+    "datumaro_json",
+    "delimited",
     "folders",
+    "huggingface",
     "image_classification",
+    "image_features",
+    "kitti",
+    "label_studio",
+    "labelme",
+    "labels",
+    "lines",
     "onnx_int8",
     "onnxruntime",
     "openvino",
     "openvino_variants",
+    "quality",
     "regions",
     "samplers",
     "small_cnn",
+    "solo",
     "steps",
+    "text_features",
     "texts",
     "timm",
+    "voc",
+    "yolo",
 ]

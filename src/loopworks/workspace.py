@@ -1,5 +1,6 @@
 """The workspace: where the stages meet. This is the Python API that the command line and the server call."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -7,14 +8,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from loopworks.core import image
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Predictor
-from loopworks.core.errors import Conflict, Invalid, LoopworksError, from_json
+from loopworks.core.contracts import Arrays, Predictor, learnable
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound, from_json
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
 from loopworks.core.units import seconds
 from loopworks.core.values import LineageNode, Problem
+from loopworks.data import arrival
 from loopworks.data import stage as data
-from loopworks.data.stage import Dataset, Item, Version
+from loopworks.data.files import Source
+from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
@@ -22,6 +25,10 @@ from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from loopworks.data.features.model import Answers
     from loopworks.jobs import Job, Jobs
     from loopworks.label.stage import Labeling
 
@@ -141,11 +148,26 @@ class Workspace:
             Conflict: it exists for another task kind.
         """
         if task is not None and name not in (dataset.name for dataset in data.datasets(self.home)):
-            return data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
-        found = data.open_dataset(self.home, name)
+            found = data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
+        else:
+            found = data.open_dataset(self.home, name)
+        found.models = functools.partial(self._describing, found)
         if task is not None and found.task.name != task:
             raise Conflict(f"dataset {name!r} must be of task {task}; got {found.task.name}", "use another name")
         return found
+
+    def add(self, name: str, source: Source, *, task: str = "", is_multi: bool = False, **how: Any) -> AddReport:
+        """Add to the dataset called ``name``; where there is none, it is made for the task kind that the data fits.
+
+        Args:
+            name: of the dataset.
+            source: see ``Dataset.add``.
+            task: of a new dataset; empty: boxes make object-detection, texts text-classification, else
+                image-classification. An existing dataset must be of this task.
+            is_multi: whether a new dataset's items may carry several classes; with an empty task also where they do.
+            how: the other parameters of ``Dataset.add``.
+        """
+        return arrival.add(self.home, name, source, task=task, is_multi=is_multi, **how)
 
     def version(self, version: str) -> Version:
         """A frozen version by its id or the start of it."""
@@ -181,9 +203,69 @@ class Workspace:
 
         return Labeling(target, answer, found.ref)
 
+    def _describing(self, dataset: Dataset) -> "Answers | None":
+        """What the newest model of a dataset answers, as a descriptor of images."""
+        from loopworks.data.features.model import Answers
+
+        if (model := self._newest(dataset)) is None:
+            return None
+        bundle = self.bundle(model)
+        predictor = self._predictor(bundle, "")
+
+        def answer(pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+            outputs = predictor.predict({bundle.inputs[0].name: pixels})
+            return np.concatenate([x.reshape(len(pixels), -1) for x in outputs.values()], axis=1).astype(np.float32)
+
+        import numpy as np
+
+        blank = np.zeros((1, bundle.rule.height, bundle.rule.width, 3), np.uint8)
+        return Answers(
+            key=f"model-{model.bundle[:32]}",
+            title=f"model {model.ref}",
+            rule=bundle.rule,
+            width=answer(blank).shape[1],
+            answer=answer,
+        )
+
     def _newest(self, dataset: Dataset) -> Model | None:
         versions = {version.id for version in dataset.versions()}
         return next((model for model in self.models() if model.version in versions), None)
+
+    def score(
+        self,
+        dataset: str,
+        model: Model | str = "",
+        *,
+        query: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """Ask a model about the items of a dataset and keep what it says: the fields ``prediction.*`` of a query.
+
+        Args:
+            dataset: its name.
+            model: NAME, NAME:NUMBER or NAME@ALIAS; default the newest that learnt from this dataset.
+            query: only items that fulfil it; all by default.
+            progress: takes the number of items done and of all.
+        Returns: ``model``, ``items`` scored, and the ``problems`` of items whose files cannot be read.
+        Raises: NotFound: no such dataset or model, or the dataset has none.
+        """
+        target = self.dataset(dataset)
+        found = self.model(model) if model else self._newest(target)
+        if found is None:
+            raise NotFound("model of dataset", dataset, hint="train one, or name a model")
+        bundle = self.bundle(found)
+        from loopworks.label.scoring import score
+
+        return score(
+            target,
+            found.ref,
+            learnable(plugins.get(f"task.{bundle.task}")),
+            bundle.schema,
+            answer=lambda contents: self.answer(bundle, contents),
+            check=lambda content, name: image.probe(content, name, self.settings.max_image_pixels) and None,
+            query=query,
+            progress=progress,
+        )
 
     # ---- train and optimize
 

@@ -1,6 +1,9 @@
 """Sources: whatever is named becomes items - out of archives, object stores and videos - and goes on after a kill."""
 
 import os
+import signal
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +16,7 @@ from loopworks.core.errors import Busy, Cancelled, Damaged, Invalid, NotFound
 from loopworks.data import archives, sources
 from loopworks.data.scratch import Scratch
 from loopworks.data.sources import Step, open_source
-from loopworks.data.stage import Dataset
+from loopworks.data.stage import Dataset, open_dataset
 from loopworks.data.video import Frames, read_table
 from loopworks.store import datasets, remote
 from loopworks.store.home import Home
@@ -145,6 +148,44 @@ class TestArchives:
         with pytest.raises(NoSpace, match="must have room"):
             dataset.add(archive)
         assert list((home.cache / "sources").rglob("*.png")) == []
+
+
+KILLED = """
+import os, signal, sys
+import loopworks as lw
+
+def kill(step):
+    if step.done == 30:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_adding(done, total):
+    if done >= 256:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+with lw.open(sys.argv[1]) as space:
+    target = space.dataset("killed", task="image-classification")
+    if sys.argv[3] == "unpacking":
+        target.add(sys.argv[2], tick=kill)
+    else:
+        target.add(sys.argv[2], progress=kill_adding)
+"""
+
+
+def test_an_import_that_was_killed_goes_on_where_it_was(home: Home, pictures: Pictures, tmp_path: Path) -> None:
+    archive = zip_of(pictures(tmp_path / "pets", {"cat": 300, "dog": 300}, size=4), tmp_path / "pets.zip")
+    words = [sys.executable, "-c", KILLED, str(home.folder), str(archive)]
+    assert subprocess.run([*words, "unpacking"], check=False).returncode == -signal.SIGKILL
+    assert len(list((home.cache / "sources").rglob("*.png"))) == 30
+    assert subprocess.run([*words, "adding"], check=False).returncode == -signal.SIGKILL
+    dataset = open_dataset(home, "killed")
+    before = dataset.counts()["items"]
+    assert 256 <= before < 600
+    report = dataset.add(archive)
+    assert (report.added, report.known) == (600 - before, before)
+    assert dataset.counts()["by_class"] == {"cat": 300, "dog": 300}
+    for item in dataset.items(limit=1000):
+        dataset.verify(item)
+    assert left(home) == []
 
 
 def test_what_nobody_took_up_again_for_a_week_is_removed(home: Home) -> None:

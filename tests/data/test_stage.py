@@ -290,6 +290,7 @@ class TestLabel:
         labeled.label({item.id: ["dog"]}, author="bob")
         assert labeled.item(item.id).labels == (Shape(label="dog", author="bob"),)
         assert [(event.author, event.before, event.after) for event in labeled.history(item.id)] == [
+            ("ann", False, True),
             ("ann", None, [{"label": "cat", "source": "import", "author": "ann"}]),
             (
                 "bob",
@@ -318,7 +319,7 @@ class TestLabel:
         item = ids(labeled)[0]
         labeled.clear_labels([item], author="bob")
         assert labeled.counts()["unlabeled"] == 1
-        assert [event.kind for event in labeled.history(item)] == ["item.label", "item.clear"]
+        assert [event.kind for event in labeled.history(item)] == ["item.add", "item.label", "item.clear"]
         with pytest.raises(NotFound):
             labeled.clear_labels(["nope"], author="bob")
 
@@ -502,4 +503,4 @@ def test_four_people_label_at_once_and_nothing_is_lost(labeled: Dataset) -> None
         thread.join()
     assert failed == []
     assert labeled.counts()["by_class"] == {"cat": 0, "dog": 20}
-    assert {len(labeled.history(item)) for item in wanted} == {2}
+    assert {len(labeled.history(item)) for item in wanted} == {3}

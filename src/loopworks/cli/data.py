@@ -4,7 +4,9 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from loopworks.cli import data_table
+from loopworks.cli import data_clean, data_formats, data_look, data_table
+from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
+from loopworks.cli.data_formats import EXIT_PARTLY, FormatOption, OptionOption, parsed
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
+    data_clean.register(group)
+    data_formats.register(group)
+    data_look.register(group)
     app.add_typer(group, name="data")
     group.add_typer(data_table.group, name="table")
 
@@ -24,33 +29,46 @@ def register(app: typer.Typer) -> None:
 @group.command("add")
 def add(
     dataset: DatasetArgument,
-    paths: Annotated[list[str], typer.Argument(help="Folders (one per class, or unlabeled), files or globs.")],
-    task: Annotated[str, typer.Option(help="Task kind of a new dataset.")] = "image-classification",
+    paths: Annotated[list[str], typer.Argument(help="Folders, files, globs, archives, videos or URLs (s3://...).")],
+    format: FormatOption = "auto",
+    option: OptionOption = [],  # noqa: B006 typer reads the default, nothing changes it
+    task: Annotated[str, typer.Option(help="Task kind of a new dataset; by default the one that fits.")] = "",
     multi: Annotated[bool, typer.Option("--multi", help="A new dataset's items may carry several classes.")] = False,
     labels: Annotated[str, typer.Option(help="auto, folders (folder names are classes) or none.")] = "auto",
     by: Annotated[str, typer.Option(help="copy, link (hard link where possible) or reference.")] = "copy",
     split: Annotated[str, typer.Option(help="Put all items into train, val or test.")] = "",
     author: Annotated[str, typer.Option(help="Who gave the labels.")] = "",
+    every: EveryOption = 0,
+    frames: FramesOption = "",
+    scenes: ScenesOption = 0.0,
+    jpeg: JpegOption = 0,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Add images. Adding twice adds nothing; bad files are listed and the good ones kept."""
+    """Add data of any format. Adding twice adds nothing; bad parts are listed, good ones kept."""
     with face(json) as out, opened(workspace) as space:
-        target = space.dataset(dataset, task=task, is_multi=multi)
+        wanted = chosen_frames(every, frames, scenes, jpeg)
         with out.progress(f"adding to {dataset}") as update:
-            report = target.add(
+            report = space.add(
+                dataset,
                 paths if len(paths) > 1 else paths[0],
+                task=task,
+                is_multi=multi,
+                format=format,
+                options=parsed(option),
                 labels=cast("Labels", labels),
                 by=cast("By", by),
                 split=split,
                 author=author,
-                progress=lambda done, total: update(done / max(total, 1), f"{done}/{total}"),
+                frames=wanted,
+                progress=lambda done, total: update(done / max(total, 1), "items", done=done, total=total),
+                tick=stepping(update),
             )
         out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} left out")
         out.problems(report.problems)
         out.done({"dataset": dataset, **report.to_json()})
-        if report.problems and not report.added and not report.known:
-            raise typer.Exit(2)
+        if report.problems:
+            raise typer.Exit(EXIT_PARTLY if report.added or report.known else 2)
 
 
 @group.command("ls")
@@ -101,15 +119,33 @@ def split(
     dataset: DatasetArgument,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the test set.")] = 0.2,
     val: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the validation set.")] = 0.1,
+    by: Annotated[
+        str | None, typer.Option(help="Attribute (camera, patient ...) or folder: equal values stay in one split.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="Attribute that is a time, or added_at: the newest are the test set.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    author: Annotated[str, typer.Option(help="Who splits.")] = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Give labeled items without a split one, stratified by class; a test item never moves."""
+    """Give labeled items without a split one: by class, group or time; a test item never moves."""
     with face(json) as out, opened(workspace) as space:
-        counts = space.dataset(dataset).split(test=test, val=val, seed=seed)
+        target = space.dataset(dataset)
+        counts = target.split(test=test, val=val, by=by, time=time, seed=seed, author=author)
+        figures = target.split_figures().to_json()
         out.say(f"{dataset}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
-        out.done({"dataset": dataset, "splits": counts})
+        out.table(("class", *counts), [(name, *found.values()) for name, found in figures["by_class"].items()])
+        if figures["by"]:
+            shown = ", ".join(f"{name} {count}" for name, count in figures["groups"].items())
+            out.say(f"groups by {figures['by']}: {shown}; {figures['ungrouped']} items without it")
+            if figures["straddling"]:
+                some = ", ".join(figures["straddling"][:5])
+                out.say(f"  {len(figures['straddling'])} groups were in several splits before, such as {some}")
+        if figures.get("mixed"):
+            out.say(f"  {figures['mixed']} items for training are not older than the test set: they were split before")
+        out.done({"dataset": dataset, **figures})
 
 
 @group.command("freeze")
@@ -153,19 +189,3 @@ def diff(
         found = target.version(old).diff(target.version(new)).to_json()
         out.say(f"{len(found['added'])} added, {len(found['removed'])} removed, {len(found['changed'])} changed")
         out.done({"dataset": dataset, "diff": found})
-
-
-@group.command("export")
-def export(
-    dataset: DatasetArgument,
-    version: Annotated[str, typer.Argument(help="Version id, or its start.")],
-    folder: Annotated[str, typer.Argument(help="New folder to write, one sub-folder per class.")],
-    workspace: WorkspaceOption = ".",
-    json: JsonOption = False,
-) -> None:
-    """Write a version as plain folders, one per class."""
-    with face(json) as out, opened(workspace) as space:
-        report = space.dataset(dataset).version(version).export(folder)
-        out.say(f"{report.items} items in {folder}")
-        out.problems(report.problems)
-        out.done({"dataset": dataset, **report.to_json()})

@@ -31,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich's help takes 0.2 s more to import than the plain one
     add_completion=False,
-    epilog="Exit codes: 0 done, 1 failure, 2 wrong usage or data, 130 stopped by the user.",
+    epilog="Exit codes: 0 done, 1 failure, 2 wrong usage or data, 3 some left out, 130 stopped by the user.",
 )
 
 

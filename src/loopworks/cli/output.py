@@ -1,7 +1,9 @@
 """How every command speaks: people read text, scripts read one JSON object, and both get the same errors."""
 
 import sys
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopworks.core.errors import LoopworksError
+from loopworks.core.units import bytes_text
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from loopworks.jobs import Job
     from loopworks.workspace import Workspace
 
@@ -80,8 +85,8 @@ class Out:
             self.say(f"  ... and {len(problems) - limit} more; --json lists them all")
 
     @contextmanager
-    def progress(self, text: str) -> Iterator[Callable[[float, str], None]]:
-        """A bar with the time left; takes the share done in 0..1 and a short text."""
+    def progress(self, text: str) -> "Iterator[Update]":
+        """A bar with the rate and the time left; see ``Update``."""
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         columns = (
@@ -92,14 +97,70 @@ class Out:
             TextColumn("[dim]{task.fields[note]}", markup=True),
         )
         with Progress(*columns, console=self.console, transient=False) as bar:
-            task = bar.add_task(text, total=1.0, note="")
-            yield lambda share, note: bar.update(task, completed=share, note=note)
+            yield Update(bar, text)
 
     @contextmanager
     def job(self, text: str) -> Iterator["Callable[[Job], None]"]:
         """``progress`` for a job that is followed."""
         with self.progress(text) as update:
             yield lambda job: update(job.share, job.text)
+
+
+class Update:
+    """Moves a progress bar. A new piece of work begins where the share falls back: its rate is its own."""
+
+    def __init__(self, bar: "Progress", text: str) -> None:
+        """Draw on ``bar``."""
+        self._bar = bar
+        self._text = text
+        self._task = bar.add_task(text, total=1.0, note="")
+        self._share = 0.0
+        self._count, self._bytes = Pace(), Pace()
+
+    def __call__(self, share: float, note: str = "", *, done: int = 0, total: int = 0, size: int = 0) -> None:
+        """Say how far it is.
+
+        Args:
+            share: done, in 0..1.
+            note: short text; what is counted, where ``done`` is given.
+            done: how many, for the rate; 0: the rate is that of the share.
+            total: of how many; 0: not known.
+            size: bytes done; 0: they do not matter.
+        """
+        if share < self._share:
+            self._bar.reset(self._task, description=self._text)
+            self._count, self._bytes = Pace(), Pace()
+        self._share = share
+        words = [note]
+        if done:
+            words = [f"{done:,}/{total:,} {note}".rstrip() if total else f"{done:,} {note}".rstrip()]
+            words.append(f"{self._count.rate(done):,.0f}/s")
+            if size:
+                words += [bytes_text(size), f"{bytes_text(self._bytes.rate(size))}/s"]
+        elif pace := self._count.rate(share * 100):
+            words.append(f"{pace * 60:.3g} %/min")
+        shown = ", ".join(word for word in words if word)
+        self._bar.update(self._task, completed=share, note=shown.replace("[", "\\["))
+
+
+class Pace:
+    """How fast a count grows, over the last seconds."""
+
+    def __init__(self, window_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        """Look back ``window_s`` seconds of ``clock``."""
+        self._window_s = window_s
+        self._clock = clock
+        self._seen: deque[tuple[float, float]] = deque()
+
+    def rate(self, count: float) -> float:
+        """Growth per second, now that the count is ``count``; 0 at first."""
+        now = self._clock()
+        if not self._seen or now - self._seen[-1][0] > 0.05:  # a fast loop must not keep millions of them
+            self._seen.append((now, count))
+        while len(self._seen) > 2 and now - self._seen[1][0] > self._window_s:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (count - before) / (now - since) if now > since else 0.0
 
 
 def _cell(value: object) -> str:

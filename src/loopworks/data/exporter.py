@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from loopworks.core.errors import Conflict, Invalid
 from loopworks.core.values import LabelSchema, Problem, Shape
@@ -183,8 +183,7 @@ def _records(home: Home, found: Iterable[Row], problems: list[Problem]) -> tuple
 def _path(home: Home, row: Row) -> str:
     """Where the bytes lie on this machine, for formats that put them into a file of theirs; empty: not here."""
     if row.uri:
-        parts = urlsplit(row.uri)
-        return unquote(parts.path) if parts.scheme == "file" else ""
+        return unquote(row.uri.removeprefix("file://")) if row.uri.startswith("file:///") else ""
     return str(home.blobs.path(media.content_of(row.item))) if isinstance(home.blobs, LocalBlobs) else ""
 
 

@@ -72,7 +72,7 @@ class Import:
     def guess(self) -> tuple[str, bool]:
         """The task kind that the first records fit, and whether an item carries several classes.
 
-        Boxes, polygons and masks: object-detection (semantic-segmentation where there are masks alone); texts:
+        Boxes, polygons, captions: object-detection (semantic-segmentation where there are masks alone); texts:
         text-classification; otherwise image-classification.
         """
         for place in self.places:
@@ -82,8 +82,9 @@ class Import:
         kinds = {shape.kind for record in seen for shape in record.shapes}
         if any(record.text is not None for record in seen):
             return "text-classification", _several(seen)
-        if kinds - {"class", "caption", "value"}:
-            return ("semantic-segmentation" if kinds <= {"mask", "class", "caption"} else "object-detection"), False
+        if kinds - {"class", "value"}:
+            has_masks_alone = "mask" in kinds and kinds <= {"mask", "class", "caption"}
+            return ("semantic-segmentation" if has_masks_alone else "object-detection"), False
         return "image-classification", _several(seen)
 
     def run(self, target: Target, progress: Progress | None = None) -> AddReport:

@@ -1,5 +1,6 @@
 """Bringing records into a dataset: read, hash, look, store, and only then write the rows."""
 
+import functools
 import hashlib
 import logging
 import os
@@ -19,10 +20,10 @@ from loopworks.data.files import problem, unreadable
 from loopworks.data.formats.contract import Record
 from loopworks.data.known import Places, Policy
 from loopworks.data.sources import Opened
-from loopworks.store import annotations, events, items
+from loopworks.store import annotations, events, items, operations
 from loopworks.store.blobs import LocalBlobs, Writer
 from loopworks.store.home import Home
-from loopworks.store.ids import batches, now
+from loopworks.store.ids import batches, new_id, now
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,9 @@ class Intake:
     known: int = 0
     labeled: int = 0
     relabeled: int = 0
+    returned: int = 0
+    """Of the known ones: items that were deleted, and are there again."""
+    op: str = field(default_factory=new_id)
     problems: list[Problem] = field(default_factory=list)
     misfits: Counter[str] = field(default_factory=Counter)
     """Kind of shape that is no answer to the dataset's question -> how many were left out."""
@@ -128,22 +132,25 @@ class Intake:
                 if writer:
                     writer.abort()
                 raise
+        with self.home.catalog.begin() as tx:
+            count = self.added + self.labeled + self.relabeled + self.returned
+            operations.record(tx, self.dataset, self.op, "add", count=count, author=self.author)
         log.info("import done dataset=%s added=%d known=%d", self.dataset, self.added, self.known)
 
     def _take(self, record: Record, writer: Writer) -> Taken | Problem | None:
         """Read, check and store one record's bytes; ``None`` where it has none, which its reader has told."""
         if record.text is not None:
             return self._text(record, record.text)
-        where = record.path
+        where = record.path or (record.name if record.data is not None else "")
         if not where:
             return None
         facts: os.stat_result | None = None
         try:
-            if "://" not in where:
+            if record.data is None and "://" not in where:
                 facts = os.stat(where)
                 if facts.st_size > MAX_BYTES:
                     raise Invalid(where, f"at most {MAX_BYTES} bytes", facts.st_size)
-            data = self.opened.read(where)
+            data = self.opened.read(where) if record.data is None else record.data
         except OSError as error:
             return unreadable(where, error)
         except LoopworksError as error:
@@ -153,11 +160,12 @@ class Intake:
             width, height, mime = door.look(data, where, self.home.settings.max_image_pixels)
         except Invalid as error:
             return problem(where, error)
-        origin = self.opened.origin(where, facts) if self.by == "reference" else None
+        is_outside = self.by == "reference" and record.data is None
+        origin = self.opened.origin(where, facts) if is_outside else None
         if origin is None:
-            self._store(where, data, key, writer)
+            self._store(record.path, data, key, writer)
         return Taken(
-            record,
+            replace(record, data=None),
             key,
             {
                 **self._row(record),
@@ -199,7 +207,7 @@ class Intake:
 
     def _store(self, path: str, data: bytes, key: str, writer: Writer) -> None:
         blobs = self.home.blobs
-        is_linked = self.by == "link" and isinstance(blobs, LocalBlobs) and "://" not in path
+        is_linked = self.by == "link" and path and "://" not in path
         if not (is_linked and isinstance(blobs, LocalBlobs) and blobs.link(Path(path), key)):
             writer.add(data, key)
 
@@ -210,7 +218,9 @@ class Intake:
         self.problems += [one for one in looked if isinstance(one, Problem)]
         taken = [one for one in looked if isinstance(one, Taken)]
         with self.home.catalog.begin() as tx:
+            self._bring_back(tx, {one.key for one in taken})
             placed, before = self.places.find(tx, self.dataset, self.policy, taken)
+            before |= self._bring_back(tx, {item for item, _ in placed} - before.keys())
             first: dict[str, Taken] = {}
             for item, one in placed:
                 first.setdefault(item, one)
@@ -221,8 +231,8 @@ class Intake:
                 {**one.row, "id": item, "added_at": moment, "state": "labeled" if item in labels else "unlabeled"}
                 for item, one in fresh.items()
             ]
-            items.add(tx, self.dataset, rows)
-            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment)
+            items.add(tx, self.dataset, rows, author=self.author, op=self.op)
+            annotations.write(tx, self.dataset, labels, before=before, author=self.author, at=moment, op=self.op)
             self._move(tx, first, before)
             self._describe(tx, first, before)
         self.added += len(fresh)
@@ -235,6 +245,12 @@ class Intake:
         for one in taken:
             self._compare_size(one)
         return len(looked)
+
+    def _bring_back(self, tx: Any, ids: set[str]) -> dict[str, items.Item]:
+        """Deleted items that are added again, as they were."""
+        back = items.bring_back(tx, self.dataset, sorted(ids), author=self.author, op=self.op)
+        self.returned += len(back)
+        return items.among(tx, self.dataset, back)
 
     def _labels(
         self, tx: Any, placed: Sequence[tuple[str, Taken]], before: Mapping[str, items.Item]
@@ -295,13 +311,14 @@ class Intake:
 
     def _is_news(self, tx: Any, item: str, one: Taken, shapes: tuple[Shape, ...], old: tuple[Shape, ...]) -> bool:
         """Whether a source says something else than what holds; what a person said since is never overwritten."""
-        if shapes == old:
+        if shapes == old or [_content(shape) for shape in shapes] == [_content(shape) for shape in old]:
             return False
         by_person = any(shape.source == "person" for shape in old) and all(s.source != "person" for s in shapes)
         if not by_person:
             return True
         told = [event.after for event in events.of_item(tx, self.dataset, item) if event.kind == "item.label"]
-        if [shape.to_json() for shape in shapes] not in told:
+        plain = [_content(shape) for shape in shapes]
+        if all([_content(Shape.from_json(one)) for one in after or ()] != plain for after in told):
             self.problems.append(_twice(one.where, old, shapes[0] if shapes else None))
         return False
 
@@ -313,7 +330,8 @@ class Intake:
         events.add(tx, [self._event("item.split", key, "", split) for key, split in splits.items()])
 
     def _event(self, kind: str, item: str, before: Any, after: Any) -> dict[str, Any]:
-        return events.make(kind, dataset=self.dataset, item=item, author=self.author, before=before, after=after)
+        make = functools.partial(events.make, kind, dataset=self.dataset, item=item, author=self.author, op=self.op)
+        return make(before=before, after=after)
 
     def _describe(self, tx: Any, first: Mapping[str, Taken], before: Mapping[str, items.Item]) -> None:
         """Tags of all, and what is known of items that were there before: new facts are added, none is lost."""
@@ -350,6 +368,11 @@ class Intake:
             message = f"shapes must be of a kind that {self.task.name} has; got {count} of kind {kind}"
             hint = "add it to a dataset of another task kind, such as object-detection, to keep them"
             self.problems.append(Problem(where=kind, error="invalid", message=message, hint=hint))
+
+
+def _content(shape: Shape) -> tuple[Any, ...]:
+    """What a shape says, whoever said it."""
+    return shape.label, shape.kind, shape.points, shape.mask, shape.attributes, shape.extra
 
 
 def _twice(where: str, old: Sequence[Shape], new: Shape | None) -> Problem:

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,25 @@ from loopworks.core.contracts import Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
-from loopworks.data import exporter, files, importer, media, splits
+from loopworks.data import exporter, files, importer, media, partition
+from loopworks.data.cleaning import Cleaning
+from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
+from loopworks.data.look import Look
 from loopworks.data.sources import Tick
 from loopworks.data.tables.table import Table
 from loopworks.data.tables.version import TASKS as TABLE_TASKS
 from loopworks.data.tables.version import opened as opened_version
+from loopworks.data.timeline import Timeline
 from loopworks.data.version import Version, VersionRow
 from loopworks.data.video import Frames
-from loopworks.store import annotations, events, items, lineage, parts, tallies
+from loopworks.store import annotations, events, items, operations, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
 from loopworks.store.events import Event
 from loopworks.store.home import Home
+from loopworks.store.ids import new_id
 from loopworks.store.items import SPLITS, Item, State
 from loopworks.store.lineage import Node
 
@@ -116,7 +121,7 @@ def open_version(home: Home, version: str) -> Version:
     return opened_version(home, name, row)
 
 
-class Dataset:
+class Dataset(Editing, Timeline, Cleaning):
     """A live, editable set of items for one task. Every change is one transaction and leaves an event."""
 
     def __init__(self, home: Home, row: rows.DatasetRow) -> None:
@@ -243,6 +248,27 @@ class Dataset:
         with self._home.catalog.read() as tx:
             return items.page(tx, self.id, state=state, split=split, label=label, limit=limit, after=after)
 
+    @property
+    def look(self) -> Look:
+        """Find, count and search by a query; saved views; which models were asked."""
+        return Look(self._home, self.id)
+
+    def find(self, query: str = "", *, sort: str = "", limit: int = 100, after: str | None = None) -> list[Item]:
+        """Items that fulfil a query (docs/query.md), or a saved view of that name, a page at a time.
+
+        Args:
+            query: such as ``label = 'car' and width > 640``; empty: all.
+            sort: such as ``-size``; default by name.
+            limit: at most so many, 1 or more.
+            after: id of the last item of the page before.
+        Raises: Invalid: the query cannot be read; the hint shows the place.
+        """
+        return self.look.find(query, sort=sort, limit=limit, after=after)
+
+    def ids(self, query: str = "") -> Iterator[str]:
+        """Ids of all items that fulfil a query or saved view, by id, streamed; for bulk actions."""
+        return self.look.ids(query)
+
     def item(self, item: str) -> Item:
         """An item by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
         with self._home.catalog.read() as tx:
@@ -287,7 +313,7 @@ class Dataset:
         author: str,
         source: str = "person",
         rev: int | Mapping[str, int] | None = None,
-    ) -> None:
+    ) -> str:
         """Say what items show, in one transaction: all of it holds, or nothing.
 
         Args:
@@ -297,6 +323,7 @@ class Dataset:
             source: person, import or model.
             rev: the items' ``rev`` as you saw them, one for all or one per item; where an item has changed since,
                 nothing is written.
+        Returns: the operation's id, for ``undo``.
         Raises:
             NotFound: no such item or class.
             Invalid: a label that the task does not allow.
@@ -305,47 +332,64 @@ class Dataset:
         if source not in ("person", "import", "model"):
             raise Invalid("source", "person, import or model", source)
         task, plain = self.task, functools.partial(Shape, source=source, author=author)  # type: ignore[arg-type]
+        op = new_id()
         with self._home.catalog.begin() as tx:
             schema = rows.by_id(tx, self.id).schema
-            before = self._all(items.among(tx, self.id, labels), labels)
+            before = self._wanted(tx, labels)
             _unchanged(before, rev)
             shapes = {
                 item: task.check([one if isinstance(one, Shape) else plain(label=one) for one in said], schema)
                 for item, said in labels.items()
             }
-            annotations.write(tx, self.id, shapes, before=before, author=author)
+            annotations.write(tx, self.id, shapes, before=before, author=author, op=op)
+            operations.record(tx, self.id, op, "label", count=len(shapes), author=author)
+        return op
 
-    def clear_labels(self, ids: Iterable[str], *, author: str) -> None:
-        """Take the labels of items away; the history keeps them."""
-        wanted = list(dict.fromkeys(ids))
+    def clear_labels(self, ids: Iterable[str], *, author: str) -> str:
+        """Take the labels of items away; the history keeps them. Gives the operation's id."""
+        op = new_id()
         with self._home.catalog.begin() as tx:
-            before = self._all(items.among(tx, self.id, wanted), wanted)
-            annotations.clear(tx, self.id, before, author=author)
+            before = self._wanted(tx, ids)
+            annotations.clear(tx, self.id, before, author=author, op=op)
+            count = sum(item.state == "labeled" for item in before.values())
+            operations.record(tx, self.id, op, "clear", count=count, author=author)
+        return op
 
-    def split(self, test: float = 0.2, val: float = 0.1, *, seed: int = 0, author: str = "") -> dict[str, int]:
-        """Put the labelled items that have no split yet into train, val and test; see ``splits.assign``.
+    def split(
+        self,
+        test: float = 0.2,
+        val: float = 0.1,
+        *,
+        by: str | None = None,
+        time: str | None = None,
+        seed: int = 0,
+        author: str = "",
+    ) -> dict[str, int]:
+        """Put the labelled items that have no split yet into train, val and test; see ``data.splits``.
 
-        Items that have a split keep it: an image that was ever in the test set is never trained on.
+        Items that have a split keep it: an image that was ever in the test set is never trained on. Without ``by`` and
+        ``time`` each class is shared out by itself, or as the last split was.
 
         Args:
-            test: share of the test set of each class, in 0..1.
-            val: share of the validation set of each class, in 0..1.
+            test: share of the test set, in 0..1.
+            val: share of the validation set, in 0..1.
+            by: attribute (camera, patient, video ...) or ``folder``: equal values stay in one split; empty: not so.
+            time: attribute that is a time, or ``added_at``: the newest items are the test set; empty: not so.
             seed: another seed, another order.
             author: who does it.
-        Returns: the number of labelled items in each split now.
+        Returns: the number of labelled items in each split now; ``split_figures`` tells more.
+        Raises: Invalid: shares out of range, no item has the attribute, or one has no time.
         """
         if self.is_table:
-            return self.table.split(test, val, seed=seed, author=author)
-        splits.check_shares(test, val)
-        with self._home.catalog.begin() as tx:
-            labels, now = items.labeled_splits(tx, self.id)
-            fresh = splits.assign(labels, now, test=test, val=val, seed=seed)
-            self._set_splits(tx, fresh, now, author)
-        after = {**now, **fresh}
-        return {name: sum(split == name for split in after.values()) for name in SPLITS}
+            return self.table.split(test, val, group=by or "", time=time or "", seed=seed, author=author)
+        return partition.split(self._home, self.id, test=test, val=val, seed=seed, by=by, time=time, author=author)
 
-    def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> None:
-        """Put items into a split by hand.
+    def split_figures(self) -> partition.Figures:
+        """How the labelled items are split now: by class, by group, by time."""
+        return partition.figures(self._home, self.id)
+
+    def assign(self, ids: Iterable[str], split: str, *, author: str = "", force: bool = False) -> str:
+        """Put items into a split by hand; gives the operation's id.
 
         Raises:
             NotFound: no such item or split.
@@ -353,9 +397,8 @@ class Dataset:
         """
         if split not in SPLITS:
             raise NotFound("split", split, SPLITS)
-        wanted = list(dict.fromkeys(ids))
         with self._home.catalog.begin() as tx:
-            before = self._all(items.among(tx, self.id, wanted), wanted)
+            before = self._wanted(tx, ids)
             leaving = [item.name for item in before.values() if item.split == "test" and split != "test"]
             if leaving and not force:
                 raise Conflict(
@@ -363,39 +406,7 @@ class Dataset:
                     "figures measured on it are void once it was trained on; force=True moves them all the same",
                 )
             moved = {key: split for key, item in before.items() if item.split != split}
-            self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author)
-
-    def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> Version:
-        """Keep the labelled items as they are now, for ever.
-
-        Items without a split are split first (``split`` with its defaults). The same state frozen again is the same
-        version.
-
-        Raises: Invalid: no labelled items, or one class only.
-        """
-        if self.is_table:
-            return self.table.freeze(message, author=author, seed=seed)
-        self._check_freezable()
-        self.split(seed=seed, author=author)
-        catalog, blobs = self._home.catalog, self._home.blobs
-        with catalog.read() as tx:
-            row = rows.by_id(tx, self.id)
-            manifest = parts.write(catalog, blobs, tx, self.id, row.task, row.schema)
-        with catalog.begin() as tx:
-            version, is_new = version_rows.add(
-                tx,
-                self.id,
-                manifest.id,
-                task=row.task,
-                message=message,
-                author=author,
-                count=manifest.counts["items"],
-            )
-            lineage.link(tx, self.node, Node("version", version.id))
-            if is_new:
-                made = {"version": version.id, "number": version.number, "message": message}
-                events.add(tx, [events.make("version.freeze", dataset=self.id, author=author, after=made)])
-        return Version(self._home, self.name, version)
+            return self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author, "assign")
 
     def export(
         self,
@@ -418,18 +429,6 @@ class Dataset:
             by=by,
             has_media=media,
         )
-
-    def versions(self) -> list[Version]:
-        """All frozen versions, oldest first."""
-        with self._home.catalog.read() as tx:
-            found = version_rows.every(tx, self.id)
-        return [opened_version(self._home, self.name, row) for row in found]
-
-    def version(self, version: str) -> Version:
-        """A frozen version by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
-        with self._home.catalog.read() as tx:
-            row = version_rows.get(tx, version, self.id)
-        return opened_version(self._home, self.name, row)
 
     def read(self, item: Item) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
@@ -458,36 +457,19 @@ class Dataset:
             "counts": self.counts(),
         }
 
-    def _all(self, found: dict[str, Item], wanted: Iterable[str]) -> dict[str, Item]:
-        for item in wanted:
-            if item not in found:
-                raise NotFound("item", item, hint=f"dataset {self.name!r} has no item with this id")
-        return found
-
     def _known(self, names: Iterable[str]) -> None:
         classes = self.schema.classes
         for name in names:
             if name not in classes:
                 raise NotFound("class", name, classes)
 
-    def _set_splits(self, tx: Any, moved: Mapping[str, str], before: Mapping[str, str], author: str) -> None:
+    def _set_splits(self, tx: Any, moved: Mapping[str, str], before: Mapping[str, str], author: str, what: str) -> str:
+        op = new_id()
         items.set_splits(tx, self.id, moved)
-        logged = [
-            events.make("item.split", dataset=self.id, item=item, author=author, before=before[item], after=split)
-            for item, split in moved.items()
-        ]
-        events.add(tx, logged)
-
-    def _check_freezable(self) -> None:
-        counts = self.counts()
-        where = f"dataset {self.name!r}"
-        if not counts["labeled"]:
-            hint = "label some, or add a folder with one folder per class"
-            raise Invalid(where, "labelled to be frozen", f"no labelled item of {counts['items']}", hint)
-        present = [name for name, count in counts["by_class"].items() if count]
-        if len(present) < 2 and not self._row.schema.is_multi:
-            hint = "label images of a second class: one class alone teaches a model nothing"
-            raise Invalid(where, "labelled with two classes or more", f"only {', '.join(present) or 'none'}", hint)
+        make = functools.partial(events.make, "item.split", dataset=self.id, author=author, op=op)
+        events.add(tx, [make(item=item, before=before[item], after=split) for item, split in moved.items()])
+        operations.record(tx, self.id, op, what, count=len(moved), author=author)
+        return op
 
 
 def _unchanged(before: Mapping[str, Item], rev: int | Mapping[str, int] | None) -> None:

@@ -55,6 +55,12 @@ class VersionRow:
     mime: str
     uri: str
     """Where the bytes lie that are kept by reference; empty where they are in the workspace."""
+    text: str = ""
+    """The item itself, where items are texts."""
+    tags: tuple[str, ...] = ()
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Format name -> what only that format knows of it."""
     _home: Home = field(repr=False, compare=False)
 
     def read(self) -> bytes:
@@ -162,6 +168,10 @@ class Version:
                     height=row.height,
                     mime=row.mime,
                     uri=row.uri,
+                    text=row.text,
+                    tags=row.tags,
+                    attributes=row.facts,
+                    extra=row.origin,
                     _home=self._home,
                 )
                 for row in found
@@ -222,10 +232,7 @@ class Version:
         Raises: NotFound: the version has no such item.
         """
         with self._home.catalog.read() as tx:
-            prefix = item[: self._manifest.digits]
-            inside = [part for part in self._manifest.parts if part.prefix == prefix]
-            rows = (row for part in inside for row in parts.part_rows(tx, self._home.blobs, part))
-            found = next((row for row in rows if row.item_id == item), None)
+            found = parts.find(tx, self._home.blobs, self._manifest, item)
             if found is None:
                 raise NotFound("item", item, hint=f"version {self.id[:12]} does not hold it")
             said = annotations.behind(tx, self._row.dataset, item, found.shapes, self.created_at)
@@ -371,4 +378,8 @@ def _exported(row: VersionRow) -> exporter.Row:
         width=row.width,
         height=row.height,
         shapes=row.shapes,
+        text=row.text,
+        tags=row.tags,
+        attributes=row.attributes,
+        extra=row.extra,
     )

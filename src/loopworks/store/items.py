@@ -1,17 +1,19 @@
 """Rows of items: what there is to learn from."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import and_, bindparam, insert, or_, select, update
+from sqlalchemy import delete as sql_delete
 from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.values import Shape
-from loopworks.store import shapes, tables, tallies
-from loopworks.store.ids import batches
+from loopworks.store import events, shapes, tables, tallies
+from loopworks.store.ids import batches, now
 
 _table = tables.item
 _live = tables.annotation.c.deleted_at.is_(None)
@@ -79,13 +81,18 @@ class Item:
         }
 
 
-def add(tx: Connection, dataset: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert items that are not there yet (see ``among``), all of one dataset."""
+def add(tx: Connection, dataset: str, rows: Sequence[Mapping[str, Any]], *, author: str = "", op: str = "") -> None:
+    """Insert items that are not there yet (see ``among`` and ``bring_back``), all of one dataset.
+
+    With ``op``, the operation that it is part of, an event for each is written, so that it can be undone.
+    """
     if rows:
         clock = tick(tx, dataset)
         plain = {"text": "", "attributes": {}, "extra": {}}
         with tallies.kept(tx, dataset, [row["id"] for row in rows]):
             tx.execute(insert(_table), [{**plain, **row, "changed": clock} for row in rows])
+        if op:
+            _log_presence(tx, dataset, "item.add", (row["id"] for row in rows), author, op)
 
 
 def tick(tx: Connection, dataset: str) -> int:
@@ -95,13 +102,82 @@ def tick(tx: Connection, dataset: str) -> int:
     return int(tx.execute(query).scalar_one())
 
 
-def among(tx: Connection, dataset: str, ids: Iterable[str]) -> dict[str, Item]:
-    """Those of ``ids`` that exist, with their labels."""
+def among(tx: Connection, dataset: str, ids: Iterable[str], *, deleted: bool = False) -> dict[str, Item]:
+    """Those of ``ids`` that exist, with their labels; with ``deleted`` also those that were deleted."""
     found: dict[str, Item] = {}
     for batch in batches(ids):
-        query = select(*_COLUMNS).where(_table.c.dataset == dataset, _table.c.id.in_(batch), _here)
+        query = select(*_COLUMNS).where(_table.c.dataset == dataset, _table.c.id.in_(batch))
+        query = query if deleted else query.where(_here)
         found |= {item.id: item for item in _with_labels(tx, dataset, tx.execute(query).all())}
     return found
+
+
+def deleted(tx: Connection, dataset: str, ids: Iterable[str]) -> set[str]:
+    """Those of ``ids`` that were deleted and can be brought back."""
+    found: set[str] = set()
+    for batch in batches(ids):
+        query = select(_table.c.id).where(_table.c.dataset == dataset, _table.c.id.in_(batch), ~_here)
+        found.update(tx.execute(query).scalars())
+    return found
+
+
+def every(tx: Connection, dataset: str) -> list[str]:
+    """Ids of all items, also of deleted ones, in order."""
+    return list(tx.execute(select(_table.c.id).where(_table.c.dataset == dataset).order_by(_table.c.id)).scalars())
+
+
+def rows_of(tx: Connection, dataset: str, ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Items as ``add`` takes them, for another dataset to add; without their state, which labels bring."""
+    names = ("id", "name", "blob", "uri", "stamp", "mime", "width", "height", "size_bytes", "added_at", "text", "extra")
+    found: list[dict[str, Any]] = []
+    for batch in batches(ids):
+        query = select(*(_table.c[name] for name in names)).where(_table.c.dataset == dataset, _table.c.id.in_(batch))
+        found += [dict(row._mapping) for row in tx.execute(query)]
+    return found
+
+
+def delete(tx: Connection, dataset: str, ids: Iterable[str], *, author: str, op: str) -> None:
+    """Take items out of sight, with all that is said of them; nothing is lost, ``bring_back`` undoes it.
+
+    Items that are deleted already must not be among them.
+    """
+    gone = dict.fromkeys(ids, now())
+    with tallies.kept(tx, dataset, gone):
+        change(tx, dataset, "deleted_at", gone)
+    _log_presence(tx, dataset, "item.delete", gone, author, op)
+
+
+def bring_back(tx: Connection, dataset: str, ids: Iterable[str], *, author: str, op: str) -> set[str]:
+    """Let deleted items among ``ids`` be there again, with the labels, split and tags that they had; gives them."""
+    back = deleted(tx, dataset, ids)
+    with tallies.kept(tx, dataset, sorted(back)):
+        change(tx, dataset, "deleted_at", dict.fromkeys(sorted(back)))
+    _log_presence(tx, dataset, "item.return", sorted(back), author, op)
+    return back
+
+
+def set_tags(tx: Connection, dataset: str, tags: Mapping[str, Sequence[str]], before: Mapping[str, Item]) -> None:
+    """Replace the tags of items (by id), and count it as a change; ``before``: those items as they are now."""
+    table = tables.item_tag
+    gone = [(item, tag) for item in tags for tag in before[item].tags if tag not in tags[item]]
+    fresh = [(item, tag) for item in tags for tag in dict.fromkeys(tags[item]) if tag not in before[item].tags]
+    if gone:
+        query = sql_delete(table).where(
+            table.c.dataset == dataset, table.c.item == bindparam("key"), table.c.tag == bindparam("name")
+        )
+        tx.execute(query, [{"key": item, "name": tag} for item, tag in gone])
+    if fresh:
+        tx.execute(insert(table), [{"dataset": dataset, "item": item, "tag": tag} for item, tag in fresh])
+    touch(tx, dataset, {item for item, _ in (*gone, *fresh)})
+
+
+def touch(tx: Connection, dataset: str, ids: Iterable[str]) -> None:
+    """Count a change of items whose own row stays as it is (their tags changed)."""
+    wanted = sorted(ids)
+    if wanted:
+        query = update(_table).where(_table.c.dataset == dataset, _table.c.id == bindparam("key"))
+        changed = {"rev": _table.c.rev + 1, "changed": tick(tx, dataset)}
+        tx.execute(query.values(changed), [{"key": item} for item in wanted])
 
 
 def get(tx: Connection, dataset: str, item: str) -> Item:
@@ -173,6 +249,14 @@ def labeled_splits(tx: Connection, dataset: str) -> tuple[dict[str, list[str]], 
     return labels, splits
 
 
+def labeled_facts(tx: Connection, dataset: str) -> Iterator[tuple[str, str, dict[str, Any], datetime]]:
+    """Of all labelled items: id, name, attributes and when they were added."""
+    columns = (_table.c.id, _table.c.name, _table.c.attributes, _table.c.added_at)
+    query = select(*columns).where(_table.c.dataset == dataset, _table.c.state == "labeled", _here)
+    for row in tx.execute(query):
+        yield row[0], row[1], row[2], row[3]
+
+
 def set_splits(tx: Connection, dataset: str, splits: Mapping[str, str]) -> None:
     """Put items into splits (item id -> split), and count it as a change."""
     with tallies.kept(tx, dataset, splits):
@@ -222,6 +306,12 @@ def labeled_between(tx: Connection, dataset: str, low: str, high: str) -> Iterat
     tags = _tags(tx, dataset, tagged >= low, tagged < high)
     for row in rows:
         yield Item(**row._mapping, labels=tuple(found.get(row.id, ())), tags=tags.get(row.id, ()))
+
+
+def _log_presence(tx: Connection, dataset: str, kind: str, ids: Iterable[str], author: str, op: str) -> None:
+    is_here = kind != "item.delete"
+    make = functools.partial(events.make, kind, dataset=dataset, author=author, op=op, at=now())
+    events.add(tx, [make(item=item, before=not is_here, after=is_here) for item in ids])
 
 
 def _with_labels(tx: Connection, dataset: str, rows: Sequence[Any]) -> list[Item]:

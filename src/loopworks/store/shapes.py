@@ -35,11 +35,16 @@ def columns(shape: Shape, place: int) -> dict[str, Any]:
         "y": y,
         "width": width,
         "height": height,
-        "points": json.dumps(shape.points, separators=(",", ":")) if shape.points else "[]",
+        "points": _text(shape.points) if shape.points else "[]",
         "mask": shape.mask,
         "attributes": shape.attributes,
         "extra": shape.extra,
     }
+
+
+def _text(points: tuple[tuple[float, ...], ...]) -> str:
+    """One spelling for equal numbers: 1 and 1.0 are the same point, and must give the same version."""
+    return json.dumps([[float(number) for number in row] for row in points], separators=(",", ":"))
 
 
 def of(label: str, source: Any, author: str, kind: Any, points: str, mask: str, attributes: str, extra: str) -> Shape:

@@ -125,6 +125,9 @@ dataset = Table(
     Column("clock", BigInteger, nullable=False, server_default="0"),  # counts changes; see item.changed
     _more("origin"),  # of a branch: the dataset that it began from
     _more("base"),  # of a branch: the version that it began from
+    _more("frozen"),  # the version that the next freeze begins from, to read only what changed since ...
+    Column("frozen_clock", BigInteger, nullable=False, server_default="0"),  # ... the clock stood here
+    Column("searched", BigInteger, nullable=False, server_default="0"),  # the clock that its words are filed up to
     UniqueConstraint("name"),
 )
 
@@ -257,11 +260,31 @@ prediction = Table(
     Index(None, "dataset", "item"),
 )
 
+scored = Table(  # which model's predictions are there; the newest is the one with the largest clock
+    "scored",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    _key("model"),
+    Column("clock", BigInteger, nullable=False),  # dataset.clock when they were written last
+    Column("items", BigInteger, nullable=False),
+    _time(),
+)
+
+searched = Table(  # the words of an item; the index over them is no table of ours, see ``store.words``
+    "searched",
+    metadata,
+    _key("dataset"),
+    _key("item"),
+    Column("seq", BigInteger, nullable=False),
+    _text("words"),
+    UniqueConstraint("seq"),
+)
+
 tally = Table(  # counters kept up to date with every change, so that no page counts a million rows
     "tally",
     metadata,
     _key("dataset", ForeignKey("dataset.id")),
-    _key("what"),  # item: by state and split; class: items that carry it
+    _key("what"),  # item: by state/split; class: items that carry it; placed: by split/class; reference: with a uri
     _key("key"),
     Column("count", BigInteger, nullable=False),
 )
@@ -300,6 +323,15 @@ tombstone = Table(  # what was erased for good, so that no import brings it back
     _text("author"),
     Column("versions", Json, nullable=False),  # old version id -> the id it was issued again under
     _time(),
+)
+
+pack = Table(  # in which blobs the rows of a version lie, oldest first
+    "pack",
+    metadata,
+    _key("version"),
+    Column("place", Integer, primary_key=True),
+    _text("blob"),
+    Column("rows", BigInteger, nullable=False),
 )
 
 part = Table("part", metadata, _key("digest"), _text("blob"), Column("rows", Integer, nullable=False))

@@ -37,7 +37,7 @@ def read(tx: Connection, dataset: str) -> dict[str, Any]:
     for what, key, count in tx.execute(query.order_by(_table.c.key)):
         if what == "class":
             by_class[key] = count
-        else:
+        elif what == "item":
             state, _, split = key.partition("/")
             by_state[state] += count
             by_split[split] = by_split.get(split, 0) + count
@@ -46,6 +46,30 @@ def read(tx: Connection, dataset: str) -> dict[str, Any]:
         **by_state,
         "by_split": dict(sorted(by_split.items())),
         "by_class": by_class,
+    }
+
+
+def frozen(tx: Connection, dataset: str, classes: Iterable[str]) -> dict[str, Any]:
+    """What a version frozen now holds: ``items``, ``by_split``, ``by_class``, ``by_split_class``, ``by_reference``."""
+    by_split: dict[str, int] = {}
+    placed: Counter[tuple[str, str]] = Counter()
+    by_reference = 0
+    query = select(_table.c.what, _table.c.key, _table.c.count).where(_table.c.dataset == dataset, _table.c.count != 0)
+    for what, key, count in tx.execute(query):
+        first, _, rest = key.partition("/")
+        if what == "item" and first == "labeled":
+            by_split[rest] = count
+        elif what == "placed":
+            placed[first, rest] = count
+        elif what == "reference":
+            by_reference = count
+    names = list(classes)
+    return {
+        "items": sum(by_split.values()),
+        "by_split": by_split,
+        "by_class": {name: sum(placed[split, name] for split in by_split) for name in names},
+        "by_split_class": {split: {name: placed[split, name] for name in names} for split in by_split},
+        "by_reference": by_reference,
     }
 
 
@@ -64,20 +88,28 @@ def _count(tx: Connection, dataset: str, ids: list[str]) -> Counter[tuple[str, s
 
 def _tally(tx: Connection, dataset: str, batch: list[str] | None = None) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
-    items = select(_item.c.state, _item.c.split, func.count()).where(
-        _item.c.dataset == dataset, _item.c.deleted_at.is_(None)
-    )
+    is_away = _item.c.uri != ""
+    live = (_item.c.dataset == dataset, _item.c.deleted_at.is_(None))
+    if batch is None:
+        asked = select(_item.c.state, _item.c.split, is_away, func.count()).where(*live)
+        items: Iterable[Any] = tx.execute(asked.group_by(_item.c.state, _item.c.split, is_away))
+    else:  # counted here: SQLite would walk through an index of the whole dataset to have the groups in order
+        some = select(_item.c.state, _item.c.split, is_away).where(*live, _item.c.id.in_(batch))
+        items = ((*key, count) for key, count in Counter(map(tuple, tx.execute(some))).items())
+    for state, split, has_uri, count in items:
+        found["item", f"{state}/{split}"] += count
+        if has_uri and state == "labeled":
+            found["reference", ""] += count
     classes = (
-        select(_said.c.label, func.count(_said.c.item.distinct()))
+        select(_item.c.split, _said.c.label, func.count(_said.c.item.distinct()))
         .join(_item, (_item.c.dataset == _said.c.dataset) & (_item.c.id == _said.c.item))
         .where(_said.c.dataset == dataset, _said.c.deleted_at.is_(None), _item.c.deleted_at.is_(None))
     )
     if batch is not None:
-        items, classes = items.where(_item.c.id.in_(batch)), classes.where(_said.c.item.in_(batch))
-    for state, split, count in tx.execute(items.group_by(_item.c.state, _item.c.split)):
-        found["item", f"{state}/{split}"] += count
-    for label, count in tx.execute(classes.group_by(_said.c.label)):
-        found["class", label] += count
+        classes = classes.where(_said.c.item.in_(batch))
+    for split, label, count in tx.execute(classes.group_by(_item.c.split, _said.c.label)):
+        found["class", label] += count  # an item is in one split, so the sums are of items too
+        found["placed", f"{split}/{label}"] += count
     return found
 
 

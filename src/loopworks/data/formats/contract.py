@@ -20,6 +20,8 @@ class Record:
     """Path of the media as the format names it, relative to the root of the import, with slashes. Unique."""
     path: str = ""
     """Where the media lies on this machine; empty where it is missing (the reader says so) or for a text."""
+    data: bytes | None = None
+    """The media itself, where the format holds it inside a file of its own (Parquet); ``path`` is empty then."""
     text: str | None = None
     """The item itself, for formats whose items are texts."""
     width: int = 0

@@ -31,6 +31,18 @@ def names() -> list[str]:
     return [name.removeprefix(f"{STAGE}.") for name in plugins.names(STAGE)]
 
 
+def describe() -> list[dict[str, Any]]:
+    """Every format: ``name``, ``text`` (what it is), ``options`` (name -> what it does)."""
+    found = []
+    for name in names():
+        plugin = kind(name)
+        fields = params.schema(plugin).get("properties", {})
+        text = (plugin.__doc__ or "").strip().split("\n")[0]
+        options = {key: str(field.get("description", "")) for key, field in fields.items() if key != "known"}
+        found.append({"name": name, "text": text, "options": options})
+    return found
+
+
 def kind(name: str) -> type[Any]:
     """The plug-in's class; ``NotFound`` lists the formats."""
     known = names()
