@@ -64,7 +64,7 @@ def add(
                 progress=lambda done, total: update(done / max(total, 1), "items", done=done, total=total),
                 tick=stepping(update),
             )
-        out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} left out")
+        out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} problems")
         out.problems(report.problems)
         out.done({"dataset": dataset, **report.to_json()})
         if report.problems:
