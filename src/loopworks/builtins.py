@@ -1,8 +1,13 @@
 """What Loopworks ships, registered the way an outside package's plug-ins are: by importing the modules."""
 
 from loopworks import steps
+from loopworks.data.clean import copies, labels, quality
+from loopworks.data.features import images as image_features
+from loopworks.data.features import texts as text_features
 from loopworks.data.formats import (
+    cityscapes,
     coco,
+    color_masks,
     cvat,
     datumaro_json,
     delimited,
@@ -12,6 +17,7 @@ from loopworks.data.formats import (
     label_studio,
     labelme,
     lines,
+    solo,
     voc,
     yolo,
 )
@@ -23,25 +29,33 @@ from loopworks.tasks import image_classification, regions, texts
 from loopworks.train import small_cnn, timm
 
 __all__ = [
+    "cityscapes",
     "coco",
+    "color_masks",
+    "copies",
     "cvat",
     "datumaro_json",
     "delimited",
     "folders",
     "huggingface",
     "image_classification",
+    "image_features",
     "kitti",
     "label_studio",
     "labelme",
+    "labels",
     "lines",
     "onnx_int8",
     "onnxruntime",
     "openvino",
     "openvino_variants",
+    "quality",
     "regions",
     "samplers",
     "small_cnn",
+    "solo",
     "steps",
+    "text_features",
     "texts",
     "timm",
     "voc",

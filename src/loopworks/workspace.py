@@ -1,5 +1,6 @@
 """The workspace: where the stages meet. This is the Python API that the command line and the server call."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -7,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from loopworks.core import image
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Predictor
-from loopworks.core.errors import Conflict, Invalid, LoopworksError, from_json
+from loopworks.core.contracts import Arrays, Predictor, learnable
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound, from_json
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
 from loopworks.core.units import seconds
@@ -24,6 +25,7 @@ from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 
 if TYPE_CHECKING:
+    from loopworks.data.features.model import Answers
     from loopworks.jobs import Job, Jobs
     from loopworks.label.stage import Labeling
 
@@ -143,8 +145,10 @@ class Workspace:
             Conflict: it exists for another task kind.
         """
         if task is not None and name not in (dataset.name for dataset in data.datasets(self.home)):
-            return data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
-        found = data.open_dataset(self.home, name)
+            found = data.create_dataset(self.home, name, task, is_multi=is_multi, classes=tuple(classes))
+        else:
+            found = data.open_dataset(self.home, name)
+        found.models = functools.partial(self._describing, found)
         if task is not None and found.task.name != task:
             raise Conflict(f"dataset {name!r} must be of task {task}; got {found.task.name}", "use another name")
         return found
@@ -196,9 +200,55 @@ class Workspace:
 
         return Labeling(target, answer, found.ref)
 
+    def _describing(self, dataset: Dataset) -> "Answers | None":
+        """What the newest model of a dataset answers, as a descriptor of images."""
+
+        if (model := self._newest(dataset)) is None:
+            return None
+        from loopworks.data.features import model as features
+
+        bundle = self.bundle(model)
+        return features.of_model(model.ref, model.bundle, bundle, self._predictor(bundle, ""))
+
     def _newest(self, dataset: Dataset) -> Model | None:
         versions = {version.id for version in dataset.versions()}
         return next((model for model in self.models() if model.version in versions), None)
+
+    def score(
+        self,
+        dataset: str,
+        model: Model | str = "",
+        *,
+        query: str = "",
+        progress: Callable[[int, int], None] | None = None,
+    ) -> dict[str, Any]:
+        """Ask a model about the items of a dataset and keep what it says: the fields ``prediction.*`` of a query.
+
+        Args:
+            dataset: its name.
+            model: NAME, NAME:NUMBER or NAME@ALIAS; default the newest that learnt from this dataset.
+            query: only items that fulfil it; all by default.
+            progress: takes the number of items done and of all.
+        Returns: ``model``, ``items`` scored, and the ``problems`` of items whose files cannot be read.
+        Raises: NotFound: no such dataset or model, or the dataset has none.
+        """
+        target = self.dataset(dataset)
+        found = self.model(model) if model else self._newest(target)
+        if found is None:
+            raise NotFound("model of dataset", dataset, hint="train one, or name a model")
+        bundle = self.bundle(found)
+        from loopworks.label.scoring import score
+
+        return score(
+            target,
+            found.ref,
+            learnable(plugins.get(f"task.{bundle.task}")),
+            bundle.schema,
+            answer=lambda contents: self.answer(bundle, contents),
+            check=lambda content, name: image.probe(content, name, self.settings.max_image_pixels) and None,
+            query=query,
+            progress=progress,
+        )
 
     # ---- train and optimize
 
@@ -415,26 +465,10 @@ class Workspace:
 
     def answer(self, bundle: Bundle, files: Iterable[bytes], variant: str = "", *, batch: int = 64) -> Arrays:
         """A model's raw answer for image files, in order."""
-        import numpy as np
+        from loopworks.infer import local
 
-        predictor = self._predictor(bundle, variant)
         limit = self.settings.max_image_pixels
-        parts: list[Arrays] = []
-        pixels: list[Any] = []
-
-        def flush() -> None:
-            if pixels:
-                parts.append(predictor.predict({bundle.inputs[0].name: np.stack(pixels)}))
-                pixels.clear()
-
-        for content in files:
-            pixels.append(image.decode(content, bundle.rule, max_pixels=limit))
-            if len(pixels) == batch:
-                flush()
-        flush()
-        if not parts:
-            raise Invalid("images", "at least one", "none")
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return local.answer(self._predictor(bundle, variant), bundle, files, batch=batch, max_pixels=limit)
 
     def _predictor(self, bundle: Bundle, variant: str) -> Predictor:
         chosen = bundle.variant(variant)

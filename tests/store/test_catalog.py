@@ -141,7 +141,11 @@ def test_a_time_without_a_zone_is_refused(catalog: Catalog) -> None:
 
 def test_the_migrations_give_the_tables_that_the_code_knows(catalog: Catalog) -> None:
     with catalog.read() as tx:
-        context = MigrationContext.configure(tx, opts={"compare_type": True})
+        # The index of words and what FTS5 keeps for it are no tables of the ORM's kind.
+        def ours(_object: object, name: str | None, *_: object) -> bool:
+            return not (name or "").startswith("search_index")
+
+        context = MigrationContext.configure(tx, opts={"compare_type": True, "include_object": ours})
         assert compare_metadata(context, tables.metadata) == []
         assert upgrade.stored_revision(tx) == tables.REVISION
     assert ScriptDirectory.from_config(upgrade.config()).get_current_head() == tables.REVISION

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from loopworks.cli import data_formats
+from loopworks.cli import data_clean, data_formats, data_look, data_table
 from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
 from loopworks.cli.data_formats import EXIT_PARTLY, FormatOption, OptionOption, parsed
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
@@ -19,7 +19,11 @@ DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
+    data_clean.register(group)
+    data_formats.register(group)
+    data_look.register(group)
     app.add_typer(group, name="data")
+    group.add_typer(data_table.group, name="table")
 
 
 @group.command("add")
@@ -185,6 +189,3 @@ def diff(
         found = target.version(old).diff(target.version(new)).to_json()
         out.say(f"{len(found['added'])} added, {len(found['removed'])} removed, {len(found['changed'])} changed")
         out.done({"dataset": dataset, "diff": found})
-
-
-data_formats.register(group)

@@ -4,7 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,6 +44,10 @@ class Settings(BaseModel):
     """Largest ratio of unpacked to packed bytes of an archive, no unit; counts from 100 MB unpacked on."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body that the server reads, in bytes."""
+    runner: Literal["local", "ray"] = "local"
+    """Where ingest, hashing, embedding and the search for duplicates run: on this machine, or as Ray Data jobs."""
+    ray_address: str = ""
+    """Of the Ray cluster: HOST:PORT, ray://HOST:10001 or auto; empty starts Ray on this machine."""
     busy_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """How long to wait for a locked database before giving up, in seconds."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -80,6 +84,7 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NNCF_CI": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
     # Threads that wait by spinning steal the cores of whoever they wait for: with two other busy processes on two
     # cores a training step took 2.3 times as long.
     "OMP_WAIT_POLICY": "passive",

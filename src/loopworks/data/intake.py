@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,11 +14,12 @@ from typing import Any, Literal
 from loopworks.core.contracts import Task
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.values import LabelSchema, Problem, Shape
-from loopworks.data import door
-from loopworks.data.files import problem, unreadable
+from loopworks.data.arrivals import Arrived, Receiver, receive
+from loopworks.data.files import problem
 from loopworks.data.formats.contract import Record
 from loopworks.data.known import Places, Policy
 from loopworks.data.sources import Opened
+from loopworks.jobs.spread import WINDOW, is_spread, spread
 from loopworks.store import annotations, events, items, operations
 from loopworks.store.blobs import LocalBlobs, Writer
 from loopworks.store.home import Home
@@ -31,7 +31,6 @@ By = Literal["copy", "reference", "link"]
 Progress = Callable[[int, int], None]
 CHUNK = 256  # files in one transaction: a killed import loses at most so many, and no other writer waits long
 THREADS = 4  # more than the cores: most of the time a thread waits for the disk to say that a file is safe
-MAX_BYTES = 1 << 30
 _NOTES = frozenset({"class", "caption"})
 
 
@@ -119,9 +118,13 @@ class Intake:
         writer: Writer | None = None
         with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(1) as keeper:
             try:
-                for chunk in batches(records, CHUNK):
+                on_cluster = is_spread(self.home.settings)
+                for chunk in batches(records, WINDOW if on_cluster else CHUNK):
                     writer = self.home.blobs.writer()
-                    looked = list(readers.map(self._take, chunk, repeat(writer)))
+                    if on_cluster:
+                        looked = self._on_cluster(chunk)
+                    else:
+                        looked = list(readers.map(self._take, chunk, repeat(writer)))
                     if pending:
                         tell(pending.result())
                     pending = keeper.submit(self._keep, writer, looked)
@@ -144,41 +147,61 @@ class Intake:
         where = record.path or (record.name if record.data is not None else "")
         if not where:
             return None
-        facts: os.stat_result | None = None
-        try:
-            if record.data is None and "://" not in where:
-                facts = os.stat(where)
-                if facts.st_size > MAX_BYTES:
-                    raise Invalid(where, f"at most {MAX_BYTES} bytes", facts.st_size)
-            data = self.opened.read(where) if record.data is None else record.data
-        except OSError as error:
-            return unreadable(where, error)
-        except LoopworksError as error:
-            return problem(where, error)
-        key = hashlib.sha256(data).hexdigest()
-        try:
-            width, height, mime = door.look(data, where, self.home.settings.max_image_pixels)
-        except Invalid as error:
-            return problem(where, error)
-        is_outside = self.by == "reference" and record.data is None
-        origin = self.opened.origin(where, facts) if is_outside else None
-        if origin is None:
+
+        def store(data: bytes, key: str) -> None:
             self._store(record.path, data, key, writer)
+
+        most = self.home.settings.max_image_pixels
+        kept = store if record.data is not None or self._is_kept(where) else None
+        return self._taken(record, receive(where, self.opened.read, kept, most, data=record.data))
+
+    def _is_kept(self, path: str) -> bool:
+        """Whether the bytes are stored, and not only where they lie."""
+        try:
+            return self.by != "reference" or self.opened.origin(path) is None
+        except OSError:
+            return False  # gone: reading it will say so
+
+    def _taken(self, record: Record, arrived: Arrived | Problem) -> Taken | Problem:
+        if isinstance(arrived, Problem):
+            return arrived
+        where = record.path
+        origin = self.opened.origin(where) if self.by == "reference" and record.data is None else None
         return Taken(
             replace(record, data=None),
-            key,
+            arrived.key,
             {
                 **self._row(record),
-                "blob": "" if origin else key,
+                "blob": "" if origin else arrived.key,
                 "uri": origin.uri if origin else "",
                 "stamp": origin.stamp if origin else "",
-                "mime": mime,
-                "width": width,
-                "height": height,
-                "size_bytes": len(data),
+                "mime": arrived.mime,
+                "width": arrived.width,
+                "height": arrived.height,
+                "size_bytes": arrived.size_bytes,
                 "attributes": {**record.attributes, **self.opened.facts(where)},
             },
         )
+
+    def _on_cluster(self, chunk: Sequence[Record]) -> list[Taken | Problem | None]:
+        """``_take`` for many records, as Ray Data jobs."""
+        home = self.home
+        receiver = Receiver(
+            blobs=home.settings.blobs, folder=str(home.folder / "blobs"), max_pixels=home.settings.max_image_pixels
+        )
+        files = [record for record in chunk if record.text is None and record.data is None and record.path]
+        asked = [(record.path, self._is_kept(record.path)) for record in files]
+        arrived = iter(spread(receiver, asked, home.settings))
+        looked: list[Taken | Problem | None] = []
+        for record in chunk:
+            if record.text is not None:
+                looked.append(self._text(record, record.text))
+            elif record.data is not None:  # it lies in this process's memory
+                with home.blobs.writer() as writer:
+                    looked.append(self._take(record, writer))
+            else:
+                looked.append(self._taken(record, next(arrived)) if record.path else None)
+        return looked
 
     def _text(self, record: Record, text: str) -> Taken | Problem:
         data = text.encode("utf-8", "surrogatepass")

@@ -3,11 +3,12 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from loopworks.core.errors import Damaged, Invalid, NotFound
 from loopworks.store import remote
-from loopworks.store.blobs import LocalBlobs
+from loopworks.store.blobs import BlobStore, LocalBlobs
 from loopworks.store.home import Home
 
 
@@ -16,7 +17,15 @@ def content_of(item: str) -> str:
     return item[:64]
 
 
-def read(home: Home, item: str, uri: str, name: str) -> bytes:
+class Shelf(Protocol):
+    """Whatever has blobs: a workspace's home, or what a node of a cluster opened of it."""
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Bytes by their SHA-256."""
+
+
+def read(home: Shelf, item: str, uri: str, name: str) -> bytes:
     """All bytes of an item.
 
     Args:

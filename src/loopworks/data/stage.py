@@ -3,22 +3,28 @@
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loopworks.core.contracts import Learnable, Task
+from loopworks.core.contracts import Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
 from loopworks.data import exporter, files, importer, media, partition
+from loopworks.data.cleaning import Cleaning
 from loopworks.data.editing import Editing
 from loopworks.data.files import Labels
 from loopworks.data.intake import AddReport, By
+from loopworks.data.look import Look
 from loopworks.data.sources import Tick
+from loopworks.data.tables.table import Table
+from loopworks.data.tables.version import TASKS as TABLE_TASKS
+from loopworks.data.tables.version import opened as opened_version
+from loopworks.data.timeline import Timeline
 from loopworks.data.version import Version, VersionRow
 from loopworks.data.video import Frames
-from loopworks.store import annotations, events, items, lineage, operations, parts, tallies
+from loopworks.store import annotations, events, items, operations, tallies
 from loopworks.store import datasets as rows
 from loopworks.store import versions as version_rows
 from loopworks.store.events import Event
@@ -112,10 +118,10 @@ def open_version(home: Home, version: str) -> Version:
     with home.catalog.read() as tx:
         row = version_rows.get(tx, version)
         name = rows.by_id(tx, row.dataset).name
-    return Version(home, name, row)
+    return opened_version(home, name, row)
 
 
-class Dataset(Editing):
+class Dataset(Editing, Timeline, Cleaning):
     """A live, editable set of items for one task. Every change is one transaction and leaves an event."""
 
     def __init__(self, home: Home, row: rows.DatasetRow) -> None:
@@ -149,6 +155,18 @@ class Dataset(Editing):
     def node(self) -> Node:
         """The dataset in the lineage graph."""
         return Node("dataset", self.name)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether its items are rows of a table."""
+        return self._row.task in TABLE_TASKS
+
+    @property
+    def table(self) -> Table:
+        """The rows, of a dataset for a tabular task; ``Invalid`` for others."""
+        if not self.is_table:
+            raise Invalid(f"dataset {self.name!r}", f"for {' or '.join(sorted(TABLE_TASKS))}", self._row.task)
+        return Table(self._home, self.id, self.name, self._row.task)
 
     def add(
         self,
@@ -187,6 +205,8 @@ class Dataset(Editing):
             Invalid: nothing there that can be read, class names that clash; nothing is imported.
             NoSpace: the disk is full; what was added before stays.
         """
+        if self.is_table:
+            return self.table.add(source, author=author, progress=progress, **(options or {})).as_items()
         with importer.prepare(
             self._home,
             source,
@@ -228,6 +248,27 @@ class Dataset(Editing):
         with self._home.catalog.read() as tx:
             return items.page(tx, self.id, state=state, split=split, label=label, limit=limit, after=after)
 
+    @property
+    def look(self) -> Look:
+        """Find, count and search by a query; saved views; which models were asked."""
+        return Look(self._home, self.id)
+
+    def find(self, query: str = "", *, sort: str = "", limit: int = 100, after: str | None = None) -> list[Item]:
+        """Items that fulfil a query (docs/query.md), or a saved view of that name, a page at a time.
+
+        Args:
+            query: such as ``label = 'car' and width > 640``; empty: all.
+            sort: such as ``-size``; default by name.
+            limit: at most so many, 1 or more.
+            after: id of the last item of the page before.
+        Raises: Invalid: the query cannot be read; the hint shows the place.
+        """
+        return self.look.find(query, sort=sort, limit=limit, after=after)
+
+    def ids(self, query: str = "") -> Iterator[str]:
+        """Ids of all items that fulfil a query or saved view, by id, streamed; for bulk actions."""
+        return self.look.ids(query)
+
     def item(self, item: str) -> Item:
         """An item by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
         with self._home.catalog.read() as tx:
@@ -235,6 +276,8 @@ class Dataset(Editing):
 
     def counts(self) -> dict[str, Any]:
         """``items``, ``labeled``, ``unlabeled``, ``by_split`` (empty text: no split yet), ``by_class``."""
+        if self.is_table:
+            return self.table.counts()
         with self._home.catalog.read() as tx:
             found = tallies.read(tx, self.id)
             classes = rows.by_id(tx, self.id).schema.classes
@@ -337,6 +380,8 @@ class Dataset(Editing):
         Returns: the number of labelled items in each split now; ``split_figures`` tells more.
         Raises: Invalid: shares out of range, no item has the attribute, or one has no time.
         """
+        if self.is_table:
+            return self.table.split(test, val, group=by or "", time=time or "", seed=seed, author=author)
         return partition.split(self._home, self.id, test=test, val=val, seed=seed, by=by, time=time, author=author)
 
     def split_figures(self) -> partition.Figures:
@@ -363,37 +408,6 @@ class Dataset(Editing):
             moved = {key: split for key, item in before.items() if item.split != split}
             return self._set_splits(tx, moved, {key: item.split for key, item in before.items()}, author, "assign")
 
-    def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> Version:
-        """Keep the labelled items as they are now, for ever.
-
-        Items without a split are split first (``split`` with its defaults). The same state frozen again is the same
-        version.
-
-        Raises: Invalid: no labelled items, or one class only.
-        """
-        self._check_freezable()
-        if self._has_unsplit():
-            self.split(seed=seed, author=author)
-        catalog, blobs = self._home.catalog, self._home.blobs
-        with catalog.read() as tx:
-            row = rows.by_id(tx, self.id)
-            manifest = parts.write(catalog, blobs, tx, self.id, row.task, row.schema)
-        with catalog.begin() as tx:
-            version, is_new = version_rows.add(
-                tx,
-                self.id,
-                manifest.id,
-                task=row.task,
-                message=message,
-                author=author,
-                count=manifest.counts["items"],
-            )
-            lineage.link(tx, self.node, Node("version", version.id))
-            if is_new:
-                made = {"version": version.id, "number": version.number, "message": message}
-                events.add(tx, [events.make("version.freeze", dataset=self.id, author=author, after=made)])
-        return Version(self._home, self.name, version)
-
     def export(
         self,
         folder: str | Path,
@@ -415,18 +429,6 @@ class Dataset(Editing):
             by=by,
             has_media=media,
         )
-
-    def versions(self) -> list[Version]:
-        """All frozen versions, oldest first."""
-        with self._home.catalog.read() as tx:
-            found = version_rows.every(tx, self.id)
-        return [Version(self._home, self.name, row) for row in found]
-
-    def version(self, version: str) -> Version:
-        """A frozen version by its id or the beginning of it; ``NotFound`` or ``Invalid`` (several begin like that)."""
-        with self._home.catalog.read() as tx:
-            row = version_rows.get(tx, version, self.id)
-        return Version(self._home, self.name, row)
 
     def read(self, item: Item) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
@@ -468,23 +470,6 @@ class Dataset(Editing):
         events.add(tx, [make(item=item, before=before[item], after=split) for item, split in moved.items()])
         operations.record(tx, self.id, op, what, count=len(moved), author=author)
         return op
-
-    def _has_unsplit(self) -> bool:
-        with self._home.catalog.read() as tx:
-            return "" in tallies.frozen(tx, self.id, ())["by_split"]
-
-    def _check_freezable(self) -> None:
-        counts = self.counts()
-        where = f"dataset {self.name!r}"
-        if not counts["labeled"]:
-            hint = "label some, or add a folder with one folder per class"
-            raise Invalid(where, "labelled to be frozen", f"no labelled item of {counts['items']}", hint)
-        present = [name for name, count in counts["by_class"].items() if count]
-        # Where a class is all that is asked and a model is to learn it; boxes, masks and labels alone may have one.
-        is_choice = isinstance(self.task, Learnable) and self.task.kinds == {"class"} and not self._row.schema.is_multi
-        if len(present) < 2 and is_choice:
-            hint = "label images of a second class: one class alone teaches a model nothing"
-            raise Invalid(where, "labelled with two classes or more", f"only {', '.join(present) or 'none'}", hint)
 
 
 def _unchanged(before: Mapping[str, Item], rev: int | Mapping[str, int] | None) -> None:

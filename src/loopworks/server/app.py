@@ -16,7 +16,7 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import events, formats, page, predict, protocol, space, split
+from loopworks.server.routes import clean, events, formats, look, page, predict, protocol, space, split, table
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ ROUTES: tuple[Api, ...] = (
     *predict.ROUTES,
     *space.ROUTES,
     *split.ROUTES,
+    *table.ROUTES,
+    *clean.ROUTES,
     *formats.ROUTES,
+    *look.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,

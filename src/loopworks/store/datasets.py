@@ -84,6 +84,17 @@ def set_meta(tx: Connection, dataset: str, meta: Mapping[str, Any]) -> None:
     tx.execute(update(_table).where(_table.c.id == dataset).values(meta=dict(meta)))
 
 
+def origin(tx: Connection, dataset: str) -> tuple[str, str]:
+    """Of a branch: the dataset that it began from, and the version that it last had in common with it."""
+    found = tx.execute(select(_table.c.origin, _table.c.base).where(_table.c.id == dataset)).one()
+    return found[0], found[1]
+
+
+def set_origin(tx: Connection, dataset: str, origin: str, base: str) -> None:
+    """Write down what ``origin`` gives."""
+    tx.execute(update(_table).where(_table.c.id == dataset).values(origin=origin, base=base))
+
+
 def _row(found: Row[tuple[object, ...]]) -> DatasetRow:
     return DatasetRow(
         id=found.id,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.engine import Connection
 
 from loopworks.store import tables
@@ -78,3 +78,9 @@ def of_item(tx: Connection, dataset: str, item: str) -> list[Event]:
     """All changes of an item, oldest first."""
     query = select(_table).where(_table.c.dataset == dataset, _table.c.item == item).order_by(_table.c.id)
     return [Event(**row._mapping) for row in tx.execute(query)]
+
+
+def latest(tx: Connection, dataset: str) -> dict[str, str]:
+    """Item -> id of its newest change; ids sort by time."""
+    query = select(_table.c.item, func.max(_table.c.id)).where(_table.c.dataset == dataset, _table.c.item != "")
+    return {row[0]: row[1] for row in tx.execute(query.group_by(_table.c.item))}

@@ -121,6 +121,21 @@ def deleted(tx: Connection, dataset: str, ids: Iterable[str]) -> set[str]:
     return found
 
 
+def every(tx: Connection, dataset: str) -> list[str]:
+    """Ids of all items, also of deleted ones, in order."""
+    return list(tx.execute(select(_table.c.id).where(_table.c.dataset == dataset).order_by(_table.c.id)).scalars())
+
+
+def rows_of(tx: Connection, dataset: str, ids: Iterable[str]) -> list[dict[str, Any]]:
+    """Items as ``add`` takes them, for another dataset to add; without their state, which labels bring."""
+    names = ("id", "name", "blob", "uri", "stamp", "mime", "width", "height", "size_bytes", "added_at", "text", "extra")
+    found: list[dict[str, Any]] = []
+    for batch in batches(ids):
+        query = select(*(_table.c[name] for name in names)).where(_table.c.dataset == dataset, _table.c.id.in_(batch))
+        found += [dict(row._mapping) for row in tx.execute(query)]
+    return found
+
+
 def delete(tx: Connection, dataset: str, ids: Iterable[str], *, author: str, op: str) -> None:
     """Take items out of sight, with all that is said of them; nothing is lost, ``bring_back`` undoes it.
 

@@ -127,6 +127,7 @@ dataset = Table(
     _more("base"),  # of a branch: the version that it began from
     _more("frozen"),  # the version that the next freeze begins from, to read only what changed since ...
     Column("frozen_clock", BigInteger, nullable=False, server_default="0"),  # ... the clock stood here
+    Column("searched", BigInteger, nullable=False, server_default="0"),  # the clock that its words are filed up to
     UniqueConstraint("name"),
 )
 
@@ -257,6 +258,26 @@ prediction = Table(
     _text("shape"),  # the whole Shape as JSON text
     ForeignKeyConstraint(["dataset", "item"], ["item.dataset", "item.id"]),
     Index(None, "dataset", "item"),
+)
+
+scored = Table(  # which model's predictions are there; the newest is the one with the largest clock
+    "scored",
+    metadata,
+    _key("dataset", ForeignKey("dataset.id")),
+    _key("model"),
+    Column("clock", BigInteger, nullable=False),  # dataset.clock when they were written last
+    Column("items", BigInteger, nullable=False),
+    _time(),
+)
+
+searched = Table(  # the words of an item; the index over them is no table of ours, see ``store.words``
+    "searched",
+    metadata,
+    _key("dataset"),
+    _key("item"),
+    Column("seq", BigInteger, nullable=False),
+    _text("words"),
+    UniqueConstraint("seq"),
 )
 
 tally = Table(  # counters kept up to date with every change, so that no page counts a million rows

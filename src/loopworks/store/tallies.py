@@ -88,21 +88,25 @@ def _count(tx: Connection, dataset: str, ids: list[str]) -> Counter[tuple[str, s
 
 def _tally(tx: Connection, dataset: str, batch: list[str] | None = None) -> Counter[tuple[str, str]]:
     found: Counter[tuple[str, str]] = Counter()
-    is_there = _item.c.uri != ""
-    items = select(_item.c.state, _item.c.split, is_there, func.count()).where(
-        _item.c.dataset == dataset, _item.c.deleted_at.is_(None)
-    )
+    is_away = _item.c.uri != ""
+    live = (_item.c.dataset == dataset, _item.c.deleted_at.is_(None))
+    if batch is None:
+        asked = select(_item.c.state, _item.c.split, is_away, func.count()).where(*live)
+        items: Iterable[Any] = tx.execute(asked.group_by(_item.c.state, _item.c.split, is_away))
+    else:  # counted here: SQLite would walk through an index of the whole dataset to have the groups in order
+        some = select(_item.c.state, _item.c.split, is_away).where(*live, _item.c.id.in_(batch))
+        items = ((*key, count) for key, count in Counter(map(tuple, tx.execute(some))).items())
+    for state, split, has_uri, count in items:
+        found["item", f"{state}/{split}"] += count
+        if has_uri and state == "labeled":
+            found["reference", ""] += count
     classes = (
         select(_item.c.split, _said.c.label, func.count(_said.c.item.distinct()))
         .join(_item, (_item.c.dataset == _said.c.dataset) & (_item.c.id == _said.c.item))
         .where(_said.c.dataset == dataset, _said.c.deleted_at.is_(None), _item.c.deleted_at.is_(None))
     )
     if batch is not None:
-        items, classes = items.where(_item.c.id.in_(batch)), classes.where(_said.c.item.in_(batch))
-    for state, split, has_uri, count in tx.execute(items.group_by(_item.c.state, _item.c.split, is_there)):
-        found["item", f"{state}/{split}"] += count
-        if has_uri and state == "labeled":
-            found["reference", ""] += count
+        classes = classes.where(_said.c.item.in_(batch))
     for split, label, count in tx.execute(classes.group_by(_item.c.split, _said.c.label)):
         found["class", label] += count  # an item is in one split, so the sums are of items too
         found["placed", f"{split}/{label}"] += count

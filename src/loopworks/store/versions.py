@@ -1,16 +1,18 @@
 """Rows of frozen versions. What a version holds is in its manifest (``parts.py``); a row says when and by whom."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Invalid, NotFound
-from loopworks.store import tables
+from loopworks.store import events, tables
 from loopworks.store.ids import now
 
 _table = tables.version
+_TAG = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +68,41 @@ def every(tx: Connection, dataset: str) -> list[VersionRow]:
     return [VersionRow(**row._mapping) for row in tx.execute(query)]
 
 
+def set_tag(tx: Connection, dataset: str, tag: str, version: str, *, author: str) -> str:
+    """Let ``tag`` mean a version, and no other of the dataset any more; gives the version that it meant before."""
+    if not _TAG.fullmatch(tag) or _is_hex(tag):
+        raise Invalid("tag", "1 to 64 letters, digits, . - or _, and no beginning of an id", repr(tag))
+    table = tables.version_tag
+    mine = (table.c.dataset == dataset, table.c.tag == tag)
+    before = tx.execute(select(table.c.version).where(*mine)).scalar() or ""
+    if before != version:
+        tx.execute(delete(table).where(*mine))
+        row = {"dataset": dataset, "tag": tag, "version": version, "author": author, "created_at": now()}
+        tx.execute(insert(table).values(**row))
+        moved = {"tag": tag, "version": version}
+        logged = events.make(
+            "version.tag", dataset=dataset, author=author, before={**moved, "version": before}, after=moved
+        )
+        events.add(tx, [logged])
+    return before
+
+
+def tags(tx: Connection, dataset: str) -> dict[str, str]:
+    """Tag -> id of the version that it means, by name."""
+    table = tables.version_tag
+    query = select(table.c.tag, table.c.version).where(table.c.dataset == dataset).order_by(table.c.tag)
+    return {row[0]: row[1] for row in tx.execute(query)}
+
+
 def get(tx: Connection, version: str, dataset: str | None = None) -> VersionRow:
-    """A version by its id or the beginning of it, of one dataset or of any.
+    """A version by its id or the beginning of it, of one dataset or of any; within a dataset also by its tag.
 
     Raises:
         NotFound: no such version.
         Invalid: several versions begin like that.
     """
+    if dataset is not None:
+        version = tags(tx, dataset).get(version, version)
     query = select(_table).where(_table.c.id >= version, _table.c.id <= version + "g").order_by(_table.c.created_at)
     if dataset is not None:
         query = query.where(_table.c.dataset == dataset)

@@ -12,6 +12,7 @@ from loopworks.core.registry import plugins
 from loopworks.data.clean import near
 from loopworks.data.clean.contract import Issue, Scene, rank
 from loopworks.data.features.texts import plain
+from loopworks.data.media import content_of
 from loopworks.store.items import Item
 
 GROUPS = ("group", "patient", "subject", "person", "video", "session", "scene")
@@ -23,9 +24,10 @@ _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 @plugins.add("clean.duplicates")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duplicates:
-    """The same content twice: an item that another dataset holds too, or a text that differs in case or blanks alone.
+    """The same content twice: items of the same bytes, texts that differ in case or blanks alone, items that another
+    dataset holds too.
 
-    Within a dataset the same bytes are one item by construction. Branches of a dataset share its items on purpose.
+    Branches of a dataset share its items on purpose, and are left out.
     """
 
     __pydantic_config__ = _CONFIG
@@ -45,15 +47,13 @@ class Duplicates:
                 fix={"action": "delete", "drop": sorted(one for one in shared if items[one].split != "test")},
                 facts={"dataset": name, "across_splits": len(crossing)},
             )
-        if scene.media != "text":
-            return
         same: dict[str, list[Item]] = defaultdict(list)
         for item in scene.items:
-            same[plain(item.text)].append(item)
+            same[plain(item.text) if scene.media == "text" else content_of(item.id)].append(item)
         for group in same.values():
             if len(group) > 1:
                 kept, *drop = sorted(group, key=rank)
-                yield _copies("duplicates", kept, drop, [1.0] * len(drop), "the same text")
+                yield _copies("duplicates", kept, drop, [1.0] * len(drop), "items of the same content")
 
 
 @plugins.add("clean.near-duplicates")

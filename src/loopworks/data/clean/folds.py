@@ -156,7 +156,7 @@ def _standard(
 
 def _largest(x: NDArray[np.float32], rounds: int = 20) -> float:
     """The largest eigenvalue of ``x.T @ x``, by power iteration, a little upwards to be safe."""
-    vector: NDArray[np.float32] = np.random.default_rng(0).standard_normal(size=x.shape[1], dtype=np.float32)
+    vector = np.random.default_rng(0).normal(size=(x.shape[1], 1)).astype(np.float32)
     value = 1.0
     for _ in range(rounds):
         vector = np.asarray(x.T @ (x @ (vector / max(float(np.linalg.norm(vector)), 1e-12))), np.float32)

@@ -22,7 +22,10 @@ BLANK = 0.02
 @plugins.add("clean.broken")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broken:
-    """Images that cannot be read: cut off, gone, or changed since they were added by reference. The fix deletes them."""
+    """Images that cannot be read: cut off, gone, or changed since they were added by reference.
+
+    The fix deletes them.
+    """
 
     __pydantic_config__ = _CONFIG
     media: frozenset[str] = _IMAGE

@@ -1,9 +1,11 @@
 """Rows of a descriptor for items: from the cache where they are, computed where they are not."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +17,8 @@ from loopworks.core.values import Problem
 from loopworks.data import media
 from loopworks.data.features.cache import Cache
 from loopworks.data.features.contract import Batch, Descriptor, Rows
+from loopworks.jobs.spread import is_spread, spread
+from loopworks.store.blobs import BlobStore, open_blobs
 from loopworks.store.home import Home
 
 CHUNK = 16
@@ -59,34 +63,94 @@ def rows(home: Home, descriptor: Descriptor, items: Iterable[Readable], progress
     fresh = [wanted[one] for one in cache.missing(wanted)]
     problems: dict[str, Problem] = {}
 
-    def describe(chunk: list[Readable]) -> tuple[list[str], NDArray[Any], list[Problem]]:
-        good, found, bad = [], [], []
-        for item in chunk:
-            try:
-                found.append(_content(home, descriptor, item))
-                good.append(item.id)
-            except LoopworksError as error:
-                bad.append(Problem(where=item.id, error=error.code, message=error.message, hint=error.hint))
-        return good, describe_batch(descriptor, found), bad
-
     ids: list[str] = []
     done: list[NDArray[Any]] = []
-    count = 0
-    chunks = (fresh[at : at + CHUNK] for at in range(0, len(fresh), CHUNK))
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        while window := list(islice(chunks, KEEP // CHUNK)):
-            for good, values, bad in pool.map(describe, window):
-                ids += good
-                done.append(values)
-                problems |= {problem.where: problem for problem in bad}
-                count += len(good) + len(bad)
-                if progress:
-                    progress(count, len(fresh))
-            if ids:
-                cache.add(ids, np.concatenate(done))
-                ids, done = [], []
+    answers = _answers(home, descriptor, fresh)
+    for count, (item, found) in enumerate(zip(fresh, answers, strict=True), 1):
+        if isinstance(found, Problem):
+            problems[item.id] = found
+        else:
+            ids.append(item.id)
+            done.append(found)
+        if progress and (count % CHUNK == 0 or count == len(fresh)):
+            progress(count, len(fresh))
+        if ids and (len(ids) >= KEEP or count == len(fresh)):
+            cache.add(ids, np.stack(done))
+            ids, done = [], []
+    if ids:
+        cache.add(ids, np.stack(done))
     kept = tuple(one for one in wanted if one not in problems)
     return Rows(kept, cache.read(kept), problems)
+
+
+def _answers(home: Home, descriptor: Descriptor, items: Sequence[Readable]) -> Iterator[NDArray[Any] | Problem]:
+    """A row or a problem for each item, in order; computed in threads here or on a cluster."""
+    settings = home.settings
+    if not is_spread(settings):
+        chunks = (list(items[at : at + CHUNK]) for at in range(0, len(items), CHUNK))
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            while window := list(islice(chunks, KEEP // CHUNK)):
+                for found in pool.map(
+                    lambda chunk: _describe(home, descriptor, settings.max_image_pixels, chunk), window
+                ):
+                    yield from found
+        return
+    describer = Describer(
+        descriptor=descriptor,
+        blobs=settings.blobs,
+        folder=str(home.folder / "blobs"),
+        max_pixels=settings.max_image_pixels,
+    )
+    yield from spread(describer, [Asked(one.id, one.name, one.uri, one.text) for one in items], settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An item on its way to another machine."""
+
+    id: str
+    name: str
+    uri: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Describer:
+    """Rows for a batch of items on another machine, which reaches the same blobs."""
+
+    descriptor: Descriptor
+    blobs: str
+    """URL of the blob store; empty: ``folder``."""
+    folder: str
+    max_pixels: int
+
+    def __call__(self, batch: list[Asked]) -> list[NDArray[Any] | Problem]:
+        """A row or a problem for each item."""
+        shelf = _Shelf(open_blobs(self.blobs, Path(self.folder)))
+        try:
+            return _describe(shelf, self.descriptor, self.max_pixels, batch)
+        finally:
+            shelf.blobs.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Shelf:
+    blobs: BlobStore
+
+
+def _describe(
+    home: media.Shelf, descriptor: Descriptor, max_pixels: int, chunk: Sequence[Readable]
+) -> list[NDArray[Any] | Problem]:
+    found: list[Any] = []
+    contents = []
+    for item in chunk:
+        try:
+            contents.append(_content(home, descriptor, item, max_pixels))
+            found.append(None)
+        except LoopworksError as error:
+            found.append(Problem(where=item.id, error=error.code, message=error.message, hint=error.hint))
+    values = iter(describe_batch(descriptor, contents))
+    return [next(values) if one is None else one for one in found]
 
 
 def describe_batch(descriptor: Descriptor, contents: Sequence[Any]) -> NDArray[Any]:
@@ -109,8 +173,8 @@ def forget(home: Home, ids: Iterable[str]) -> int:
     return gone
 
 
-def _content(home: Home, descriptor: Descriptor, item: Readable) -> Any:
+def _content(home: media.Shelf, descriptor: Descriptor, item: Readable, max_pixels: int) -> Any:
     if descriptor.rule is None:
         return item.text or media.read(home, item.id, item.uri, item.name).decode("utf-8", "replace")
     content = media.read(home, item.id, item.uri, item.name)
-    return image.decode(content, descriptor.rule, item.name, home.settings.max_image_pixels)
+    return image.decode(content, descriptor.rule, item.name, max_pixels)

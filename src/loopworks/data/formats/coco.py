@@ -4,6 +4,7 @@ What the file says of an image or an annotation is kept as its own text beside t
 every entry that did not change exactly as it was (``json_text``). Source: https://cocodataset.org/#format-data.
 """
 
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.core.image import SUFFIXES
 from loopworks.core.registry import plugins
 from loopworks.core.values import Problem, Shape, dump
 from loopworks.data.formats import coco_panoptic, coco_write
@@ -65,19 +67,20 @@ def _files(root: Path) -> Iterator[str]:
     while waiting:
         prefix, depth = waiting.pop(0)
         try:
-            entries = sorted((root / prefix).iterdir())
+            entries = sorted(os.scandir(root / prefix), key=lambda entry: entry.name)
         except OSError:
             continue
         seen = 0
         for entry in entries:
             if entry.name.startswith(".") or entry.is_symlink():
                 continue
-            if entry.suffix.lower() == ".json" and entry.is_file():
+            ending = posixpath.splitext(entry.name)[1].lower()
+            if ending == ".json" and entry.is_file():
                 seen += 1
                 # A folder with a JSON file for each image is no COCO; looking at a few of them tells.
-                if seen <= 16 and looks_like_coco(peek(entry)):
+                if seen <= 16 and looks_like_coco(peek(Path(entry.path))):
                     yield prefix + entry.name
-            elif depth < _DEEP and not entry.suffix and entry.is_dir():
+            elif depth < _DEEP and ending not in SUFFIXES and entry.is_dir():
                 waiting.append((f"{prefix}{entry.name}/", depth + 1))
 
 

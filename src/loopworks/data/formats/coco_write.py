@@ -131,9 +131,13 @@ class _Writer:
         ]
         bodies: dict[str, dict[str, Any]] = {}
         labels = [shape.label for shape in record.shapes if shape.kind == "class"]
+        said: dict[str, Any] = {}
+        for entry in entries:
+            said = json.loads(entry["text"]) | said
         for entry in entries:
             out = self.files[entry["file"]]
-            bodies[out.name] = self._image(out, entry, record, labels, record.name == kept.get("name"))
+            change = _changes(said, record, labels)
+            bodies[out.name] = self._image(out, entry, record, change, record.name == kept.get("name"))
         segments: dict[str, list[tuple[int, Shape]]] = {}
         for shape in record.shapes:
             if shape.kind != "class":
@@ -189,13 +193,12 @@ class _Writer:
         return out
 
     def _image(
-        self, out: _Out, entry: Mapping[str, Any], record: Record, labels: list[str], is_same_name: bool
+        self, out: _Out, entry: Mapping[str, Any], record: Record, change: dict[str, Any], is_same_name: bool
     ) -> dict[str, Any]:
         body: dict[str, Any] = json.loads(entry["text"])
-        new = dict(body)
+        new: dict[str, Any] = body | change
         if not is_same_name:
             new["file_name"] = record.name
-        _say(new, record, labels)
         key = body["id"]
         if key in out.image_ids:
             new.pop("id")
@@ -209,7 +212,7 @@ class _Writer:
         self, out: _Out, record: Record, bodies: dict[str, dict[str, Any]], labels: list[str]
     ) -> dict[str, Any]:
         body = {"id": 0, "width": record.width, "height": record.height, "file_name": record.name}
-        _say(body, record, labels)
+        body |= _changes({}, record, labels)
         bodies[out.name] = body
         out.late_images.append(body)
         return body
@@ -305,18 +308,19 @@ class _Writer:
             coco_panoptic.save(coco_panoptic.draw(segments, height, width), self.folder / place)
 
 
-def _say(body: dict[str, Any], record: Record, labels: list[str]) -> None:
-    """Put into an image's body what is known of the item, where it is not what the body says already."""
-    inner = body.get("attributes")
+def _changes(said: Mapping[str, Any], record: Record, labels: list[str]) -> dict[str, Any]:
+    """Fields of an image's body that must change for it to say what is known of the item."""
+    change: dict[str, Any] = {}
+    inner = said.get("attributes")
     if dict(record.attributes) != (json_facts(inner) if isinstance(inner, dict) else {}):
-        body["attributes"] = dict(record.attributes)
-    tags = body.get("tags")
-    if list(record.tags) != ([tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []):
-        body["tags"] = list(record.tags)
-    if record.is_labeled != (body.get("labeled", True) is not False):
-        body["labeled"] = record.is_labeled
-    if labels or "labels" in body:
-        body["labels"] = labels
+        change["attributes"] = dict(record.attributes)
+    for key, now in (("tags", list(record.tags)), ("labels", labels)):
+        found = said.get(key)
+        if now != ([text for text in found if isinstance(text, str)] if isinstance(found, list) else []):
+            change[key] = now
+    if record.is_labeled != (said.get("labeled", True) is not False):
+        change["labeled"] = record.is_labeled
+    return change
 
 
 def _classes(record: Record) -> list[str]:

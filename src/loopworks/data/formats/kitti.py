@@ -34,7 +34,7 @@ from loopworks.data.formats.folder import (
 
 _FACTS = ("truncated", "occluded", "alpha", "dimensions", "location", "rotation_y", "score")
 _LINE = re.compile(r"[^\s\d]\S*(?:\s+-?[\d.]+(?:[eE][-+]?\d+)?){14,15}\s*")
-_LABELS = re.compile(r"(?:^|/)label_2/[^/]*\.txt$")
+_LABELS = re.compile(r"(?:^|/)label_2/.*\.txt$")
 _UNKNOWN = ["-1", "-1", "-10"]
 _DIMENSIONS = ["-1", "-1", "-1"]
 _LOCATION = ["-1000", "-1000", "-1000"]

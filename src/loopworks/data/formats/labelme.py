@@ -8,9 +8,11 @@ import binascii
 import json
 import posixpath
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,15 +110,23 @@ class LabelMe:
 class _Content(Content):
     """A data set some of whose images were unpacked; they are there as long as it is."""
 
-    unpacked: list["tempfile.TemporaryDirectory[str]"] = field(default_factory=list)
+    unpacked: "_Folder | None" = None
 
     def place(self, name: str) -> Path:
         """Where an image from inside a file may be unpacked."""
-        if not self.unpacked:
-            self.unpacked.append(tempfile.TemporaryDirectory(prefix="loopworks-labelme-", ignore_cleanup_errors=True))
-        path = Path(self.unpacked[0].name) / name
+        if self.unpacked is None:
+            self.unpacked = _Folder()
+        path = Path(self.unpacked.name) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+class _Folder:
+    """A folder that goes when nobody needs it any more."""
+
+    def __init__(self) -> None:
+        self.name = tempfile.mkdtemp(prefix="loopworks-labelme-")
+        weakref.finalize(self, shutil.rmtree, self.name, ignore_errors=True)
 
 
 def _is_labelme(path: Path) -> bool:

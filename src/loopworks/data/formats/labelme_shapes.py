@@ -17,6 +17,7 @@ from loopworks.core.values import Shape, dump
 from loopworks.data.formats.folder import Losses, json_facts, number
 
 _OWN = frozenset({"label", "points", "shape_type", "mask"})
+_EMPTY: dict[str, Any] = {"flags": {}, "description": "", "group_id": None}
 _KINDS = {"polygon": "polygon", "linestrip": "polyline", "line": "polyline", "point": "points", "points": "points"}
 
 
@@ -31,7 +32,7 @@ def read_shape(body: Any, label: str, size: tuple[int, int]) -> Shape:
     """
     kind = body.get("shape_type") or "polygon"  # files before version 3.5 have no type
     points = _points(body.get("points"))
-    facts = {key: value for key, value in body.items() if key not in _OWN and value not in (None, {}, "")}
+    facts = {key: value for key, value in body.items() if key not in _OWN and not _is_empty(key, value)}
     drawn: Any = kind
     text = ""
     row: tuple[float, ...]
@@ -97,9 +98,19 @@ def write_shape(shape: Shape, losses: Losses, old: Mapping[str, Any] | None = No
     if "mask" in body or bits:
         body["mask"] = bits
     for key in list(body):
-        if key not in _OWN and key not in facts and body[key] not in (None, {}, ""):
-            body[key] = {"flags": {}, "description": ""}.get(key)
-    return body | facts
+        if key in _OWN or key in facts or _is_empty(key, body[key]):
+            continue
+        if key in _EMPTY:
+            body[key] = _EMPTY[key]
+        else:
+            del body[key]
+    if facts.keys() & _OWN:
+        losses.add("fact called like a field of LabelMe", "left out")
+    return body | {key: value for key, value in facts.items() if key not in _OWN}
+
+
+def _is_empty(key: str, value: Any) -> bool:
+    return key in _EMPTY and value in (None, {}, "")
 
 
 def _points(found: Any) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ Source: Everingham et al. 2010, "The PASCAL visual object classes challenge", an
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,12 @@ def short_name(name: str) -> str:
     return f"{before}/{after}"[1:] if sign else name
 
 
+def _listed_name(line: str, base: str, known: Container[str]) -> str:
+    """The image that a line of ImageSets names: all of it where there is such an image, else its first word."""
+    whole = line.strip()
+    return whole if base + whole in known else whole.split()[0]
+
+
 @dataclass(slots=True)
 class _Reader:
     tree: Tree
@@ -145,14 +151,14 @@ class _Reader:
             if name.endswith(".xml") and (not self.only or name == self.only):
                 try:
                     data = read_bytes(Path(path), name, SMALL_LIMIT)
-                    names |= {found.decode(encoding_of(data) or "utf-8").strip() for found in _NAME.findall(data)}
+                    names |= _object_names(data, name)
                 except (LoopworksError, UnicodeDecodeError, LookupError):
                     continue  # reading the record says it
         for label in sorted(names - {""}):
-            if "&" not in label:
-                self.classes.add(label, "object name")
+            self.classes.add(label, "object name")
 
     def _find_sets(self) -> None:
+        known = {short_name(name) for name in self.tree.stems()}
         for name in self.tree.files:
             folder, sign, rest = f"/{name}".rpartition("/ImageSets/")
             if not sign or not rest.endswith(".txt"):
@@ -166,9 +172,9 @@ class _Reader:
                 if not words:
                     continue
                 if stem in _SPLITS:
-                    self.splits.setdefault(base + words[0], stem)
-                elif label and split in (*_SPLITS, "trainval") and len(words) == 2 and words[1] == "1":
-                    self.marked.setdefault(base + words[0], []).append(label)
+                    self.splits.setdefault(base + _listed_name(line, base, known), stem)
+                elif label and split in (*_SPLITS, "trainval") and len(words) > 1 and words[-1] == "1":
+                    self.marked.setdefault(base + line.rstrip().rpartition(" ")[0].strip(), []).append(label)
         for label in sorted({label for labels in self.marked.values() for label in labels}):
             self.classes.add(label, "class of ImageSets")
 
@@ -317,6 +323,15 @@ class _Reader:
             kept["is_rgb"] = True
         kept["mask_size"] = list(classes.shape)
         return [replace(shape, extra=dump({"voc": {"mask": index}})) for index, shape in found]
+
+
+def _object_names(data: bytes, file: str) -> set[str]:
+    """Names of the objects of an XML file; plain files are not parsed for it, which would take twice the time."""
+    names = _NAME.findall(data)
+    is_plain = b"\0" not in data[:64] and not any(b"&" in name for name in names)
+    if is_plain and len(names) == data.count(b"<object"):
+        return {name.decode(encoding_of(data) or "utf-8").strip() for name in names}
+    return {texts(element, "name") for element in parse(data, file).findall("object")}
 
 
 def _mask_name(name: str) -> bool:

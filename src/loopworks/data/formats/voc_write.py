@@ -3,7 +3,7 @@
 import json
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -12,7 +12,7 @@ from loopworks.core.errors import LoopworksError
 from loopworks.core.values import Problem, Shape
 from loopworks.data.formats import voc_masks
 from loopworks.data.formats.contract import Content, Put, Record
-from loopworks.data.formats.folder import Classes, Losses, encode, normal
+from loopworks.data.formats.folder import Classes, Losses, encode, normal, split_of
 from loopworks.data.formats.voc_xml import parse, read_object, texts, write_object
 
 _INDENT = re.compile(r"<annotation[^>]*>\s*?\n([ \t]+)<")
@@ -49,6 +49,7 @@ class _Writer:
         self.labels = labels
         self.colors: list[int] = list(self.meta.get("colors", [])) or voc_masks.palette()
         self.splits: dict[str, str] = {}
+        self.natural: dict[str, str] = {}
         self.marks: dict[str, list[str]] = {}
         self.used: set[str] = set()
         self.has_masks = False
@@ -61,6 +62,7 @@ class _Writer:
         place: str = kept.get("image") or f"JPEGImages/{record.name}"
         stem = posixpath.splitext(record.name)[0]
         self.splits[stem] = record.split
+        self.natural[stem] = split_of(*reversed(place.split("/")[:-1]))
         marks = [shape for shape in record.shapes if shape.kind == "class" and shape.attributes == "{}"]
         if marks:
             self.marks[stem] = [shape.label for shape in marks]
@@ -89,18 +91,17 @@ class _Writer:
             stem = posixpath.basename(name)[:-4]
             label, _, split = stem.rpartition("_")
             base = f"/{name}".rpartition("/ImageSets/")[0][1:]
-            for words in (line.split() for line in text.splitlines()):
-                key = (base + "/" if base else "") + words[0] if words else ""
+            for line in text.splitlines():
+                words = line.split()
+                top = base + "/" if base else ""
                 if words and stem in ("train", "val", "test"):
-                    splits.setdefault(key, stem)
-                elif label and split in ("train", "val", "test", "trainval") and words[1:] == ["1"]:
+                    splits.setdefault(top + _listed_name(line, top, self.splits), stem)
+                elif label and split in ("train", "val", "test", "trainval") and words[1:] and words[-1] == "1":
+                    key = top + line.rstrip().rpartition(" ")[0].strip()
                     marks.setdefault(key, set()).add(self.classes.find(label) or label)
         now = {stem: split for stem, split in self.splits.items() if split}
-        is_same = (
-            bool(kept)
-            and (not splits or splits == now)
-            and all(set(labels) <= marks.get(stem, set()) for stem, labels in self.marks.items())
-        )
+        is_same_split = splits == now if splits else self.natural == self.splits
+        is_same = is_same_split and all(set(labels) <= marks.get(stem, set()) for stem, labels in self.marks.items())
         for name, (text, encoding) in kept.items():
             if is_same or "ImageSets/" not in name:
                 self._save(name, text, encoding)
@@ -200,6 +201,11 @@ class _Writer:
         path = self.folder / normal(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(encode(text, encoding))
+
+
+def _listed_name(line: str, base: str, known: Container[str]) -> str:
+    whole = line.strip()
+    return whole if base + whole in known else whole.split()[0]
 
 
 def _same(old: Shape, new: Shape) -> bool:

@@ -51,7 +51,11 @@ class Layout:
 
     def splits(self) -> dict[str, str]:
         """Folder or list of images, below the root -> its split."""
-        return {place: split for split, places in self.places.items() for place in places}
+        found: dict[str, str] = {}
+        for split, places in self.places.items():
+            for place in places:
+                found.setdefault(place, split)
+        return found
 
     def images(self, problems: list[Problem]) -> Iterator[tuple[str, str]]:
         """Path below the root and split of every image, each once."""

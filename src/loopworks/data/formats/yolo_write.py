@@ -63,7 +63,14 @@ class _Writer:
     def finish(self) -> None:
         """Write labels, names, lists and configuration."""
         task = self._task()
+        used: set[str] = set()
         for record, place in self.waiting:
+            if place.casefold() in used:
+                self.losses.add(
+                    "image whose name differs from another only in its ending", "written without its labels"
+                )
+                continue
+            used.add(place.casefold())
             text, encoding = self._text(record, task)
             _save(self.folder / normal(place), text, encoding)
         self._config(task)

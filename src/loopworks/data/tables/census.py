@@ -51,13 +51,15 @@ CLASSES: tuple[tuple[str, str], ...] = (
     ),
 )
 """Name and pattern of each class of values, in the order they are tried; what fits none is text."""
-KNOWN_UNITS = frozenset(
-    "% ‰ ° ' \" ′ ″ $ € £ ¥ ₹ usd eur gbp cny rmb jpy kg g mg µg μg t lb lbs oz st m cm mm µm μm nm km ft in inch yd mi "
-    "m2 m² km2 km² ha ft2 sqft m3 m³ l ml cl dl gal °c °f k s sec secs ms µs ns min mins h hr hrs hour hours day days d "
-    "week weeks w month months mo yr yrs year years y kwh mwh wh kw mw kv v mv a ma mah hz khz mhz ghz b kb mb gb tb "
-    "mbps gbps bit mph kmh km/h kph m/s knots kn ppm ppb bar mbar pa kpa hpa mpa psi atm pcs px dpi pt kcal cal j kj n nm "
-    "rpm db lm lx mol mmol 元 万元 公斤 千克 克 吨 米 厘米 毫米 公里 千米 天 日 小时 分钟 秒 岁 年 月 个 件 平方米 升 毫升".split()
+_UNIT_NAMES = (
+    "% ‰ ° ' \" ′ ″ $ € £ ¥ ₹ usd eur gbp cny rmb jpy kg g mg µg μg t lb lbs oz st m cm mm µm μm nm km ft in inch "
+    "yd mi m2 m² km2 km² ha ft2 sqft m3 m³ l ml cl dl gal °c °f k s sec secs ms µs ns min mins h hr hrs hour hours "
+    "day days d week weeks w month months mo yr yrs year years y kwh mwh wh kw mw kv v mv a ma mah hz khz mhz ghz "
+    "b kb mb gb tb mbps gbps bit mph kmh km/h kph m/s knots kn ppm ppb bar mbar pa kpa hpa mpa psi atm pcs px dpi "
+    "pt kcal cal j kj n nm rpm db lm lx mol mmol 元 万元 公斤 千克 克 吨 米 厘米 毫米 公里 千米 天 日 小时 分钟 秒 岁 "
+    "年 月 个 件 平方米 升 毫升"
 )
+KNOWN_UNITS = frozenset(_UNIT_NAMES.split())
 """Units of measure that are reported, in lower case; what follows a number otherwise may be a house's letter."""
 
 
@@ -137,8 +139,10 @@ def count(column: "pa.Array", order: "pa.Array") -> Census:
     names = _classify(bare)
     _tell_classes(found, names, raw, bare, counts, column, order)
     if len(bare) <= FEW and found.longest <= _WIDE:
+        written_down: dict[str, int] = {}
         for value, number in zip(bare.to_pylist(), counts.tolist(), strict=True):
-            found.values[value] = found.values.get(value, 0) + number  # type: ignore[index]
+            written_down[value] = written_down.get(value, 0) + number
+        found.values = written_down
     else:
         found.values = None
     return found

@@ -82,17 +82,20 @@ def delete(table: "Table", ids: Sequence[str], *, author: str) -> int:
     """See ``Table.delete``."""
     live = table.live(with_stats=True)
     wanted = list(dict.fromkeys(ids))
-    found = np.unique(np.concatenate([key_of(live, one) for one in wanted])) if wanted else []
+    if not wanted:
+        return 0
+    found = np.concatenate([key_of(live, one) for one in wanted])
     hit = 0
 
     def step(part: Any) -> Any:
         nonlocal hit
-        is_gone = np.isin(segments.key_column(part).view("S16"), doomed)
+        mine = keys.numbers(segments.key_column(part))
+        is_gone = np.isin(mine[:, 0], doomed[:, 0]) & np.isin(mine[:, 1], doomed[:, 1])
         hit += int(is_gone.sum())
         return part.filter(~is_gone) if is_gone.any() else None
 
-    doomed = np.array(found, "V16").view("S16")
-    places = set(keys.partitions(np.array(found, "V16"), live.state.digits).tolist()) if len(found) else set()
+    doomed = keys.numbers(found)
+    places = set(keys.partitions(found, live.state.digits).tolist())
     touched = [segment for segment in live.segments if segment.number in places]
     with table.home.blobs.writer() as writer:
         done = merge.rewrite(table.home.blobs, writer, touched, live.state.digits, step)

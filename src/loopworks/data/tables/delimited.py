@@ -192,7 +192,8 @@ class DelimitedReader:
 
     def _lines(self, block: bytes, numbers: list[int]) -> list[int]:
         """The line (from 0) of each record given by its number (from 1), where lines and records are not the same."""
-        wanted, found = set(numbers), {}
+        wanted = set(numbers)
+        found: dict[int, int] = {}
         at = number = line = 0
         while at < len(block) and wanted - found.keys():
             end = self._record(block, at, True) or len(block)
@@ -250,7 +251,7 @@ class DelimitedReader:
         return None
 
     def _record(self, buffer: bytes, at: int, is_last: bool) -> int | None:
-        """The end of the record at ``at``; 0 where the buffer ends before it does; ``None`` where it has a bad quote."""
+        """The end of the record at ``at``; 0: the buffer ends before it does; ``None``: it has a bad quote."""
         quote, mark = bytes([self._quote]), bytes([self._delimiter])
         size = len(buffer)
         line_end = buffer.find(b"\n", at)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loopworks.core.errors import Invalid
 from loopworks.data.tables import keys, segments
 from loopworks.data.tables.keys import Keys
 from loopworks.data.tables.spool import Spool
@@ -103,8 +104,14 @@ def merge(
     before = _Old(blobs, old, old_digits, digits, names)
 
     def work(unit: int) -> _Unit:
-        there = before.rows(unit)
         tables = list(_spooled(spool, unit, digits, has_id=has_id))
+        if old_digits == out:  # most often nothing is new, and then the keys alone will do
+            known = before.rows(unit, whole=False)
+            own = [table.select(["_key", "_hash", "_order", "_file"]) for table in tables]
+            found = _merge_unit(known, own, (), has_id=has_id, first_order=first_order)
+            if found.is_same:
+                return found
+        there = before.rows(unit)
         return _merge_unit(there, tables, names, has_id=has_id, first_order=first_order)
 
     return _rewrite(writer, old, old_digits, digits, out, work, progress)
@@ -230,19 +237,22 @@ class _Old:
         self._lock = threading.Lock()
         self._cut: tuple[int, dict[int, Any]] = (-1, {})
 
-    def rows(self, unit: int) -> "pa.Table | None":
+    def rows(self, unit: int, *, whole: bool = True) -> "pa.Table | None":
+        """The rows of a piece; their keys and contents alone, where they are not wanted whole."""
         if self._old_digits >= self._digits:
             width = 16 ** (self._old_digits - self._digits)
             found = [segment for segment in self._old if segment.number // width == unit]
             if not found:
                 return None
-            return segments.aligned([segments.load(self._blobs, segment) for segment in found], self._names)
-        whole = unit // 16 ** (self._digits - self._old_digits)
+            columns = None if whole else ()
+            tables = [segments.load(self._blobs, segment, columns) for segment in found]
+            return segments.aligned(tables, self._names if whole else ())
+        large = unit // 16 ** (self._digits - self._old_digits)
         with self._lock:  # pieces come in order, so the one segment that they are cut from is kept
-            if self._cut[0] != whole:
-                found = [segment for segment in self._old if segment.number == whole]
+            if self._cut[0] != large:
+                found = [segment for segment in self._old if segment.number == large]
                 tables = [segments.load(self._blobs, segment) for segment in found]
-                self._cut = (whole, dict(cut(segments.aligned(tables, self._names), self._digits)) if tables else {})
+                self._cut = (large, dict(cut(segments.aligned(tables, self._names), self._digits)) if tables else {})
             return self._cut[1].get(unit)
 
 

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core.errors import Invalid, NotFound
-from loopworks.data.tables import schema, segments
+from loopworks.data.tables import keys, schema, segments
 from loopworks.store import datasets
 
 if TYPE_CHECKING:
@@ -76,35 +76,44 @@ def page(
     shown = [told.column(name).name for name in (live.names if columns is None else columns)]
     if sort:
         told.column(sort)
-    wanted = live.names if where is not None else list(dict.fromkeys([*shown, *([sort] if sort else [])]))
-    extra = [told.id] if told.id and told.id not in wanted else []
+    wanted = live.names if where is not None else [sort] if sort else []
+    order = [(f"={sort}", "descending" if descending else "ascending")] if sort else []
+    order.append(("_order", "ascending" if sort or not descending else "descending"))
     best: Any = None
     count = 0
-    order = [(f"={sort}" if sort else "_order", "descending" if descending else "ascending"), ("_order", "ascending")]
-    order = order if sort else order[:1]
-    for part in table.scan(live, [*wanted, *extra]):
-        rows = _filtered(part, told, [*wanted, *extra], where, split)
+    for part in table.scan(live, wanted):
+        rows = _filtered(part, told, wanted, where, split)
+        rows = rows.select([*segments.OWN, *([f"={sort}"] if sort else [])])
         count += rows.num_rows
         kept = rows if best is None else pa.concat_tables([best, rows])
-        places = pc.sort_indices(kept, sort_keys=order)
-        best = kept.take(places[: offset + limit]).combine_chunks()
+        best = kept.take(pc.sort_indices(kept, sort_keys=order)[: offset + limit]).combine_chunks()
     if best is None:
         return Page(rows=(), count=0)
-    best = best.slice(offset)
-    ids = best.column(f"={told.id}").to_pylist() if told.id else [key.hex() for key in best.column("_key").to_pylist()]
-    cells = {name: best.column(f"={name}").to_pylist() for name in shown}
-    splits = best.column("_split").to_pylist()
-    return Page(
-        rows=tuple(
-            {
-                "id": str(ids[at]),
-                "split": splits[at],
-                "cells": {name: plain(values[at]) for name, values in cells.items()},
-            }
-            for at in range(best.num_rows)
-        ),
-        count=count,
+    found = _fetch(
+        table, live, told, best.slice(offset), list(dict.fromkeys([*shown, *([told.id] if told.id else [])]))
     )
+    return Page(rows=tuple(_shown(row, told, shown) for row in found), count=count)
+
+
+def _fetch(table: "Table", live: "Live", told: "Schema", best: "pa.Table", columns: list[str]) -> list[dict[str, Any]]:
+    """The whole rows of a page, from the segments that have them."""
+    import pyarrow.compute as pc
+
+    if not best.num_rows:
+        return []
+    key = best.column("_key").combine_chunks()
+    places = set(keys.partitions(keys.as_keys(key), live.state.digits).tolist())
+    touched = replace(live, segments=[segment for segment in live.segments if segment.number in places])
+    rows: dict[bytes, dict[str, Any]] = {}
+    for part in table.scan(touched, columns):
+        here = part.filter(pc.is_in(part.column("_key"), value_set=key))
+        rows |= {row["_key"]: row for row in typed_part(here, told, columns, "=").to_pylist()}
+    return [rows[one] for one in key.to_pylist()]
+
+
+def _shown(row: dict[str, Any], told: "Schema", columns: Sequence[str]) -> dict[str, Any]:
+    shown = str(row[f"={told.id}"]) if told.id else row["_key"].hex()
+    return {"id": shown, "split": row["_split"], "cells": {name: plain(row[f"={name}"]) for name in columns}}
 
 
 def counts(table: "Table") -> dict[str, Any]:

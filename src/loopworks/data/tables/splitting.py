@@ -151,7 +151,7 @@ class _Groups:
         for part in table.scan(live, [group]):
             pairs = zip(self._values(part), part.column("_split").to_pylist(), strict=True)
             for value, now in set(pairs):
-                old = self._known.get(value, "")
+                old = self._known.get(value, "") if value is not None else ""
                 if value is not None and now and SPLITS.index(now) > (SPLITS.index(old) if old else -1):
                     self._known[value] = now
 

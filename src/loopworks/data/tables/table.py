@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core.errors import Conflict, Invalid, NotFound
-from loopworks.core.values import LabelSchema, Problem
+from loopworks.core.values import LabelSchema
 from loopworks.data.tables import merge, schema, segments
+from loopworks.data.tables.addition import TableReport, report_of
 from loopworks.data.tables.census import Census
-from loopworks.data.tables.intake import Intake, Options, Progress, Session, find, place_of
+from loopworks.data.tables.intake import Intake, Options, Progress, Session, find
 from loopworks.data.tables.schema import Column
 from loopworks.store import datasets, events
 from loopworks.store import segments as rows
@@ -25,36 +26,6 @@ if TYPE_CHECKING:
 
 TRIES = 5
 MOST_CLASSES = 1_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableReport:
-    """What an ``add`` did."""
-
-    added: int = 0
-    known: int = 0
-    """Rows that were there already."""
-    changed: int = 0
-    """Rows whose id was there with other cells; they are replaced."""
-    rows: int = 0
-    """Rows of the table now."""
-    left_out: int = 0
-    """Rows that could not be read; ``problems`` says why (the first thousand of them)."""
-    problems: tuple[Problem, ...] = ()
-    notes: tuple[str, ...] = ()
-    """Columns that are new, and columns whose type changed, with the first row that did it."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {
-            "added": self.added,
-            "known": self.known,
-            "changed": self.changed,
-            "rows": self.rows,
-            "left_out": self.left_out,
-            "problems": [problem.to_json() for problem in self.problems],
-            "notes": list(self.notes),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +254,7 @@ class Table:
         return version.diff(self, old, new)
 
     def export(self, path: str | Path, *, version: str = "", split: str | None = None) -> int:
-        """Write the rows, in the order of import, as CSV, TSV, JSON lines or Parquet by the name; gives their number."""
+        """Write the rows, in the order of import, as the name's ending says; gives their number. See ``export.py``."""
         from loopworks.data.tables import export
 
         return export.export(self, Path(path), version=version, split=split)
@@ -388,7 +359,7 @@ class Table:
                     fresh = merge.recut(self._home.blobs, writer, [*kept, *fresh], digits, wanted)
                 gone, digits = [s.number for s in live.segments], wanted
             if not done.added and not done.changed and names == old_names:
-                return _report(session, done, live.state, live.state, first)
+                return report_of(session, done, live.state, live.state, first)
             body |= {
                 "names": names,
                 "next": first + session.rows,
@@ -402,7 +373,7 @@ class Table:
                 if attempt == TRIES - 1:
                     raise
                 continue
-            return _report(session, done, live.state, self._state(), first)
+            return report_of(session, done, live.state, self._state(), first)
         raise Conflict("the table must hold still for an import; got changes all the time", "try again")
 
     def _more_classes(self, state: State, fresh: Sequence[Segment]) -> list[str] | None:
@@ -462,49 +433,3 @@ def _summed(live: Sequence[Segment], body: Mapping[str, Any]) -> dict[str, Any]:
         for split, number in segment.stats["splits"].items():
             splits[split] = splits.get(split, 0) + number
     return {"census": found, "splits": dict(sorted(splits.items()))}
-
-
-def _report(session: Session, done: merge.Outcome, before: State, after: State, first: int) -> TableReport:
-    notes = []
-    old = {column.name: column for column in schema_of(before).columns}
-    body = after.body
-    for column in schema_of(after).columns:
-        earlier = old.get(column.name)
-        if earlier is None:
-            if before.rows:
-                notes.append(f"column {column.name!r} is new; rows from before have none")
-            if any(note.startswith("mixed") for note in column.notes):
-                notes.append(f"column {column.name!r}: {_mixed_note(column)}{_first_at(session, body, column, first)}")
-        elif earlier.type not in (column.type, "empty"):
-            at = _first_at(session, body, column, first)
-            notes.append(f"column {column.name!r} was {earlier.type} and is {column.type} now{at}")
-    for name in sorted(set(old) - set(session.names)):
-        if done.added or done.changed:
-            notes.append(f"column {name!r} is not in what was added; the new rows have none")
-    if done.twice:
-        notes.append(f"{done.twice} rows have an id that came twice with other cells; the last one holds")
-    problems = [Problem(**problem) for problem in session.problems]
-    return TableReport(
-        added=done.added,
-        known=done.known,
-        changed=done.changed,
-        rows=after.rows,
-        left_out=session.left_out,
-        problems=tuple(problems),
-        notes=tuple(notes),
-    )
-
-
-def _mixed_note(column: Column) -> str:
-    return next(note for note in column.notes if note.startswith("mixed"))
-
-
-def _first_at(session: Session, body: Mapping[str, Any], column: Column, first: int) -> str:
-    """Where the rarest kind of value of a column first came, if it came with this import."""
-    told = Census.from_json(body["census"][column.name])
-    fresh = {name: pair for name, pair in told.first.items() if pair[0] >= first}
-    if not fresh:
-        return ""
-    rare = min(fresh, key=lambda name: (told.classes.get(name, 0), name))
-    number, value = fresh[rare]
-    return f"; first {value!r} in {place_of(session, number - first)}"

@@ -120,7 +120,9 @@ def _has_utf8(sample: bytes) -> bool:
 def _is_chinese(sample: bytes) -> bool:
     text = sample.decode("gb18030", "replace")
     beyond = [c for c in text if ord(c) > 127]
-    return len(beyond) >= 2 and len(_HAN.findall(text)) > 0.8 * len(beyond)
+    # An accented letter and the plain one behind it make a character too, but a rare one, which GB2312 lacks.
+    common = [c for c in beyond if _HAN.match(c) and c.encode("gb2312", "ignore")]
+    return len(beyond) >= 2 and len(common) > 0.8 * len(beyond)
 
 
 def _without_bom(head: bytes) -> str:
@@ -161,5 +163,5 @@ def _read(file: IO[bytes], size: int, path: Path) -> bytes:
         return file.read(size)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise Invalid(
-            str(path), "a file that is whole", str(error), "it may be cut off; the rows before are kept"
+            str(path), "a file that is whole", str(error), "it may be cut off: pack or fetch it again"
         ) from None

@@ -159,6 +159,11 @@ class TableVersion(Version):
                 yield typed_part(wanted, told, names, "").drop_columns(["_hash", "_order"])
 
 
+def opened(home: Home, dataset: str, row: versions.VersionRow) -> Version:
+    """The version of ``row``, of a table or of items."""
+    return TableVersion(home, dataset, row) if row.task in TASKS else Version(home, dataset, row)
+
+
 def freeze(table: "Table", message: str, *, author: str, seed: int) -> TableVersion:
     """See ``Table.freeze``."""
     from loopworks.data.tables.table import schema_of

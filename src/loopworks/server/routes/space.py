@@ -66,6 +66,17 @@ def dataset(request: Request) -> Response:
 def items(request: Request) -> Response:
     """Items of a dataset, a page at a time."""
     asked = request.query_params
+    if asked.get("query") or asked.get("sort"):
+        if clash := [name for name in ("state", "split", "label") if asked.get(name)]:
+            raise Invalid("query", "alone: state, split and label are fields of it", f"{', '.join(clash)} beside it")
+        target = _space(request).dataset(_path(request, "dataset"))
+        rows = target.find(
+            asked.get("query", ""),
+            sort=asked.get("sort", ""),
+            limit=_count(request, "limit", 100),
+            after=asked.get("after") or None,
+        )
+        return answer.json({"items": [item.to_json() for item in rows]})
     found = (
         _space(request)
         .dataset(_path(request, "dataset"))
@@ -275,7 +286,14 @@ ROUTES = (
         path=f"{_DATASET}/items",
         endpoint=items,
         summary="Items of a dataset",
-        query={"state": "all, labeled or unlabeled", "split": "train, val or test", "label": "a class", **_PAGE},
+        query={
+            "state": "all, labeled or unlabeled",
+            "split": "train, val or test",
+            "label": "a class",
+            "query": "see docs/query.md, or the name of a view",
+            "sort": "such as -size",
+            **_PAGE,
+        },
     ),
     Api(
         method="GET",

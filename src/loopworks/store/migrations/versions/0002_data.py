@@ -13,10 +13,18 @@ branch_labels = None
 depends_on = None
 
 
+MAKE_SQLITE = (
+    "CREATE VIRTUAL TABLE search_index USING fts5(words, content='searched', content_rowid='seq', "
+    "tokenize=\"unicode61 remove_diacritics 0 categories 'L* M* N* P* S* C*'\")"
+)
+"""Our words hold no blanks: the index shall cut at blanks and nowhere else."""
+MAKE_POSTGRES = "CREATE INDEX search_index ON searched USING gin (string_to_array(words, ' '))"
+
+
 def upgrade() -> None:
     """Add the columns and tables; rows from before get what an item without them means, and are counted."""
     _add("dataset", _json("meta"), _big("clock"), _more("origin"), _more("base"))
-    _add("dataset", _more("frozen"), _big("frozen_clock"))
+    _add("dataset", _more("frozen"), _big("frozen_clock"), _big("searched"))
     deleted: sa.Column[Any] = sa.Column("deleted_at", Instant(), nullable=True)
     _add("item", _more("text"), _json("attributes"), _json("extra"), _big("changed"), deleted)
     place: sa.Column[int] = sa.Column("place", sa.Integer(), nullable=False, server_default="0")
@@ -58,6 +66,16 @@ def _tables_of_items() -> None:
     )
     op.create_index(op.f("ix_prediction_dataset_item"), "prediction", ["dataset", "item"])
     op.create_table(
+        "searched",
+        _text("dataset"),
+        _text("item"),
+        sa.Column("seq", sa.BigInteger(), nullable=False),
+        _text("words"),
+        sa.PrimaryKeyConstraint("dataset", "item", name=op.f("pk_searched")),
+        sa.UniqueConstraint("seq", name=op.f("uq_searched_seq")),
+    )
+    op.execute(MAKE_SQLITE if op.get_bind().dialect.name == "sqlite" else MAKE_POSTGRES)
+    op.create_table(
         "tombstone",
         _text("item"),
         _text("dataset"),
@@ -92,6 +110,16 @@ def _tables_of_datasets() -> None:
         _text("blob"),
         sa.Column("rows", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("version", "place", name=op.f("pk_pack")),
+    )
+    op.create_table(
+        "scored",
+        _text("dataset"),
+        _text("model"),
+        sa.Column("clock", sa.BigInteger(), nullable=False),
+        sa.Column("items", sa.BigInteger(), nullable=False),
+        _time("created_at"),
+        sa.PrimaryKeyConstraint("dataset", "model", name=op.f("pk_scored")),
+        to_dataset("scored"),
     )
     op.create_table(
         "tally",
