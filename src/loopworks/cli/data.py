@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from loopworks.cli import data_versions
 from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
@@ -17,6 +18,7 @@ DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
+    data_versions.register(group)
     app.add_typer(group, name="data")
 
 
@@ -176,6 +178,13 @@ def diff(
         target = space.dataset(dataset)
         found = target.version(old).diff(target.version(new)).to_json()
         out.say(f"{len(found['added'])} added, {len(found['removed'])} removed, {len(found['changed'])} changed")
+        said, moves = found["annotations"], found["moves"]
+        out.say(f"annotations: {said['added']} added, {said['removed']} removed, {said['changed']} changed")
+        counts = [(name, pair["before"], pair["after"]) for name, pair in found["by_class"].items()]
+        if counts:
+            out.table(("class", "items before", "after"), counts)
+        for move, count in moves.items():
+            out.say(f"split {move}: {count} items")
         out.done({"dataset": dataset, "diff": found})
 
 

@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """Largest ratio of unpacked to packed bytes of an archive, no unit; counts from 100 MB unpacked on."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body that the server reads, in bytes."""
+    gc_grace_s: Annotated[float, Field(ge=0)] = 86_400.0
+    """How old a blob that nothing leads to must be before garbage collection removes it, in seconds."""
     busy_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """How long to wait for a locked database before giving up, in seconds."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

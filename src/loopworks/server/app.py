@@ -16,7 +16,7 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import events, page, predict, protocol, space, split
+from loopworks.server.routes import events, page, predict, protocol, space, split, versions
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ ROUTES: tuple[Api, ...] = (
     *predict.ROUTES,
     *space.ROUTES,
     *split.ROUTES,
+    *versions.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,
