@@ -6,8 +6,6 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sqlalchemy.engine import Connection
-
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.fields import is_text
 from loopworks.core.values import dump
@@ -106,13 +104,13 @@ class Editing:
             self._wanted(tx, wanted)
             return self._apply(tx, what, wanted, author=author, reason=reason)
 
-    def _apply(self, tx: Connection, what: str, wanted: Mapping[str, Facts], *, author: str, reason: str = "") -> str:
+    def _apply(self, tx: Any, what: str, wanted: Mapping[str, Facts], *, author: str, reason: str = "") -> str:
         op = new_id()
         count = changes.apply(tx, self._row.id, wanted, author=author, op=op)
         operations.record(tx, self._row.id, op, what, count=count, author=author, reason=reason)
         return op
 
-    def _wanted(self, tx: Connection, ids: Iterable[str]) -> dict[str, Item]:
+    def _wanted(self, tx: Any, ids: Iterable[str]) -> dict[str, Item]:
         """The items with these ids, or ``NotFound``."""
         wanted = list(dict.fromkeys(ids))
         found = items.among(tx, self._row.id, wanted)

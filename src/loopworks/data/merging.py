@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from sqlalchemy.engine import Connection
-
 from loopworks.core.errors import Conflict, Invalid
 from loopworks.core.values import LabelSchema
 from loopworks.store import annotations, changes, datasets, events, items, operations, parts
@@ -226,7 +224,7 @@ def _both(was: dict[str, Any], our: dict[str, Any], their: dict[str, Any], side:
     return merged, disagree
 
 
-def _base(tx: Connection, ours: str, theirs: str) -> str:
+def _base(tx: Any, ours: str, theirs: str) -> str:
     (origin, base), (other, other_base) = datasets.origin(tx, ours), datasets.origin(tx, theirs)
     if other == ours:
         return other_base
@@ -242,7 +240,7 @@ def _base(tx: Connection, ours: str, theirs: str) -> str:
     )
 
 
-def _set_base(tx: Connection, ours: str, theirs: str, version: str) -> None:
+def _set_base(tx: Any, ours: str, theirs: str, version: str) -> None:
     """From now on both have in common what theirs is at this moment."""
     origin, _ = datasets.origin(tx, theirs)
     if origin == ours:
@@ -251,13 +249,13 @@ def _set_base(tx: Connection, ours: str, theirs: str, version: str) -> None:
         datasets.set_origin(tx, ours, theirs, version)
 
 
-def _newest(tx: Connection, ours: str, theirs: str) -> dict[str, str]:
+def _newest(tx: Any, ours: str, theirs: str) -> dict[str, str]:
     """Item -> the side that changed it last, by the time of its newest event."""
     here, there = events.latest(tx, ours), events.latest(tx, theirs)
     return {key: "theirs" if at > here.get(key, "") else "ours" for key, at in there.items()}
 
 
-def _grow(tx: Connection, ours: str, theirs: str, author: str) -> None:
+def _grow(tx: Any, ours: str, theirs: str, author: str) -> None:
     """Classes that only theirs has, after ours."""
     old, other = datasets.by_id(tx, ours).schema, datasets.by_id(tx, theirs).schema
     fresh = tuple(name for name in other.classes if name not in old.classes)
@@ -272,7 +270,7 @@ def _facts(row: FrozenRow) -> Facts:
     return Facts(is_here=True, labels=row.shapes, split=row.split, tags=row.tags, attributes=row.facts)
 
 
-def _insert(tx: Connection, dataset: str, found: list[FrozenRow], author: str) -> None:
+def _insert(tx: Any, dataset: str, found: list[FrozenRow], author: str) -> None:
     moment = now()
     names = ("name", "blob", "uri", "mime", "width", "height", "size_bytes", "split", "text")
     rows: list[Mapping[str, Any]] = [
