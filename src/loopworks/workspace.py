@@ -18,8 +18,9 @@ from loopworks.data import arrival
 from loopworks.data import stage as data
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
-from loopworks.store import bundles, deployments, lineage, models
+from loopworks.store import bundles, deployments, garbage, lineage, models
 from loopworks.store.deployments import Deployment
+from loopworks.store.garbage import Sweep
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
@@ -130,6 +131,16 @@ class Workspace:
         }
 
     # ---- data
+
+    def gc(self, *, dry_run: bool = True, grace_s: float | None = None) -> Sweep:
+        """Remove blobs that nothing leads to any more; by default only say how many there are.
+
+        Args:
+            dry_run: remove nothing.
+            grace_s: younger blobs stay, in seconds; default the setting ``gc_grace_s``.
+        """
+        grace = self.settings.gc_grace_s if grace_s is None else grace_s
+        return garbage.collect(self.home.catalog, self.home.blobs, grace_s=grace, dry_run=dry_run)
 
     def datasets(self) -> list[dict[str, Any]]:
         """All datasets with their counts."""

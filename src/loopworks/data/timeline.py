@@ -4,18 +4,20 @@
 """
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core.contracts import Learnable, Task
-from loopworks.core.errors import Invalid
-from loopworks.data import merging
+from loopworks.core.errors import Invalid, NotFound
+from loopworks.data import media, merging
 from loopworks.data.merging import MergeReport, RestoreReport, Rule
 from loopworks.data.tables.version import opened
 from loopworks.data.version import Version
 from loopworks.store import datasets as rows
-from loopworks.store import events, lineage, parts, tallies
+from loopworks.store import erasing, events, items, lineage, parts, tallies
 from loopworks.store import versions as version_rows
 from loopworks.store.datasets import DatasetRow
+from loopworks.store.erasing import Erased
 from loopworks.store.home import Home
 from loopworks.store.lineage import Node
 
@@ -161,6 +163,29 @@ class Timeline:
     def _not_a_table(self, what: str) -> None:
         if self.is_table:
             raise Invalid(f"dataset to be {what}", "of images or texts", "a table", "export a version and add it anew")
+
+    def erase(self, ids: Iterable[str], *, reason: str, author: str = "") -> Erased:
+        """Erase items for good: rows, bytes, history's contents, and the frozen versions that hold them.
+
+        Not this dataset alone: the same bytes are erased from every dataset of the workspace. Versions that hold them
+        are issued again under a new id; models and tags point to the new one. Adding the bytes again is refused.
+
+        Args:
+            ids: of items of this dataset, also of deleted ones.
+            reason: stays in the tombstone.
+            author: who does it.
+        Raises:
+            NotFound: no such item.
+            Invalid: no reason is given.
+        """
+        self._not_a_table("erased from")
+        wanted = list(dict.fromkeys(ids))
+        with self._home.catalog.read() as tx:
+            found = items.among(tx, self._row.id, wanted, deleted=True)
+        for item in wanted:
+            if item not in found:
+                raise NotFound("item", item, hint=f"dataset {self._row.name!r} has no item with this id")
+        return erasing.erase(self._home, map(media.content_of, wanted), reason=reason, author=author)
 
     def _freeze(self, message: str, author: str) -> Version:
         catalog, blobs = self._home.catalog, self._home.blobs

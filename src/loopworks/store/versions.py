@@ -108,6 +108,7 @@ def get(tx: Connection, version: str, dataset: str | None = None) -> VersionRow:
         query = query.where(_table.c.dataset == dataset)
     rows = [VersionRow(**row._mapping) for row in tx.execute(query)] if _is_hex(version) else []
     if not rows:
+        _check_erased(tx, version)
         known = select(_table.c.id).order_by(_table.c.created_at.desc()).limit(12)
         if dataset is not None:
             known = known.where(_table.c.dataset == dataset)
@@ -115,6 +116,16 @@ def get(tx: Connection, version: str, dataset: str | None = None) -> VersionRow:
     if len({row.id for row in rows}) > 1:
         raise Invalid("version id", "the beginning of one id", f"{version}, which begins several", "give more digits")
     return rows[0]
+
+
+def _check_erased(tx: Connection, version: str) -> None:
+    """Say which version came after one that held an item which was erased."""
+    for moved in tx.execute(select(tables.tombstone.c.versions)).scalars():
+        for old, new in moved.items():
+            if _is_hex(version) and len(version) >= 8 and old.startswith(version):
+                raise NotFound(
+                    "version", version, hint=f"an item of it was erased; now {new or 'nothing is left of it'}"
+                )
 
 
 def _is_hex(text: str) -> bool:
