@@ -454,16 +454,9 @@ class Workspace:
         used = self.deployment(deployment)
         bundle = self.bundle(used)
         variant = used.variant
-        found: list[tuple[str, bytes]] = []
-        problems: list[Problem] = []
-        for i, source in enumerate(sources):
-            name = f"image {i + 1}" if isinstance(source, bytes) else str(source)
-            try:
-                content = source if isinstance(source, bytes) else data.read_file(Path(source))
-                image.probe(content, name, self.settings.max_image_pixels)
-                found.append((name, content))
-            except LoopworksError as error:
-                problems.append(Problem(where=name, error=error.code, message=error.message, hint=error.hint))
+        from loopworks.infer import local
+
+        found, problems = local.load(sources, self.settings.max_image_pixels)
         answers: list[dict[str, Any]] = []
         task = plugins.get(f"task.{bundle.task}")
         for at in range(0, len(found), batch):

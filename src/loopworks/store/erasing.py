@@ -15,7 +15,7 @@ from sqlalchemy import Table, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Invalid
-from loopworks.store import frozen, packs, parts, shapes, tables, tallies
+from loopworks.store import frozen, packs, parts, shapes, tables, tallies, words
 from loopworks.store.frozen import FrozenRow, Manifest
 from loopworks.store.home import Home
 from loopworks.store.ids import now
@@ -223,6 +223,7 @@ def _relink(tx: Connection, side: str, old: str, new: str) -> None:
 def _remove(tx: Connection, dataset: str, ids: list[str]) -> None:
     """Every row of the items; of the history what happened and when, without what it was."""
     said = tables.event
+    words.forget(tx, dataset, ids)
     with tallies.kept(tx, dataset, ids):
         for table in (tables.annotation, tables.item_tag, tables.prediction, tables.lease):
             tx.execute(delete(table).where(table.c.dataset == dataset, table.c.item.in_(ids)))
