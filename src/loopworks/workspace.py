@@ -22,6 +22,7 @@ from loopworks.store import bundles, deployments, garbage, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.garbage import Sweep
 from loopworks.store.home import Home, create_home, open_home
+from loopworks.store.ids import batches
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 
@@ -443,8 +444,7 @@ class Workspace:
         """
         answers, problems = self.predict_many(deployment, [source])
         if problems:
-            first = problems[0]
-            raise _error(first)
+            raise _error(problems[0])
         return answers[0]
 
     def predict_many(
@@ -453,15 +453,13 @@ class Workspace:
         """Answers for many images, in order; those that cannot be read are listed and left out."""
         used = self.deployment(deployment)
         bundle = self.bundle(used)
-        variant = used.variant
         from loopworks.infer import local
 
         found, problems = local.load(sources, self.settings.max_image_pixels)
         answers: list[dict[str, Any]] = []
         task = plugins.get(f"task.{bundle.task}")
-        for at in range(0, len(found), batch):
-            part = found[at : at + batch]
-            outputs = self.answer(bundle, (content for _, content in part), variant)
+        for part in batches(found, batch):
+            outputs = self.answer(bundle, (content for _, content in part), used.variant)
             for (name, content), answer in zip(part, task.decode(outputs, bundle.schema), strict=True):
                 item = data.content_id(content)
                 answers.append({"id": used.prediction(item), "name": name, "item": item, **answer})
