@@ -135,6 +135,12 @@ def _numbers(values: Sequence[int], kind: Any) -> Any:
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))])
 
 
+def _flags(values: NDArray[np.bool_]) -> Any:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
+
+
 def _lists(lengths: Sequence[int], inside: Any) -> Any:
     import pyarrow as pa
 
@@ -208,7 +214,6 @@ def _whole(blobs: Blobs, shape: dict[str, str]) -> Shape:
 
 
 def _groups(file: Any, wanted: NDArray[np.bool_], split: str | None) -> Iterator["pa.Table"]:
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     everything = bool(wanted.all())
@@ -219,7 +224,7 @@ def _groups(file: Any, wanted: NDArray[np.bool_], split: str | None) -> Iterator
             continue
         table = file.read_row_group(at, use_threads=False)
         if not everything:
-            table = table.filter(pa.array(wanted[table["leaf"].to_numpy()]))
+            table = table.filter(_flags(wanted[table["leaf"].to_numpy()]))
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         if table.num_rows:
