@@ -279,8 +279,7 @@ class Workspace(Exchange):
     ) -> Model:
         """Train a model on a frozen version, as a durable job, and wait for it; arguments as in ``train_job``.
 
-        Args:
-            on_progress: called with the job while it runs.
+        ``on_progress`` is called with the job while it runs.
         """
         return self.result(
             self.train_job(
@@ -341,8 +340,7 @@ class Workspace(Exchange):
     ) -> Model:
         """Make and measure smaller and faster forms of a model, and wait for it; arguments as in ``optimize_job``.
 
-        Args:
-            on_progress: called with the job while it runs.
+        ``on_progress`` is called with the job while it runs.
         """
         job = self.optimize_job(model, max_drop=max_drop, target=target, variants=variants, seed=seed, key=key)
         return self.result(job, on_progress)

@@ -81,7 +81,7 @@ class Out:
         for problem in problems[:limit]:
             hint = f" ({problem.hint})" if problem.hint else ""
             text = problem.message
-            if problem.where not in text:  # some say what is wrong, and leave it to us to say where
+            if problem.where not in text.replace("'", ""):  # some say what is wrong, and leave it to us to say where
                 text = f"{problem.where}: {text}"
             self.say(f"  problem: {text}{hint}")
         if len(problems) > limit:
