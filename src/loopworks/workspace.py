@@ -18,6 +18,7 @@ from loopworks.data import arrival
 from loopworks.data import stage as data
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
+from loopworks.data.transfer import Exchange
 from loopworks.store import bundles, deployments, garbage, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.garbage import Sweep
@@ -60,7 +61,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace:
+class Workspace(Exchange):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:
@@ -214,7 +215,6 @@ class Workspace:
 
     def _describing(self, dataset: Dataset) -> "Answers | None":
         """What the newest model of a dataset answers, as a descriptor of images."""
-
         if (model := self._newest(dataset)) is None:
             return None
         from loopworks.data.features import model as features

@@ -59,3 +59,51 @@ def test_three_faces_one_result(tmp_path: Path, pictures: Callable[..., Path]) -
         assert report["datasets"] == ["other", "pets", "trial"]
         bad = client.post("/api/datasets/pets/erase", json={"items": [victim.id], "reason": "asked"})
         assert bad.status_code == 404
+
+
+def test_a_version_goes_over_by_every_face(tmp_path: Path, pictures: Callable[..., Path]) -> None:
+    with (
+        loopworks.open(tmp_path / "space") as space,
+        loopworks.open(tmp_path / "there") as there,
+        TestClient(create_app(space), base_url="http://127.0.0.1") as client,
+    ):
+        pets = space.dataset("pets", "image-classification")
+        pets.add(pictures(tmp_path / "in", {"cat": 8, "dog": 6}, size=8), author="ann")
+        first = pets.freeze("first")
+        pets.tag(first.id, "v1")
+
+        def run(*words: str, code: int = 0) -> dict[str, Any]:
+            done = CliRunner().invoke(app, ["data", *words, "-w", str(space.folder), "--json"])
+            assert done.exit_code == code, done.output
+            return dict(json.loads(done.stdout))
+
+        def told(report: dict[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in report.items() if name not in ("seconds", "bytes_per_second")}
+
+        pushed = run("push", "pets", "v1", str(there.folder))
+        assert (pushed["blobs_sent"], pushed["is_new"], pushed["tags"]) == (17, True, ["v1"])
+        body = {"version": "v1", "target": str(there.folder)}
+        again = client.post("/api/datasets/pets/push", json=body).json()
+        assert (again["blobs_sent"], again["blobs_known"], again["is_new"]) == (0, 17, False)
+        assert (
+            told(again) == told(pets.push("v1", there).to_json()) == told(run("push", "pets", "v1", str(there.folder)))
+        )
+        asked = {"version": first.id, "source": str(there.folder), "name": "copy"}
+        pulled = client.post("/api/datasets/pets/pull", json=asked).json()
+        assert (pulled["dataset"], pulled["is_new"], pulled["blobs_known"]) == ("copy", True, 17)
+        assert run("pull", "pets", "v1", str(there.folder), "--name", "copy")["is_new"] is False
+        assert space.dataset("copy").versions()[0].id == first.id
+        assert run("push", "pets", "v1", str(tmp_path / "nothing"), code=2)["error"]["code"] == "not_found"
+        assert client.post("/api/datasets/pets/push", json={"version": "v1"}).status_code == 422
+        words = CliRunner().invoke(app, ["data", "push", "pets", "v1", str(there.folder), "-w", str(space.folder)])
+        assert "0 blobs sent, 17 there already" in words.output
+
+
+def test_a_server_for_others_opens_no_folder_of_its_machine(tmp_path: Path) -> None:
+    with (
+        loopworks.open(tmp_path / "space", host="0.0.0.0", token="secret") as space,  # noqa: S104, S106
+        TestClient(create_app(space), headers={"Authorization": "Bearer secret"}) as client,
+    ):
+        for name in ("push", "pull"):
+            done = client.post(f"/api/datasets/pets/{name}", json={"version": "v1", "target": "/", "source": "/"})
+            assert (done.status_code, done.json()["error"]["code"]) == (403, "denied")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from loopworks.cli import data_clean, data_formats, data_look, data_table, data_versions
+from loopworks.cli import data_clean, data_formats, data_look, data_table, data_transfer, data_versions
 from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
 from loopworks.cli.data_formats import EXIT_PARTLY, FormatOption, OptionOption, parsed
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     data_formats.register(group)
     data_look.register(group)
     data_versions.register(group)
+    data_transfer.register(group)
     app.add_typer(group, name="data")
     group.add_typer(data_table.group, name="table")
 

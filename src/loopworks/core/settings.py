@@ -80,6 +80,16 @@ def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
         raise invalid(error, origin) from None
 
 
+def own(folder: Path) -> dict[str, Any]:
+    """What the workspace in ``folder`` says itself of where its catalog and blobs lie.
+
+    For a second workspace beside the one that the environment's variables are meant for.
+    Raises: Invalid: its file cannot be read.
+    """
+    told = _file(folder / FILE)
+    return {name: told.get(name, "") for name in ("catalog", "blobs")}
+
+
 QUIET = {
     "DO_NOT_TRACK": "true",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from loopworks.core.contracts import Learnable, Task
 from loopworks.core.errors import Invalid, NotFound
-from loopworks.data import media, merging
+from loopworks.data import media, merging, transfer
 from loopworks.data.merging import MergeReport, RestoreReport, Rule
 from loopworks.data.tables.version import opened
 from loopworks.data.version import Version
@@ -20,6 +20,7 @@ from loopworks.store.datasets import DatasetRow
 from loopworks.store.erasing import Erased
 from loopworks.store.home import Home
 from loopworks.store.lineage import Node
+from loopworks.store.sending import Progress
 
 if TYPE_CHECKING:
     from loopworks.data.stage import Dataset
@@ -159,6 +160,30 @@ class Timeline:
         return merging.merge(
             self._home, self._row.id, theirs.id, rule=rule, author=author, dry_run=False, theirs_now=now
         )
+
+    def push(
+        self,
+        version: str,
+        target: transfer.Other,
+        *,
+        name: str = "",
+        author: str = "",
+        progress: Progress | None = None,
+    ) -> transfer.TransferReport:
+        """Bring a frozen version to another workspace; only blobs that are missing there are sent.
+
+        Args:
+            version: id, its beginning, or a tag.
+            target: the other workspace, opened or its folder.
+            name: of the dataset there; default its name here.
+            author: who does it.
+            progress: takes the number of blobs done and of all, and the bytes sent.
+        Raises: as ``Workspace.pull``, which is the same the other way round.
+        """
+        with transfer.other(target) as found:
+            return transfer.send(
+                self._home, found, self._row.name, version, name=name, author=author, progress=progress
+            )
 
     def _not_a_table(self, what: str) -> None:
         if self.is_table:

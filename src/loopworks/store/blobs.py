@@ -109,7 +109,7 @@ class LocalBlobs:
                     os.fchmod(file.fileno(), 0o444)
                     os.fsync(file.fileno())
                 key = sha.hexdigest()
-                if not self._renew(key):
+                if not self.renew(key):
                     _sync(self._publish(temp, key))
             finally:
                 _remove([temp])
@@ -166,7 +166,7 @@ class LocalBlobs:
                 facts = os.stat(self._at(key))
                 yield key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC)
 
-    def _renew(self, key: str) -> bool:
+    def renew(self, key: str) -> bool:
         """Whether the blob is here; if so it is as good as written now, so that no collection takes it away."""
         try:
             os.utime(self._at(key))
@@ -192,7 +192,7 @@ class LocalBlobs:
         Where the file system can share the bytes of two files (``FICLONE`` on XFS and Btrfs), later edits of the
         file do no harm. Elsewhere it is a hard link, and an edit in place would damage the blob; ``verify`` finds that.
         """
-        if self._renew(key):
+        if self.renew(key):
             return True
         temp = self._temp()
         if not _clone(source, temp):
@@ -263,7 +263,7 @@ class LocalWriter:
         with self._lock:
             if key in self._waiting:
                 return key
-        if self._store._renew(key):
+        if self._store.renew(key):
             return key
         with _told(self._store.folder):
             temp = self._store._temp()

@@ -18,7 +18,7 @@ from loopworks.core.errors import Invalid
 from loopworks.store import frozen, packs, parts, shapes, tables, tallies, words
 from loopworks.store.frozen import FrozenRow, Manifest
 from loopworks.store.home import Home
-from loopworks.store.ids import now
+from loopworks.store.ids import batches, now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +96,10 @@ def erase(home: Home, contents: Iterable[str], *, reason: str, author: str) -> E
 def refused(tx: Connection, keys: Iterable[str]) -> set[str]:
     """Those of the SHA-256s whose bytes were erased, and are not to come back."""
     table = tables.tombstone
-    return set(tx.execute(select(table.c.item).where(table.c.item.in_(list(keys)))).scalars())
+    found: set[str] = set()
+    for batch in batches(keys):
+        found.update(tx.execute(select(table.c.item).where(table.c.item.in_(batch))).scalars())
+    return found
 
 
 def _rows(tx: Connection, contents: list[str]) -> list[Any]:

@@ -1,7 +1,7 @@
 """Rows of frozen versions. What a version holds is in its manifest (``parts.py``); a row says when and by whom."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import delete, func, insert, select
@@ -51,6 +51,22 @@ def add(
         items=count,
         created_at=now(),
     )
+    tx.execute(insert(_table).values({column.name: getattr(row, column.name) for column in _table.c}))
+    return row, True
+
+
+def receive(tx: Connection, dataset: str, told: VersionRow) -> tuple[VersionRow, bool]:
+    """Record a version that another workspace froze, with its message, author and time; says whether it is new here.
+
+    It keeps its number where that is free, so that versions that come one by one stand in the order of freezing.
+    """
+    query = select(_table).where(_table.c.dataset == dataset, _table.c.id == told.id)
+    if found := tx.execute(query).first():
+        return VersionRow(**found._mapping), False
+    is_taken = select(_table.c.id).where(_table.c.dataset == dataset, _table.c.number == told.number)
+    last = latest(tx, dataset)
+    number = last.number + 1 if last and tx.execute(is_taken).first() else told.number
+    row = replace(told, dataset=dataset, number=number)
     tx.execute(insert(_table).values({column.name: getattr(row, column.name) for column in _table.c}))
     return row, True
 

@@ -7,8 +7,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks.core.errors import Invalid
+from loopworks.core.errors import Denied, Invalid
 from loopworks.server import answer
+from loopworks.server.guard import LOOPBACK
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
 
@@ -101,6 +102,39 @@ def _erase(target: "Dataset", body: Body) -> Body:
     return {"dataset": target.name, **report.to_json()}
 
 
+def _push(target: "Dataset", body: Body) -> Body:
+    """Bring a frozen version to another workspace."""
+    name, author = _text(body, "name", ""), _text(body, "author", "")
+    return target.push(_text(body, "version"), _text(body, "target"), name=name, author=author).to_json()
+
+
+def _nearby(endpoint: Callable[[Request], Any]) -> Callable[[Request], Any]:
+    """An endpoint that takes a folder of this machine, and so serves this machine alone."""
+
+    async def guarded(request: Request) -> Response:
+        serving: Serving = request.app.state.serving
+        if (host := serving.space.settings.host) not in LOOPBACK:
+            raise Denied(
+                f"folders of the server are for clients on its own machine; got a server at {host}",
+                "run loopworks data push or pull there",
+            )
+        answered: Response = await endpoint(request)
+        return answered
+
+    return guarded
+
+
+async def pull(request: Request) -> Response:
+    """Bring a frozen version here from another workspace."""
+    body = await answer.body(request)
+    serving: Serving = request.app.state.serving
+    version, source = _text(body, "version"), _text(body, "source")
+    name, author = _text(body, "name", ""), _text(body, "author", "")
+    dataset = request.path_params["dataset"]
+    report = await run_in_threadpool(lambda: serving.space.pull(dataset, version, source, name=name, author=author))
+    return answer.json(report.to_json())
+
+
 async def gc(request: Request) -> Response:
     """Remove, or by default count, bytes that nothing leads to."""
     body = await answer.body(request)
@@ -143,6 +177,7 @@ def _post(name: str, work: Work, schema: dict[str, Any]) -> Api:
 
 
 _WHO = {"author_": "who does it"}
+_NAMED = {"name_": "of the dataset where it goes; default the same", **_WHO}
 ROUTES = (
     Api(method="GET", path=f"{_PATH}/tags", endpoint=tags, summary="Tags of versions"),
     _post("tags", _tag, text_schema(version="id or tag of a version", tag="the tag", **_WHO)),
@@ -170,6 +205,20 @@ ROUTES = (
         query={"limit": "operations, 1..10000"},
     ),
     _post("erase", _erase, _with(text_schema(reason="why", **_WHO), items=_MANY)),
+    Api(
+        method="POST",
+        path=f"{_PATH}/push",
+        endpoint=_nearby(_posted(_push)),
+        summary=str(_push.__doc__),
+        body=text_schema(version="id or tag of a version", target="folder of the other workspace", **_NAMED),
+    ),
+    Api(
+        method="POST",
+        path=f"{_PATH}/pull",
+        endpoint=_nearby(pull),
+        summary=str(pull.__doc__),
+        body=text_schema(version="id or tag of a version", source="folder of the other workspace", **_NAMED),
+    ),
     Api(
         method="POST",
         path="/api/gc",
