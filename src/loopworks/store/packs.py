@@ -111,7 +111,7 @@ class Packer:
         return OUTSIDE + key
 
 
-# ``pyarrow.array`` imports pandas where that is installed, to see whether it was given a Series: more than a second in
+# ``pyarrow.array`` and ``to_numpy`` import pandas where that is installed, to ask about Series: more than a second in
 # a program that never uses it. So the columns are put together from their buffers.
 def _column(values: list[Any], kind: Any) -> Any:
     import pyarrow.types as pt
@@ -224,7 +224,7 @@ def _groups(file: Any, wanted: NDArray[np.bool_], split: str | None) -> Iterator
             continue
         table = file.read_row_group(at, use_threads=False)
         if not everything:
-            table = table.filter(_flags(wanted[table["leaf"].to_numpy()]))
+            table = table.filter(_flags(wanted[np.from_dlpack(table["leaf"].combine_chunks())]))
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         if table.num_rows:
