@@ -76,7 +76,8 @@ class TestAVersionOfItems:
         labeled.label({cats(labeled)[0]: ["dog"]}, author="bob")
         second = labeled.freeze()
         report = labeled.push(second.id, there)
-        assert (report.number, report.blobs_sent) == (2, 3)  # a pack with one row, leaves and manifest
+        assert (report.number, report.blobs_sent) == (2, 3)  # a pack of the leaf, leaves and manifest
+        assert report.blobs_known < 8  # the images of that leaf: of the others nobody asks
         copy = there.dataset("pets")
         assert [version.id for version in copy.versions()] == [first.id, second.id]
         diff = copy.version(first.id).diff(copy.version(second.id))
@@ -99,6 +100,23 @@ class TestAVersionOfItems:
         assert copy.counts() == labeled.counts()
         assert said(copy) == said(labeled)
         assert copy.freeze().id == second.id
+
+    @pytest.mark.postgres
+    def test_goes_to_a_catalog_on_postgresql(self, labeled: Dataset, postgres_database: str, tmp_path: Path) -> None:
+        with create_home(tmp_path / "server", {"catalog": postgres_database}):
+            pass
+        first = labeled.freeze("one")
+        labeled.push(first.id, tmp_path / "server")
+        labeled.label({cats(labeled)[0]: ["dog"]}, author="bob")
+        second = labeled.freeze("two")
+        report = labeled.push(second.id, tmp_path / "server")
+        assert (report.blobs_sent, report.number) == (3, 2)
+        with lw.open(tmp_path / "server", create=False) as server:
+            copy = server.dataset("pets")
+            assert copy.freeze().id == first.id
+            copy.restore(second.id)
+            assert said(copy) == said(labeled)
+            assert copy.freeze().id == second.id
 
     def test_is_pulled_by_folder(self, labeled: Dataset, home: Home, there: Workspace) -> None:
         version = labeled.freeze("one")

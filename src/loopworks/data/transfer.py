@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from loopworks.core import settings
 from loopworks.core.errors import Conflict, Invalid
 from loopworks.core.values import LabelSchema
@@ -18,6 +21,7 @@ from loopworks.data import media, merging
 from loopworks.data.tables.version import TASKS, TableManifest
 from loopworks.store import datasets, erasing, events, items, lineage, parts, segments, sending, versions
 from loopworks.store.datasets import DatasetRow
+from loopworks.store.frozen import FORMAT, Manifest, read_leaves
 from loopworks.store.home import Home, open_home
 from loopworks.store.ids import batches
 from loopworks.store.lineage import Node
@@ -54,12 +58,14 @@ class TransferReport:
     items: int
     blobs_sent: int
     blobs_known: int
-    """Blobs that were there already, and were not read again."""
+    """Blobs that were there already, and were not read again; those of items that an earlier version brought there
+    unchanged are not counted."""
     size_bytes: int
     """Of the blobs that were sent."""
     seconds: float
     references: int
-    """Items whose bytes lie in neither workspace but where their URI says; they were not copied."""
+    """Items whose bytes lie in neither workspace but where their URI says; they were not copied. Counted as
+    ``blobs_known`` is."""
     tags: tuple[str, ...]
     """Tags of the version that mean it there, too."""
     tags_kept: dict[str, str] = field(default_factory=dict)
@@ -89,7 +95,7 @@ class _Parcel:
     segments: list[Segment]
     """Of a table, or of a version of format 1."""
     contents: set[str]
-    """SHA-256 of the items' bytes."""
+    """SHA-256 of the items' bytes, of ``leaves``."""
     references: int
     tags: tuple[str, ...]
     meta: dict[str, Any]
@@ -97,6 +103,8 @@ class _Parcel:
     """Versions of the dataset up to this one, newest first."""
     behind: tuple[Node, ...]
     """What the version was made from, but for its dataset."""
+    leaves: NDArray[np.int64] | None
+    """Those that the other side may not have yet; ``None``: all."""
 
 
 class Exchange:
@@ -162,7 +170,7 @@ def send(
     if source.id == target.id:
         raise Invalid("the other workspace", "another one than this", str(target.folder))
     name = name or dataset
-    parcel = _packed(source, dataset, version)
+    parcel = _packed(source, dataset, version, _known(target, name))
     _check(target, name, parcel)
     sent = sending.send(source.blobs, target.blobs, parcel.keys, str(source.folder), progress)
     row, is_new, tags, kept = _received(source, target, name, parcel, author)
@@ -182,8 +190,18 @@ def send(
     )
 
 
-def _packed(home: Home, dataset: str, version: str) -> _Parcel:
-    """All that a version needs, but for its rows, which are read again when they are written."""
+def _known(target: Home, name: str) -> set[str]:
+    """Versions that a dataset there has already."""
+    with target.catalog.read() as tx:
+        found = next((one.id for one in datasets.every(tx) if one.name == name), "")
+        return {one.id for one in versions.every(tx, found)}
+
+
+def _packed(home: Home, dataset: str, version: str, known: set[str]) -> _Parcel:
+    """All that a version needs, but for its rows, which are read again when they are written.
+
+    What the newest earlier version that is ``known`` at the other side has brought there is not looked at again.
+    """
     with home.catalog.read() as tx:
         source = datasets.get(tx, dataset)
         row = versions.get(tx, version, source.id)
@@ -195,6 +213,7 @@ def _packed(home: Home, dataset: str, version: str) -> _Parcel:
     references = 0
     layout: list[tuple[str, int]] = []
     held: list[Segment] = []
+    leaves: NDArray[np.int64] | None = None
     if row.task in TASKS:
         told = TableManifest.read(home, row.id)
         schema, held = told.schema, list(told.parts)
@@ -208,7 +227,9 @@ def _packed(home: Home, dataset: str, version: str) -> _Parcel:
             files = segments.files(tx, [part.digest for part in manifest.parts])
             for part in manifest.parts:  # of format 1
                 held.append(Segment(number=0, blob=files[part.digest], digest=part.digest, rows=part.rows, stats={}))
-            for table in parts.read(tx, home.blobs, manifest):
+            base = next((one for one in earlier if one in known and one != row.id), "")
+            leaves = _differing(home, base, manifest) if base else None
+            for table in parts.read(tx, home.blobs, manifest, leaves=leaves):
                 keys.update(blob for blob in table["blob"].to_pylist() if blob)
                 references += sum(bool(uri) for uri in table["uri"].to_pylist())
                 contents.update(map(media.content_of, table["item_id"].to_pylist()))
@@ -225,7 +246,17 @@ def _packed(home: Home, dataset: str, version: str) -> _Parcel:
         meta=meta,
         earlier=earlier,
         behind=behind,
+        leaves=leaves,
     )
+
+
+def _differing(home: Home, base: str, manifest: Manifest) -> NDArray[np.int64] | None:
+    """Leaves that are not as in an earlier version; ``None``: all of them may differ."""
+    before = parts.read_manifest(home.blobs, base)
+    if not before.format == manifest.format == FORMAT or before.digits != manifest.digits:
+        return None
+    differ = (read_leaves(home.blobs, before) != read_leaves(home.blobs, manifest)).any(axis=1)
+    return np.flatnonzero(differ)
 
 
 def _check(target: Home, name: str, parcel: _Parcel) -> None:
@@ -272,7 +303,9 @@ def _received(
         segments.keep(tx, parcel.segments)
         if manifest is not None:
             known = set(items.every(tx, dataset)) if found else set()
-            fresh = (row for row in parts.rows(tx, target.blobs, manifest) if row.item_id not in known)
+            fresh = (
+                row for row in parts.rows(tx, target.blobs, manifest, leaves=parcel.leaves) if row.item_id not in known
+            )
             for batch in batches(fresh, ROWS):
                 merging.insert(tx, dataset, batch, author, hidden=found is not None)
             if not found:
