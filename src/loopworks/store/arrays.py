@@ -137,12 +137,19 @@ def micros(moment: datetime) -> float:
     return float((moment - _EPOCH) // timedelta(microseconds=1))
 
 
-def coded(texts: Sequence[Any], rows: NDArray[np.int32] | None = None) -> Values:
+def texts(values: Sequence[str | None]) -> Any:
+    """Texts as Arrow has them."""
+    import pyarrow as pa
+
+    return pa.array(values, pa.large_string())
+
+
+def coded(pieces: Sequence[Any], rows: NDArray[np.int32] | None = None) -> Values:
     """Values from pieces of Arrow texts; a missing text is as an empty one."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    whole = pa.concat_arrays([pa.array([], pa.large_string()), *texts]).fill_null("").dictionary_encode()
+    whole = pa.concat_arrays([texts([]), *pieces]).fill_null("").dictionary_encode()
     known = whole.dictionary
     order = pc.sort_indices(known).to_numpy()
     ranks = np.empty(len(order), np.int32)
@@ -156,7 +163,6 @@ def coded(texts: Sequence[Any], rows: NDArray[np.int32] | None = None) -> Values
 
 def dug(of: Values, keys: Sequence[str]) -> Values:
     """The values at ``keys`` of JSON objects, each different text read once."""
-    import pyarrow as pa
 
     assert of.codes is not None
     size = len(of.texts) + 1  # the last one stands for no text
@@ -175,10 +181,48 @@ def dug(of: Values, keys: Sequence[str]) -> Values:
                 said[i] = value
             elif value is not None:
                 others[i] = 1
-    texts = coded([pa.array(said, pa.large_string())])
-    assert texts.codes is not None
+    spoken = coded([texts(said)])
+    assert spoken.codes is not None
     at = of.codes
-    return Values(of.rows, numbers[at], texts.codes[at], texts.texts, truths[at], others[at])
+    return Values(of.rows, numbers[at], spoken.codes[at], spoken.texts, truths[at], others[at])
+
+
+def merged(
+    old: Values, old_at: NDArray[np.intp], stays: Bits, new: Values, new_at: NDArray[np.intp], size: int
+) -> Values:
+    """A field of ``size`` items from what stays of the old ones and all of the new ones.
+
+    Args:
+        old: the field of the old items.
+        old_at: where each old item lies among all of them.
+        stays: which of the old items stay.
+        new: the field of the new items.
+        new_at: where each new item lies.
+        size: of all of them together.
+    """
+    keep = stays if old.rows is None else stays[old.rows]
+    texts, first, second = old.texts, None, None
+    if old.codes is not None:
+        both = coded([old.texts, new.texts])
+        assert both.codes is not None
+        texts, last = both.texts, np.array([-1], np.int32)  # -1, no text, stays what it is
+        first = np.append(both.codes[: len(old.texts)], last)[old.codes]
+        second = np.append(both.codes[len(old.texts) :], last)[new.codes]
+
+    def join(one: Any, two: Any) -> Any:
+        if one is None or two is None:
+            return None
+        if old.rows is not None:
+            return np.concatenate([one[keep], two])
+        whole = np.empty(size, one.dtype)
+        whole[old_at[keep]], whole[new_at] = one[keep], two
+        return whole
+
+    rows = None
+    if old.rows is not None and new.rows is not None:
+        rows = np.concatenate([old_at[old.rows[keep]], new_at[new.rows]]).astype(np.int32)
+    plain = {part: join(getattr(old, part), getattr(new, part)) for part in ("numbers", "truths", "others")}
+    return Values(rows=rows, codes=join(first, second), texts=texts, **plain)
 
 
 def save(group: Mapping[str, Values], folder: Path) -> None:

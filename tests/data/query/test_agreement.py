@@ -117,6 +117,19 @@ QUERIES = st.recursive(
     ),
     max_leaves=4,
 )
+CHANGES = (
+    "label",
+    "clear",
+    "delete",
+    "return",
+    "tag",
+    "facts",
+    "score",
+    "add",
+    "other process",
+    "take in",
+    "read anew",
+)
 SORTS = ("", "-name", "id", "-size", "width", "-area", "count", "-count", "prediction.score", "-prediction.uncertainty",
          "attributes.n", "-attributes.n", "added_at", "-split")  # fmt: skip
 
@@ -205,8 +218,7 @@ def paged(tx: Any, dataset: str, node: Node, sort: Sort) -> list[str]:
 )
 @given(
     rows=ITEMS, queries=st.lists(QUERIES, min_size=5, max_size=8), order=st.sampled_from(SORTS),
-    changes=st.lists(st.tuples(st.sampled_from(("label", "clear", "delete", "return", "tag", "facts", "score", "add",
-                                                "other process", "read anew")), st.integers(0, 5)), max_size=4),
+    changes=st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 5)), max_size=4),
 )  # fmt: skip
 def test_columns_agree_with_sql_before_and_after_changes(
     opened: Catalog, tmp_path: Path, rows: list[dict[str, Any]], queries: list[str], order: str,
@@ -219,7 +231,8 @@ def test_columns_agree_with_sql_before_and_after_changes(
         patch.setattr(columns, "MIN_ITEMS", 0)
         for what, at in [("", 0), *changes]:
             change(opened, dataset, what, f"{at:064x}")
-            patch.setattr(columns, "MAX_CHANGED", 0 if what == "read anew" else 5)
+            patch.setattr(columns, "MAX_CHANGED", 0 if what in ("take in", "read anew") else 5)
+            patch.setattr(columns, "MAX_RENEWED", 0 if what == "read anew" else 2)
             for query in queries:
                 node, sort = parse(query), parse_sort(order)
                 with opened.read() as tx:
