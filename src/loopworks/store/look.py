@@ -21,7 +21,6 @@ _item, _said, _tag, _guess, _scored = (
 )  # fmt: skip
 STREAM = 5000
 """Ids that ``ids`` reads at a time."""
-_CHANGED, _BY_ID = "INDEXED BY ix_item_dataset_changed_id", "INDEXED BY sqlite_autoindex_item_1"
 JOINED = 5000
 """Items of a page that are put in order in SQL where it comes from columns and from what changed since."""
 
@@ -72,11 +71,14 @@ def fast_page(
     if not found[1]:
         return in_order(tx, dataset, first)
     fresh = sa.and_(_item.c.changed > found[0].clock, _where(tx, dataset, node))
-    order = _order(tx, dataset, sort, node)
-    # Left alone, SQLite walks all items by name to find the few that changed.
-    second = [item.id for item in _page(tx, dataset, fresh, order, limit, after, _CHANGED)]
+    order = [
+        # Left alone, SQLite walks all items by name to find the few that changed.
+        _Key(tables.unindexed(tx.dialect.name, key.value), key.is_down)
+        for key in _order(tx, dataset, sort, node)
+    ]
+    second = [item.id for item in _page(tx, dataset, fresh, order, limit, after)]
     both = _item.c.id.in_([*first, *second])
-    return _page(tx, dataset, both, order, limit, None, _BY_ID)
+    return _page(tx, dataset, both, order, limit, None)
 
 
 def fast_count(catalog: Catalog, cache: Path, tx: Connection, dataset: str, node: Node) -> int:
@@ -106,17 +108,9 @@ def page(tx: Connection, dataset: str, node: Node, *, sort: Sort, limit: int, af
 
 
 def _page(
-    tx: Connection,
-    dataset: str,
-    where: ColumnElement[bool],
-    order: list[_Key],
-    limit: int,
-    after: str | None,
-    hint: str = "",
+    tx: Connection, dataset: str, where: ColumnElement[bool], order: list[_Key], limit: int, after: str | None
 ) -> list[Item]:
     query = sa.select(_item.c.id).where(_item.c.dataset == dataset, _item.c.deleted_at.is_(None), where)
-    if hint:
-        query = query.with_hint(_item, hint, "sqlite")
     if after is not None:
         last = items.get(tx, dataset, after)
         mine = sa.select(*(key.value for key in order)).where(_item.c.dataset == dataset, _item.c.id == last.id)
