@@ -18,9 +18,12 @@ from loopworks.data import arrival
 from loopworks.data import stage as data
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
-from loopworks.store import bundles, deployments, lineage, models
+from loopworks.data.transfer import Exchange
+from loopworks.store import bundles, deployments, garbage, lineage, models
 from loopworks.store.deployments import Deployment
+from loopworks.store.garbage import Sweep
 from loopworks.store.home import Home, create_home, open_home
+from loopworks.store.ids import batches
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 
@@ -58,7 +61,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace:
+class Workspace(Exchange):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:
@@ -131,6 +134,16 @@ class Workspace:
 
     # ---- data
 
+    def gc(self, *, dry_run: bool = True, grace_s: float | None = None) -> Sweep:
+        """Remove blobs that nothing leads to any more; by default only say how many there are.
+
+        Args:
+            dry_run: remove nothing.
+            grace_s: younger blobs stay, in seconds; default the setting ``gc_grace_s``.
+        """
+        grace = self.settings.gc_grace_s if grace_s is None else grace_s
+        return garbage.collect(self.home.catalog, self.home.blobs, grace_s=grace, dry_run=dry_run)
+
     def datasets(self) -> list[dict[str, Any]]:
         """All datasets with their counts."""
         return [dataset.to_json() for dataset in data.datasets(self.home)]
@@ -202,7 +215,6 @@ class Workspace:
 
     def _describing(self, dataset: Dataset) -> "Answers | None":
         """What the newest model of a dataset answers, as a descriptor of images."""
-
         if (model := self._newest(dataset)) is None:
             return None
         from loopworks.data.features import model as features
@@ -267,8 +279,7 @@ class Workspace:
     ) -> Model:
         """Train a model on a frozen version, as a durable job, and wait for it; arguments as in ``train_job``.
 
-        Args:
-            on_progress: called with the job while it runs.
+        ``on_progress`` is called with the job while it runs.
         """
         return self.result(
             self.train_job(
@@ -329,8 +340,7 @@ class Workspace:
     ) -> Model:
         """Make and measure smaller and faster forms of a model, and wait for it; arguments as in ``optimize_job``.
 
-        Args:
-            on_progress: called with the job while it runs.
+        ``on_progress`` is called with the job while it runs.
         """
         job = self.optimize_job(model, max_drop=max_drop, target=target, variants=variants, seed=seed, key=key)
         return self.result(job, on_progress)
@@ -432,8 +442,7 @@ class Workspace:
         """
         answers, problems = self.predict_many(deployment, [source])
         if problems:
-            first = problems[0]
-            raise _error(first)
+            raise _error(problems[0])
         return answers[0]
 
     def predict_many(
@@ -442,22 +451,13 @@ class Workspace:
         """Answers for many images, in order; those that cannot be read are listed and left out."""
         used = self.deployment(deployment)
         bundle = self.bundle(used)
-        variant = used.variant
-        found: list[tuple[str, bytes]] = []
-        problems: list[Problem] = []
-        for i, source in enumerate(sources):
-            name = f"image {i + 1}" if isinstance(source, bytes) else str(source)
-            try:
-                content = source if isinstance(source, bytes) else data.read_file(Path(source))
-                image.probe(content, name, self.settings.max_image_pixels)
-                found.append((name, content))
-            except LoopworksError as error:
-                problems.append(Problem(where=name, error=error.code, message=error.message, hint=error.hint))
+        from loopworks.infer import local
+
+        found, problems = local.load(sources, self.settings.max_image_pixels)
         answers: list[dict[str, Any]] = []
         task = plugins.get(f"task.{bundle.task}")
-        for at in range(0, len(found), batch):
-            part = found[at : at + batch]
-            outputs = self.answer(bundle, (content for _, content in part), variant)
+        for part in batches(found, batch):
+            outputs = self.answer(bundle, (content for _, content in part), used.variant)
             for (name, content), answer in zip(part, task.decode(outputs, bundle.schema), strict=True):
                 item = data.content_id(content)
                 answers.append({"id": used.prediction(item), "name": name, "item": item, **answer})

@@ -5,8 +5,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from loopworks.core import mask
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.values import Shape, dump
 from loopworks.data import arrival, exporter, media
@@ -14,6 +16,7 @@ from loopworks.data.formats import detect
 from loopworks.data.stage import Dataset, create_dataset, open_dataset
 from loopworks.store.home import Home
 
+MASKS = ("cityscapes", "color-masks")  # formats that hold pixels alone
 ImageFile = Callable[..., bytes]
 Pictures = Callable[..., Path]
 
@@ -194,7 +197,13 @@ class TestExport:
             exporter.inside(path)
 
 
-@pytest.mark.parametrize("name", detect.names())
+WRITES_UNLABELED = pytest.mark.xfail(reason="format.cityscapes gives classes back as unlabeled", strict=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=WRITES_UNLABELED if name == "cityscapes" else ()) for name in detect.names()],
+)
 def test_every_format_gives_back_what_it_wrote(
     home: Home, tmp_path: Path, image_file: ImageFile, pictures: Pictures, name: str
 ) -> None:
@@ -206,6 +215,11 @@ def test_every_format_gives_back_what_it_wrote(
     dataset.add(tmp_path / "in", labels="none", split="train")
     for number, item in enumerate(dataset.items()):
         box = Shape(label=("car", "bus")[number % 2], kind="box", points=((4.0, 3.0, 8.0, 6.0),), attributes=dump({}))
+        if name in MASKS:
+            pixels = np.zeros((item.height, item.width), bool)
+            pixels[3:9, 4:12] = True
+            rle, size = mask.encode(pixels), (float(item.height), float(item.width))
+            box = Shape(label=box.label, kind="mask", points=(size,), mask=rle)
         whole = Shape(label=("car", "bus")[number % 2])
         dataset.label({item.id: [whole if name == "folders" else box]}, author="ann")
     dataset.freeze().export(tmp_path / "one", format=name)
@@ -216,5 +230,8 @@ def test_every_format_gives_back_what_it_wrote(
     again.freeze().export(tmp_path / "two", format=name)
     assert tree(tmp_path / "two") == tree(tmp_path / "one")
     assert {item.id for item in again.items()} == {item.id for item in dataset.items()}
-    said = [{item.id: [(s.label, s.bounds) for s in item.labels] for item in one.items()} for one in (dataset, again)]
+    said = [
+        {item.id: [(s.label, s.bounds, s.mask) for s in item.labels] for item in one.items()}
+        for one in (dataset, again)
+    ]
     assert said[0] == said[1]

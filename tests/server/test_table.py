@@ -41,7 +41,7 @@ def http(folder: Path) -> Iterator[TestClient]:
 
 def cli(folder: Path, *words: str) -> Any:
     result = CliRunner().invoke(app, ["data", "table", *words, "-w", str(folder), "--json"])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == (3 if words[0] == "add" else 0), result.output  # one line is left out
     return json.loads(result.stdout)
 
 
@@ -97,7 +97,7 @@ def test_the_three_faces_say_the_same(folder: Path, http: TestClient, source: Pa
 def test_data_add_takes_rows_for_a_tabular_dataset(folder: Path, source: Path) -> None:
     words = ["data", "add", "rows", str(source), "--task", "tabular-classification", "-w", str(folder), "--json"]
     result = CliRunner().invoke(app, words)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 3, result.output  # one line was left out
     assert json.loads(result.stdout)["added"] == 60
     with lw.open(folder, create=False) as space:
         assert space.dataset("rows").counts()["items"] == 60

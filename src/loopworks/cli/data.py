@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from loopworks.cli import data_clean, data_formats, data_look, data_table
+from loopworks.cli import data_clean, data_formats, data_look, data_table, data_transfer, data_versions
 from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
 from loopworks.cli.data_formats import EXIT_PARTLY, FormatOption, OptionOption, parsed
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
@@ -22,6 +22,8 @@ def register(app: typer.Typer) -> None:
     data_clean.register(group)
     data_formats.register(group)
     data_look.register(group)
+    data_versions.register(group)
+    data_transfer.register(group)
     app.add_typer(group, name="data")
     group.add_typer(data_table.group, name="table")
 
@@ -64,7 +66,7 @@ def add(
                 progress=lambda done, total: update(done / max(total, 1), "items", done=done, total=total),
                 tick=stepping(update),
             )
-        out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} left out")
+        out.say(f"{dataset}: {report.added} added, {report.known} known already, {len(report.problems)} problems")
         out.problems(report.problems)
         out.done({"dataset": dataset, **report.to_json()})
         if report.problems:
@@ -188,4 +190,11 @@ def diff(
         target = space.dataset(dataset)
         found = target.version(old).diff(target.version(new)).to_json()
         out.say(f"{len(found['added'])} added, {len(found['removed'])} removed, {len(found['changed'])} changed")
+        said, moves = found["annotations"], found["moves"]
+        out.say(f"annotations: {said['added']} added, {said['removed']} removed, {said['changed']} changed")
+        counts = [(name, pair["before"], pair["after"]) for name, pair in found["by_class"].items()]
+        if counts:
+            out.table(("class", "items before", "after"), counts)
+        for move, count in moves.items():
+            out.say(f"split {move}: {count} items")
         out.done({"dataset": dataset, "diff": found})

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from loopworks.cli.data_formats import EXIT_PARTLY
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 from loopworks.core.errors import Conflict, Invalid
 from loopworks.store.blobs import write_error
@@ -52,8 +53,8 @@ def add(
             out.say(f"  note: {note}")
         out.problems(report.problems)
         out.done({"dataset": dataset, **report.to_json()})
-        if report.problems and not report.added and not report.known:
-            raise typer.Exit(2)
+        if report.problems:
+            raise typer.Exit(EXIT_PARTLY if report.added or report.known or report.changed else 2)
 
 
 @group.command("schema")

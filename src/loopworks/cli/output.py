@@ -80,7 +80,10 @@ class Out:
         """What was wrong with parts of a batch, one line each."""
         for problem in problems[:limit]:
             hint = f" ({problem.hint})" if problem.hint else ""
-            self.say(f"  left out: {problem.message}{hint}")
+            text = problem.message
+            if problem.where not in text.replace("'", ""):  # some say what is wrong, and leave it to us to say where
+                text = f"{problem.where}: {text}"
+            self.say(f"  problem: {text}{hint}")
         if len(problems) > limit:
             self.say(f"  ... and {len(problems) - limit} more; --json lists them all")
 

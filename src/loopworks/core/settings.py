@@ -48,6 +48,8 @@ class Settings(BaseModel):
     """Where ingest, hashing, embedding and the search for duplicates run: on this machine, or as Ray Data jobs."""
     ray_address: str = ""
     """Of the Ray cluster: HOST:PORT, ray://HOST:10001 or auto; empty starts Ray on this machine."""
+    gc_grace_s: Annotated[float, Field(ge=0)] = 86_400.0
+    """How old a blob that nothing leads to must be before garbage collection removes it, in seconds."""
     busy_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """How long to wait for a locked database before giving up, in seconds."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -76,6 +78,16 @@ def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise invalid(error, origin) from None
+
+
+def own(folder: Path) -> dict[str, Any]:
+    """What the workspace in ``folder`` says itself of where its catalog and blobs lie.
+
+    For a second workspace beside the one that the environment's variables are meant for.
+    Raises: Invalid: its file cannot be read.
+    """
+    told = _file(folder / FILE)
+    return {name: told.get(name, "") for name in ("catalog", "blobs")}
 
 
 QUIET = {

@@ -53,6 +53,7 @@ class LabelSchema:
 
 Kind = Literal["class", "box", "obb", "polygon", "mask", "polyline", "points", "ellipse", "caption", "value"]
 """What a shape is; ``Shape.points`` says how each one is written."""
+_KINDS = frozenset(get_args(Kind))
 _LENGTHS = {"box": 4, "obb": 8, "mask": 2, "ellipse": 5}
 _PLAIN = frozenset({"class", "caption", "value"})
 
@@ -84,7 +85,7 @@ class Shape:
 
     def __post_init__(self) -> None:
         """Refuse geometry that does not fit the kind, and numbers that are none."""
-        if self.kind not in get_args(Kind):
+        if self.kind not in _KINDS:
             raise Invalid("kind of a shape", ", ".join(get_args(Kind)), self.kind)
         if self.kind in _PLAIN:
             if self.points:
@@ -174,6 +175,11 @@ def dump(value: Any, where: str = "attributes") -> str:
 
 def _check_points(kind: str, points: tuple[tuple[float, ...], ...]) -> None:
     length = _LENGTHS.get(kind)
+    if kind == "box" and len(points) == 1 and len(points[0]) == 4:
+        # Most shapes are sound boxes: a sum is finite only where all of it is.
+        x, y, width, height = points[0]
+        if width >= 0 and height >= 0 and math.isfinite(x + y + width + height):
+            return
     if not points or (len(points) > 1 and kind != "polygon"):
         raise Invalid(f"points of a {kind}", "one row of numbers", f"{len(points)} rows")
     for row in points:

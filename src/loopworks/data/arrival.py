@@ -28,6 +28,8 @@ def add(
         if task and found.task.name != task:
             raise Conflict(f"dataset {name!r} must be of task {task}; got {found.task.name}", "use another name")
         return found.add(source, progress=progress, **how)
+    if task in stage.TABLE_TASKS:
+        return stage.create_dataset(home, name, task).add(source, progress=progress, **how)
     with importer.prepare(home, source, **how) as ready:
         guessed, several = ready.guess()
         made = stage.create_dataset(home, name, task or guessed, is_multi=is_multi or (not task and several))

@@ -20,7 +20,7 @@ from loopworks.data.formats.contract import Record
 from loopworks.data.known import Places, Policy
 from loopworks.data.sources import Opened
 from loopworks.jobs.spread import WINDOW, is_spread, spread
-from loopworks.store import annotations, events, items, operations
+from loopworks.store import annotations, erasing, events, items, operations
 from loopworks.store.blobs import LocalBlobs, Writer
 from loopworks.store.home import Home
 from loopworks.store.ids import batches, new_id, now
@@ -241,6 +241,7 @@ class Intake:
         self.problems += [one for one in looked if isinstance(one, Problem)]
         taken = [one for one in looked if isinstance(one, Taken)]
         with self.home.catalog.begin() as tx:
+            taken = self._allowed(tx, taken)
             self._bring_back(tx, {one.key for one in taken})
             placed, before = self.places.find(tx, self.dataset, self.policy, taken)
             before |= self._bring_back(tx, {item for item, _ in placed} - before.keys())
@@ -268,6 +269,15 @@ class Intake:
         for one in taken:
             self._compare_size(one)
         return len(looked)
+
+    def _allowed(self, tx: Any, taken: list[Taken]) -> list[Taken]:
+        """All but those whose bytes were erased for good."""
+        erased = erasing.refused(tx, {one.key for one in taken})
+        for one in taken:
+            if one.key in erased:
+                message = f"{one.where} must not be what was erased; got bytes that were erased for good"
+                self.problems.append(Problem(where=one.where, error="denied", message=message, hint="leave it out"))
+        return [one for one in taken if one.key not in erased]
 
     def _bring_back(self, tx: Any, ids: set[str]) -> dict[str, items.Item]:
         """Deleted items that are added again, as they were."""

@@ -111,7 +111,7 @@ def branch(home: Home, dataset: str, name: str, row: VersionRow, *, author: str)
         datasets.set_origin(tx, made.id, dataset, row.id)
         datasets.set_meta(tx, made.id, datasets.meta(tx, dataset))
         for batch in batches(parts.rows(tx, home.blobs, manifest), 5000):
-            _insert(tx, made.id, batch, author)
+            insert(tx, made.id, batch, author)
         clock = items.tick(tx, made.id)
         parts.set_base(tx, made.id, row.id, clock)
         after = {"name": name, "origin": dataset, "version": row.id}
@@ -270,8 +270,10 @@ def _facts(row: FrozenRow) -> Facts:
     return Facts(is_here=True, labels=row.shapes, split=row.split, tags=row.tags, attributes=row.facts)
 
 
-def _insert(tx: Any, dataset: str, found: list[FrozenRow], author: str) -> None:
+def insert(tx: Any, dataset: str, found: list[FrozenRow], author: str, *, hidden: bool = False) -> None:
+    """Insert a version's items, with all that it says of them; ``hidden``: out of sight, until they are restored."""
     moment = now()
+    gone = {"deleted_at": moment} if hidden else {}
     names = ("name", "blob", "uri", "mime", "width", "height", "size_bytes", "split", "text")
     rows: list[Mapping[str, Any]] = [
         {
@@ -284,6 +286,7 @@ def _insert(tx: Any, dataset: str, found: list[FrozenRow], author: str) -> None:
             "rev": 1,
             "attributes": row.facts,
             "extra": row.origin,
+            **gone,
         }
         for row in found
     ]

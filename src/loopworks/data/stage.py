@@ -42,6 +42,7 @@ __all__ = [
     "State",
     "Version",
     "VersionRow",
+    "TABLE_TASKS",
     "content_id",
     "create_dataset",
     "datasets",

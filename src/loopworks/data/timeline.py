@@ -4,20 +4,23 @@
 """
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core.contracts import Learnable, Task
-from loopworks.core.errors import Invalid
-from loopworks.data import merging
+from loopworks.core.errors import Invalid, NotFound
+from loopworks.data import media, merging, transfer
 from loopworks.data.merging import MergeReport, RestoreReport, Rule
 from loopworks.data.tables.version import opened
 from loopworks.data.version import Version
 from loopworks.store import datasets as rows
-from loopworks.store import events, lineage, parts, tallies
+from loopworks.store import erasing, events, items, lineage, parts, tallies
 from loopworks.store import versions as version_rows
 from loopworks.store.datasets import DatasetRow
+from loopworks.store.erasing import Erased
 from loopworks.store.home import Home
 from loopworks.store.lineage import Node
+from loopworks.store.sending import Progress
 
 if TYPE_CHECKING:
     from loopworks.data.stage import Dataset
@@ -158,9 +161,56 @@ class Timeline:
             self._home, self._row.id, theirs.id, rule=rule, author=author, dry_run=False, theirs_now=now
         )
 
+    def push(
+        self,
+        version: str,
+        target: transfer.Other,
+        *,
+        name: str = "",
+        author: str = "",
+        progress: Progress | None = None,
+    ) -> transfer.TransferReport:
+        """Bring a frozen version to another workspace; only blobs that are missing there are sent.
+
+        Args:
+            version: id, its beginning, or a tag.
+            target: the other workspace, opened or its folder.
+            name: of the dataset there; default its name here.
+            author: who does it.
+            progress: takes the number of blobs done and of all, and the bytes sent.
+        Raises: as ``Workspace.pull``, which is the same the other way round.
+        """
+        with transfer.other(target) as found:
+            return transfer.send(
+                self._home, found, self._row.name, version, name=name, author=author, progress=progress
+            )
+
     def _not_a_table(self, what: str) -> None:
         if self.is_table:
             raise Invalid(f"dataset to be {what}", "of images or texts", "a table", "export a version and add it anew")
+
+    def erase(self, ids: Iterable[str], *, reason: str, author: str = "") -> Erased:
+        """Erase items for good: rows, bytes, history's contents, and the frozen versions that hold them.
+
+        Not this dataset alone: the same bytes are erased from every dataset of the workspace. Versions that hold them
+        are issued again under a new id; models and tags point to the new one. Adding the bytes again is refused.
+
+        Args:
+            ids: of items of this dataset, also of deleted ones.
+            reason: stays in the tombstone.
+            author: who does it.
+        Raises:
+            NotFound: no such item.
+            Invalid: no reason is given.
+        """
+        self._not_a_table("erased from")
+        wanted = list(dict.fromkeys(ids))
+        with self._home.catalog.read() as tx:
+            found = items.among(tx, self._row.id, wanted, deleted=True)
+        for item in wanted:
+            if item not in found:
+                raise NotFound("item", item, hint=f"dataset {self._row.name!r} has no item with this id")
+        return erasing.erase(self._home, map(media.content_of, wanted), reason=reason, author=author)
 
     def _freeze(self, message: str, author: str) -> Version:
         catalog, blobs = self._home.catalog, self._home.blobs

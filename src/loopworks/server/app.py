@@ -16,7 +16,7 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import clean, events, formats, look, page, predict, protocol, space, split, table
+from loopworks.server.routes import clean, events, formats, look, page, predict, protocol, space, split, table, versions
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ ROUTES: tuple[Api, ...] = (
     *clean.ROUTES,
     *formats.ROUTES,
     *look.ROUTES,
+    *versions.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,

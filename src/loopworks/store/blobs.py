@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
@@ -63,6 +64,9 @@ class BlobStore(Blobs, Protocol):
     def size(self, key: str) -> int:
         """Length of a blob in bytes; ``NotFound`` where there is none."""
 
+    def listing(self) -> Iterator[tuple[str, int, datetime]]:
+        """Key, length in bytes and time of (the last) writing of every blob, in no order."""
+
     def close(self) -> None:
         """Free what the store holds."""
 
@@ -105,7 +109,7 @@ class LocalBlobs:
                     os.fchmod(file.fileno(), 0o444)
                     os.fsync(file.fileno())
                 key = sha.hexdigest()
-                if not self.has(key):
+                if not self.renew(key):
                     _sync(self._publish(temp, key))
             finally:
                 _remove([temp])
@@ -155,6 +159,21 @@ class LocalBlobs:
             if len(entry.name) == 2 and entry.is_dir():
                 yield from (file.name for file in os.scandir(entry.path) if _KEY.fullmatch(file.name))
 
+    def listing(self) -> Iterator[tuple[str, int, datetime]]:
+        """Key, length in bytes and time of (the last) writing of every blob, in no order."""
+        for key in self.keys():
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
+                facts = os.stat(self._at(key))
+                yield key, facts.st_size, datetime.fromtimestamp(facts.st_mtime, UTC)
+
+    def renew(self, key: str) -> bool:
+        """Whether the blob is here; if so it is as good as written now, so that no collection takes it away."""
+        try:
+            os.utime(self._at(key))
+        except FileNotFoundError:
+            return False
+        return True
+
     def verify(self, key: str) -> None:
         """Read the blob again; ``Damaged`` where its bytes are not those of its key."""
         with self.open(key):  # says NotFound in our words
@@ -173,7 +192,7 @@ class LocalBlobs:
         Where the file system can share the bytes of two files (``FICLONE`` on XFS and Btrfs), later edits of the
         file do no harm. Elsewhere it is a hard link, and an edit in place would damage the blob; ``verify`` finds that.
         """
-        if self.has(key):
+        if self.renew(key):
             return True
         temp = self._temp()
         if not _clone(source, temp):
@@ -244,7 +263,7 @@ class LocalWriter:
         with self._lock:
             if key in self._waiting:
                 return key
-        if self._store.has(key):
+        if self._store.renew(key):
             return key
         with _told(self._store.folder):
             temp = self._store._temp()

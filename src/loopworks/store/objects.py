@@ -7,7 +7,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, BinaryIO, Self, cast
 
@@ -116,6 +116,15 @@ class ObjectBlobs:
                     name = str(entry["path"]).rpartition("/")[2]
                     if len(name) == 64:
                         yield name
+
+    def listing(self) -> Iterator[tuple[str, int, datetime]]:
+        """Key, length in bytes and time of writing of every blob, in no order."""
+        with self._told(""):
+            for page in self._api.list(self._store):
+                for entry in page:
+                    name = str(entry["path"]).rpartition("/")[2]
+                    if len(name) == 64:
+                        yield name, int(entry["size"]), entry["last_modified"]
 
     def verify(self, key: str) -> None:
         """Read the blob again; ``Damaged`` where its bytes are not those of its key."""

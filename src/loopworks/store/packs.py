@@ -92,18 +92,15 @@ class Packer:
         lines, self._waiting = self._waiting, []
         if not lines:
             return
-        columns: dict[str, Any] = {"leaf": [frozen.leaf_of(line[0], self._digits) for line in lines]}
-        columns |= {name: [line[at] for line in lines] for at, name in enumerate(frozen.COLUMNS[:-1])}
+        types = {field.name: field.type for field in _schema()}
+        leaves = [frozen.leaf_of(line[0], self._digits) for line in lines]
+        columns: dict[str, Any] = {"leaf": _numbers(leaves, types["leaf"])}
+        for at, name in enumerate(frozen.COLUMNS[:-1]):
+            columns[name] = _column([line[at] for line in lines], types[name])
         said = [shape for line in lines for shape in line[-1]]
-        fields = [
-            pa.array([self._outside(shape[5]) if at == 5 else shape[at] for shape in said], pa.string())
-            for at in range(8)
-        ]
-        ends = np.cumsum([0, *(len(line[-1]) for line in lines)], dtype=np.int32)
+        fields = [_texts([self._outside(s[5]) if at == 5 else s[at] for s in said]) for at in range(8)]
         struct = pa.StructArray.from_arrays(fields, fields=list(_shape()))
-        columns["shapes"] = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), struct).cast(
-            _schema().field("shapes").type
-        )
+        columns["shapes"] = _lists([len(line[-1]) for line in lines], struct).cast(types["shapes"])
         self._out.write_table(pa.table(columns, schema=_schema()), row_group_size=1 << 30)
 
     def _outside(self, mask: str) -> str:
@@ -112,6 +109,47 @@ class Packer:
         key = self._blobs.put_bytes(mask.encode())
         self._masks.add(key)
         return OUTSIDE + key
+
+
+# ``pyarrow.array`` and ``to_numpy`` import pandas where that is installed, to ask about Series: more than a second in
+# a program that never uses it. So the columns are put together from their buffers.
+def _column(values: list[Any], kind: Any) -> Any:
+    import pyarrow.types as pt
+
+    if pt.is_list(kind):
+        return _lists([len(one) for one in values], _texts([text for one in values for text in one])).cast(kind)
+    return _texts(values) if pt.is_string(kind) else _numbers(values, kind)
+
+
+def _texts(values: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    data = [value.encode() for value in values]
+    buffers = [None, pa.py_buffer(_ends([len(one) for one in data])), pa.py_buffer(b"".join(data))]
+    return pa.Array.from_buffers(pa.string(), len(data), buffers)
+
+
+def _numbers(values: Sequence[int], kind: Any) -> Any:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.array(values, kind.to_pandas_dtype()))])
+
+
+def _flags(values: NDArray[np.bool_]) -> Any:
+    import pyarrow as pa
+
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(np.packbits(values, bitorder="little"))])
+
+
+def _lists(lengths: Sequence[int], inside: Any) -> Any:
+    import pyarrow as pa
+
+    ends = pa.Array.from_buffers(pa.int32(), len(lengths) + 1, [None, pa.py_buffer(_ends(lengths))])
+    return pa.ListArray.from_arrays(ends, inside)
+
+
+def _ends(lengths: Sequence[int]) -> NDArray[np.int32]:
+    return np.cumsum([0, *lengths], dtype=np.int32)
 
 
 def read(
@@ -176,7 +214,6 @@ def _whole(blobs: Blobs, shape: dict[str, str]) -> Shape:
 
 
 def _groups(file: Any, wanted: NDArray[np.bool_], split: str | None) -> Iterator["pa.Table"]:
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     everything = bool(wanted.all())
@@ -187,7 +224,7 @@ def _groups(file: Any, wanted: NDArray[np.bool_], split: str | None) -> Iterator
             continue
         table = file.read_row_group(at, use_threads=False)
         if not everything:
-            table = table.filter(pa.array(wanted[table["leaf"].to_numpy()]))
+            table = table.filter(_flags(wanted[np.from_dlpack(table["leaf"].combine_chunks())]))
         if split is not None:
             table = table.filter(pc.equal(table["split"], split))
         if table.num_rows:

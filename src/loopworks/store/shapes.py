@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
 from sqlalchemy import select
 from sqlalchemy.engine import Connection
 
@@ -49,7 +50,7 @@ def _text(points: tuple[tuple[float, ...], ...]) -> str:
 
 def of(label: str, source: Any, author: str, kind: Any, points: str, mask: str, attributes: str, extra: str) -> Shape:
     """The shape that ``columns`` took apart; give it the columns ``COLUMNS``."""
-    rows = () if points == "[]" else tuple(tuple(map(float, row)) for row in json.loads(points))
+    rows = () if points == "[]" else tuple(tuple(map(float, row)) for row in orjson.loads(points))
     return Shape(
         label=label,
         source=source,

@@ -1,7 +1,7 @@
 """Rows of frozen versions. What a version holds is in its manifest (``parts.py``); a row says when and by whom."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import delete, func, insert, select
@@ -51,6 +51,22 @@ def add(
         items=count,
         created_at=now(),
     )
+    tx.execute(insert(_table).values({column.name: getattr(row, column.name) for column in _table.c}))
+    return row, True
+
+
+def receive(tx: Connection, dataset: str, told: VersionRow) -> tuple[VersionRow, bool]:
+    """Record a version that another workspace froze, with its message, author and time; says whether it is new here.
+
+    It keeps its number where that is free, so that versions that come one by one stand in the order of freezing.
+    """
+    query = select(_table).where(_table.c.dataset == dataset, _table.c.id == told.id)
+    if found := tx.execute(query).first():
+        return VersionRow(**found._mapping), False
+    is_taken = select(_table.c.id).where(_table.c.dataset == dataset, _table.c.number == told.number)
+    last = latest(tx, dataset)
+    number = last.number + 1 if last and tx.execute(is_taken).first() else told.number
+    row = replace(told, dataset=dataset, number=number)
     tx.execute(insert(_table).values({column.name: getattr(row, column.name) for column in _table.c}))
     return row, True
 
@@ -108,6 +124,7 @@ def get(tx: Connection, version: str, dataset: str | None = None) -> VersionRow:
         query = query.where(_table.c.dataset == dataset)
     rows = [VersionRow(**row._mapping) for row in tx.execute(query)] if _is_hex(version) else []
     if not rows:
+        _check_erased(tx, version)
         known = select(_table.c.id).order_by(_table.c.created_at.desc()).limit(12)
         if dataset is not None:
             known = known.where(_table.c.dataset == dataset)
@@ -115,6 +132,16 @@ def get(tx: Connection, version: str, dataset: str | None = None) -> VersionRow:
     if len({row.id for row in rows}) > 1:
         raise Invalid("version id", "the beginning of one id", f"{version}, which begins several", "give more digits")
     return rows[0]
+
+
+def _check_erased(tx: Connection, version: str) -> None:
+    """Say which version came after one that held an item which was erased."""
+    for moved in tx.execute(select(tables.tombstone.c.versions)).scalars():
+        for old, new in moved.items():
+            if _is_hex(version) and len(version) >= 8 and old.startswith(version):
+                raise NotFound(
+                    "version", version, hint=f"an item of it was erased; now {new or 'nothing is left of it'}"
+                )
 
 
 def _is_hex(text: str) -> bool:

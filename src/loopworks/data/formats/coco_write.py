@@ -56,9 +56,10 @@ class _Out:
     late: list[tuple[dict[str, Any], Any]] = field(default_factory=list)
     """Annotations that need a new id, each with the image's body, whose id may be new too."""
 
-    @property
-    def split(self) -> str:
-        return split_of(posixpath.basename(self.name), posixpath.dirname(self.name))
+    split: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.split = split_of(posixpath.basename(self.name), posixpath.dirname(self.name))
 
     def category(self, label: str) -> Any:
         """The id of a class, which becomes a category if it is none yet."""

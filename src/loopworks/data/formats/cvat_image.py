@@ -62,7 +62,7 @@ def read_image(element: Element, file: str, rules: Rules, where: str) -> tuple[R
             problems.append(Problem(where=place, error=error.code, message=f"{error.message}; left out"))
             continue
         if not label:
-            problems.append(Problem(where=place, error="invalid", message="class must be given; got none"))
+            problems.append(Problem(where=place, error="invalid", message=f"{place} must have a class; got none"))
         if is_outside(shape, width, height):
             problems.append(
                 Problem(where=place, error="invalid", message=f"lies outside the image of {width} x {height}; kept")

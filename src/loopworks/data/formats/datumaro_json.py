@@ -152,10 +152,12 @@ def _records(base: Path, subsets: Sequence[_Subset], problems: list[Problem]) ->
     for one in subsets:
         ids: set[str] = set()
         subset = PurePosixPath(one.sheet.name).stem
+        line, last = 1, 0
         for at, (start, end) in enumerate(one.spans):
+            line, last = line + one.source.text.count("\n", last, start), start
             raw = one.source.text[start:end]
             item = jsontext.loads(raw)
-            where = f"{one.sheet.name}: line {jsontext.line_of(one.source.text, start)}, item {at + 1}"
+            where = f"{one.sheet.name}: line {line}, item {at + 1}"
             if not isinstance(item, Mapping) or not isinstance(item.get("id"), str):
                 problems.append(
                     Problem(where=where, error="invalid", message="item must be an object with an id; left out")

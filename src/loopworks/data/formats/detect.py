@@ -13,6 +13,7 @@ from loopworks.data.formats.contract import Format
 STAGE = "format"
 SURE = 0.5
 """From here on a format has seen signs of its own; below, it only could be."""
+_PAPERS = frozenset({"license", "licence", "copying", "notice", "readme", "changelog", "citation"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,9 +93,10 @@ def detect(root: Path) -> Match:
 
 
 def _only_folder(root: Path) -> Path | None:
-    """The one folder in a folder that holds nothing else."""
+    """The one folder in a folder that holds nothing else but what comes with any download (licence, readme)."""
     if not root.is_dir():
         return None
     entries = [one for one in root.iterdir() if not one.name.startswith(".") and one.name != "__MACOSX"]
+    entries = [one for one in entries if one.is_dir() or one.stem.casefold() not in _PAPERS]
     inner = entries[0] if len(entries) == 1 else None
     return inner if inner is not None and inner.is_dir() and not inner.is_symlink() else None

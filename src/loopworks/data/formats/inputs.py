@@ -140,10 +140,11 @@ def find(root: Path, names: Iterable[str]) -> Path | None:
     """The first of ``names`` that is a file inside ``root``."""
     for name in names:
         try:
-            path = inside(root, name)
-            if path.is_file():
-                return path
-        except (Invalid, OSError):
+            # Following links is dear: only for what is there. ``inside`` refuses what must not even be looked at.
+            plain = name.replace("\\", "/")
+            if not plain.startswith("/") and ".." not in plain and (root / plain).is_file():
+                return inside(root, name)
+        except (Invalid, OSError, ValueError):
             continue
     return None
 

@@ -81,11 +81,6 @@ def _place(text: str, at: int) -> str:
     return f"line {line}, column {at - (text.rfind(chr(10), 0, at) + 1) + 1}"
 
 
-def line_of(text: str, at: int) -> int:
-    """The line of a place in the text, from 1."""
-    return text.count("\n", 0, at) + 1
-
-
 @dataclass(slots=True)
 class Cut:
     """A list in a JSON file: its items, where they lie, and what stands around it."""

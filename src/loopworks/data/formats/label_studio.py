@@ -163,10 +163,12 @@ def _records(base: Path, lists: Sequence[_List], names: ClassNames, problems: li
     seen: set[str] = set()
     for one in lists:
         ids: set[str] = set()
+        line, last = 1, 0
         for at, (start, end) in enumerate(one.spans):
+            line, last = line + one.source.text.count("\n", last, start), start
             raw = one.source.text[start:end]
             task = jsontext.loads(raw)
-            where = f"{one.name}: line {jsontext.line_of(one.source.text, start)}, item {at + 1}"
+            where = f"{one.name}: line {line}, item {at + 1}"
             if not isinstance(task, Mapping):
                 problems.append(Problem(where=where, error="invalid", message="task must be an object; left out"))
                 continue

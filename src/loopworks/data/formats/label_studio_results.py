@@ -54,7 +54,7 @@ def pixels(share: Any, side: int, what: str) -> float:
     if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share):
         raise Invalid(what, "a number", share)
     if isinstance(share, int) or (
-        isinstance(share, Spelled) and "e" not in share.text.lower() and len(share.text) < 99
+        isinstance(share, Spelled) and "e" not in share.text.lower() and len(share.text) < 1200
     ):
         return float(Fraction(share.text if isinstance(share, Spelled) else share) * side / 100)
     return float(Fraction(float(share)) * side / 100) if abs(share) < 1e15 else share * side / 100
