@@ -1,10 +1,13 @@
 """Looking at 1,000,000 items on SQLite: first pages and counts of many different queries, each timed three times.
 
+The median is shown, and the first time where it took longer than a second: a field is read once for each dataset.
+
 ``python -m benchmarks.look [FOLDER] [ITEMS]``: the folder is kept, so that a second run only measures.
 """
 
 import json
 import random
+import resource
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -120,13 +123,20 @@ def main(folder: str = "look-bench", count: str = "1000000") -> None:
             begin = time.perf_counter()
             found = dataset.find(query, sort=sort, limit=50)
             times.append((time.perf_counter() - begin) * 1000)
-            if times[0] > 3000:
+            if len(times) > 1 and times[1] > 3000:
                 break
         missed += median(times) > 100
-        print(f"{median(times):9.1f} ms  {len(found):3} of {query or 'all'} {'by ' + sort if sort else ''}", flush=True)
+        once = f" (the first time {times[0] / 1000:.1f} s)" if times[0] > 1000 else ""
+        order = f" by {sort}" if sort else ""
+        print(f"{median(times):9.1f} ms  {len(found):3} of {query or 'all'}{order}{once}", flush=True)
     begin = time.perf_counter()
     dataset.counts()
     print(f"{(time.perf_counter() - begin) * 1000:9.1f} ms  count by class")
+    for query in ("label = 'car'", "width > 999999", "count(car) >= 2"):
+        begin = time.perf_counter()
+        number = dataset.look.count(query)
+        print(f"{(time.perf_counter() - begin) * 1000:9.1f} ms  count of {query}: {number}")
+    print(f"largest memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     print(f"{missed} of {len(QUERIES)} first pages over 100 ms")
 
 

@@ -23,6 +23,7 @@ class Look:
     def __init__(self, home: Home, dataset: str) -> None:
         """Look at the dataset with this id."""
         self._catalog = home.catalog
+        self._cache = home.cache
         self._dataset = dataset
 
     def find(self, query: str = "", *, sort: str = "", limit: int = 100, after: str | None = None) -> list[Item]:
@@ -31,13 +32,15 @@ class Look:
             raise Invalid("limit", "at least 1", limit)
         node, order = self._read(query, sort)
         with self._catalog.read() as tx:
-            return look.page(tx, self._dataset, node, sort=order, limit=limit, after=after)
+            return look.fast_page(
+                self._catalog, self._cache, tx, self._dataset, node, sort=order, limit=limit, after=after
+            )
 
     def count(self, query: str = "") -> int:
         """How many items fulfil a query."""
         node, _ = self._read(query, "")
         with self._catalog.read() as tx:
-            return look.count(tx, self._dataset, node)
+            return look.fast_count(self._catalog, self._cache, tx, self._dataset, node)
 
     def figures(self, query: str, by: str) -> dict[str, int]:
         """Of the items that fulfil a query: value of the field ``by`` -> how many have it; empty text: none has one.

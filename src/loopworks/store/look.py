@@ -1,15 +1,18 @@
-"""Looking at items by a condition: pages, counts, ids and figures. The plain way, in SQL; see ``store.columns``."""
+"""Looking at items by a condition: pages, counts, ids and figures; in SQL, or for large datasets ``store.columns``."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from loopworks.core.query import Field, Node, Sort, fields, models
-from loopworks.store import items, tables, words
+from loopworks.core.query import ALWAYS, Field, Node, Sort, fields, models
+from loopworks.store import columns, items, tables, words
+from loopworks.store.answers import Asked
+from loopworks.store.catalog import Catalog
 from loopworks.store.filters import Filter, bound, column, json_value
 from loopworks.store.items import Item
 
@@ -18,6 +21,8 @@ _item, _said, _tag, _guess, _scored = (
 )  # fmt: skip
 STREAM = 5000
 """Ids that ``ids`` reads at a time."""
+JOINED = 5000
+"""Items of a page that are put in order in SQL where it comes from columns and from what changed since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,53 @@ def scope(tx: Connection, dataset: str, node: Node) -> tuple[str, ...]:
     return (newest_model(tx, dataset) or "",) if named is None else named
 
 
+def fast_page(
+    catalog: Catalog,
+    cache: Path,
+    tx: Connection,
+    dataset: str,
+    node: Node,
+    *,
+    sort: Sort,
+    limit: int,
+    after: str | None = None,
+) -> list[Item]:
+    """The same as ``page``; for large datasets from columns in ``cache`` and, for what changed since, from SQL."""
+    if node == ALWAYS and sort == Sort():  # an index has this order
+        return page(tx, dataset, node, sort=sort, limit=limit, after=after)
+    asked = Asked(node, sort, scope(tx, dataset, node))
+    found = columns.ready(catalog, cache, tx, dataset, asked)
+    if found is None or (found[1] and limit > JOINED):
+        return page(tx, dataset, node, sort=sort, limit=limit, after=after)
+    after = None if after is None else items.get(tx, dataset, after).id
+    first = found[0].page(asked, limit, after, found[1])
+    if first is None:
+        return page(tx, dataset, node, sort=sort, limit=limit, after=after)
+    if not found[1]:
+        return in_order(tx, dataset, first)
+    fresh = sa.and_(_item.c.changed > found[0].clock, _where(tx, dataset, node))
+    order = [
+        # Left alone, SQLite walks all items by name to find the few that changed.
+        _Key(tables.unindexed(tx.dialect.name, key.value), key.is_down)
+        for key in _order(tx, dataset, sort, node)
+    ]
+    second = [item.id for item in _page(tx, dataset, fresh, order, limit, after)]
+    both = _item.c.id.in_([*first, *second])
+    return _page(tx, dataset, both, order, limit, None)
+
+
+def fast_count(catalog: Catalog, cache: Path, tx: Connection, dataset: str, node: Node) -> int:
+    """The same as ``count``, in the way of ``fast_page``."""
+    asked = Asked(node, Sort(), scope(tx, dataset, node))
+    found = columns.ready(catalog, cache, tx, dataset, asked)
+    if found is None:
+        return count(tx, dataset, node)
+    if not found[1]:
+        return found[0].count(asked, set())
+    fresh = _matching(tx, dataset, node, sa.func.count()).where(_item.c.changed > found[0].clock)
+    return found[0].count(asked, found[1]) + int(tx.execute(fresh).scalar_one())
+
+
 def page(tx: Connection, dataset: str, node: Node, *, sort: Sort, limit: int, after: str | None = None) -> list[Item]:
     """Items that fulfil the condition, in order, a page at a time.
 
@@ -52,8 +104,13 @@ def page(tx: Connection, dataset: str, node: Node, *, sort: Sort, limit: int, af
         limit: at most so many.
         after: id (or its beginning, or the name) of the last item of the page before, whatever it has become since.
     """
-    order = _order(tx, dataset, sort, node)
-    query = _matching(tx, dataset, node, _item.c.id)
+    return _page(tx, dataset, _where(tx, dataset, node), _order(tx, dataset, sort, node), limit, after)
+
+
+def _page(
+    tx: Connection, dataset: str, where: ColumnElement[bool], order: list[_Key], limit: int, after: str | None
+) -> list[Item]:
+    query = sa.select(_item.c.id).where(_item.c.dataset == dataset, _item.c.deleted_at.is_(None), where)
     if after is not None:
         last = items.get(tx, dataset, after)
         mine = sa.select(*(key.value for key in order)).where(_item.c.dataset == dataset, _item.c.id == last.id)
@@ -131,10 +188,13 @@ def _largest(found: dict[str, int]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def _matching(tx: Connection, dataset: str, node: Node, *columns: Any) -> "sa.Select[Any]":
-    where = Filter(tx.dialect.name, dataset, scope(tx, dataset, node)).where(node)
+def _where(tx: Connection, dataset: str, node: Node) -> ColumnElement[bool]:
+    return Filter(tx.dialect.name, dataset, scope(tx, dataset, node)).where(node)
+
+
+def _matching(tx: Connection, dataset: str, node: Node, *values: Any) -> "sa.Select[Any]":
     live = (_item.c.dataset == dataset, _item.c.deleted_at.is_(None))
-    return sa.select(*columns).select_from(_item).where(*live, where)
+    return sa.select(*values).select_from(_item).where(*live, _where(tx, dataset, node))
 
 
 def _order(tx: Connection, dataset: str, sort: Sort, node: Node) -> list[_Key]:

@@ -22,6 +22,8 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 REVISION = "0002"
@@ -85,6 +87,12 @@ class Json(TypeDecorator[Any]):
 
 TEXT = String().with_variant(String(collation="C"), "postgresql")
 """Text that both databases sort the same way: by code points, whatever the locale of the server."""
+
+
+def unindexed(dialect: str, value: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The same value, for which SQLite looks for no index."""
+    plus = operators.custom_op[Any]("+")
+    return value if dialect != "sqlite" else UnaryExpression(value, operator=plus, type_=value.type)
 
 
 def _text(name: str, *more: Any) -> Column[str]:

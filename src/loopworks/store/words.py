@@ -23,7 +23,8 @@ _index = sa.table("search_index", sa.column("rowid", sa.BigInteger), sa.column("
 
 def having(dialect: str, dataset: str, text: str) -> Any:
     """A query for the ids of items that have all words of ``text``; the words must be in step (``catch_up``)."""
-    query = sa.select(_table.c.item).where(_table.c.dataset == dataset)
+    # Left alone, SQLite asks the index of words once for each item.
+    query = sa.select(_table.c.item).where(tables.unindexed(dialect, _table.c.dataset) == dataset)
     if dialect == "postgresql":
         return query.where(_array().contains(sa.cast(wanted(text), ARRAY(sa.Text))))
     return query.join(_index, _index.c.rowid == _table.c.seq).where(_matches(text))
@@ -34,7 +35,7 @@ def rank(dialect: str, query: Any, item: Any, dataset: str, text: str) -> Any:
 
     Fewer words in an item and rarer words weigh more: bm25 on SQLite; on PostgreSQL fewer words alone.
     """
-    here = sa.and_(_table.c.dataset == dataset, _table.c.item == item)
+    here = sa.and_(tables.unindexed(dialect, _table.c.dataset) == dataset, _table.c.item == item)
     query = query.join(_table, here)
     if dialect == "postgresql":
         return query.order_by(sa.func.cardinality(_array()), item)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from loopworks.core.query import Node, Sort
 from loopworks.core.values import LabelSchema, Shape, dump
 from loopworks.data.query.evaluate import holds
 from loopworks.data.query.parser import parse, parse_sort
-from loopworks.store import annotations, datasets, items, look, predictions, words
+from loopworks.store import annotations, columns, datasets, items, look, predictions, words
 from loopworks.store.catalog import Catalog, open_catalog
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -116,6 +117,19 @@ QUERIES = st.recursive(
     ),
     max_leaves=4,
 )
+CHANGES = (
+    "label",
+    "clear",
+    "delete",
+    "return",
+    "tag",
+    "facts",
+    "score",
+    "add",
+    "other process",
+    "take in",
+    "read anew",
+)
 SORTS = ("", "-name", "id", "-size", "width", "-area", "count", "-count", "prediction.score", "-prediction.uncertainty",
          "attributes.n", "-attributes.n", "added_at", "-split")  # fmt: skip
 
@@ -157,9 +171,7 @@ def fill(catalog: Catalog, rows: list[dict[str, Any]], number: int) -> tuple[str
                 key: [(Shape(label=label, source="model"), score) for m, label, score in row["guesses"] if m == model]
                 for key, row in zip(ids, rows, strict=True)
             })  # fmt: skip
-        for key in gone:
-            mine = (tables.item.c.dataset == dataset, tables.item.c.id == key)
-            tx.execute(sa.update(tables.item).where(*mine).values(deleted_at=START))
+        items.delete(tx, dataset, sorted(gone), author="ann", op="o")
     words.catch_up(catalog, dataset)
     return dataset, gone
 
@@ -199,3 +211,68 @@ def paged(tx: Any, dataset: str, node: Node, sort: Sort) -> list[str]:
         found += [item.id for item in page]
         assert len(found) < 100
     return found
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    rows=ITEMS, queries=st.lists(QUERIES, min_size=5, max_size=8), order=st.sampled_from(SORTS),
+    changes=st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 5)), max_size=4),
+)  # fmt: skip
+def test_columns_agree_with_sql_before_and_after_changes(
+    opened: Catalog, tmp_path: Path, rows: list[dict[str, Any]], queries: list[str], order: str,
+    changes: list[tuple[str, int]],
+) -> None:  # fmt: skip
+    with opened.read() as tx:
+        number = len(datasets.every(tx))
+    dataset, _ = fill(opened, rows, number)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "MIN_ITEMS", 0)
+        for what, at in [("", 0), *changes]:
+            change(opened, dataset, what, f"{at:064x}")
+            patch.setattr(columns, "MAX_CHANGED", 0 if what in ("take in", "read anew") else 5)
+            patch.setattr(columns, "MAX_RENEWED", 0 if what == "read anew" else 2)
+            for query in queries:
+                node, sort = parse(query), parse_sort(order)
+                with opened.read() as tx:
+                    whole = [item.id for item in look.page(tx, dataset, node, sort=sort, limit=100)]
+                    fast = [
+                        item.id for item in look.fast_page(opened, tmp_path, tx, dataset, node, sort=sort, limit=100)
+                    ]
+                    assert fast == whole, (query, order)
+                    assert look.fast_count(opened, tmp_path, tx, dataset, node) == len(whole), query
+                    for i, after in enumerate(whole):
+                        rest = look.fast_page(opened, tmp_path, tx, dataset, node, sort=sort, limit=2, after=after)
+                        assert [item.id for item in rest] == whole[i + 1 : i + 3], (query, order)
+
+
+def change(catalog: Catalog, dataset: str, what: str, key: str) -> None:
+    """One of the ways in which items change, where there is such an item."""
+    if what == "other process":
+        columns.forget(catalog)
+    words.catch_up(catalog, dataset)
+    with catalog.begin() as tx:
+        before = items.among(tx, dataset, [key])
+        if what == "add":
+            row = {"blob": key, "uri": "", "stamp": "", "mime": "image/png", "name": "new", "width": 7, "height": 640}
+            more = {"size_bytes": 1, "split": "test", "rev": 1, "state": "unlabeled", "added_at": START}
+            new = f"{len(items.every(tx, dataset)) + 10:064x}"
+            items.add(tx, dataset, [{"dataset": dataset, "id": new, **row, **more}], author="ann", op="o")
+        elif what == "return":
+            items.bring_back(tx, dataset, [key], author="ann", op="o")
+        elif what == "score" and items.every(tx, dataset):
+            guess = (Shape(label="dog", source="model"), 0.75)
+            predictions.write(tx, dataset, "m:1", {items.every(tx, dataset)[0]: [guess, guess]})
+        elif before and what == "label":
+            annotations.write(tx, dataset, {key: [Shape(label="dog")]}, before=before, author="bob")
+            items.set_splits(tx, dataset, {key: "val"})
+        elif before and what == "clear":
+            annotations.clear(tx, dataset, before, author="bob")
+        elif before and what == "delete":
+            items.delete(tx, dataset, [key], author="bob", op="o")
+        elif before and what == "tag":
+            items.set_tags(tx, dataset, {key: ["夜", "new"]}, before)
+        elif before and what == "facts":
+            items.change(tx, dataset, "attributes", {key: {"camera": "a%", "n": 2.5}})
+    words.catch_up(catalog, dataset)
