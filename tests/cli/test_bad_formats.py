@@ -75,10 +75,15 @@ def notes(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in NOTES)
 
 
+def masks(folder: Path) -> list[Path]:
+    """Labels that are pictures, in formats that have no other files."""
+    return sorted(folder.glob("gtFine/**/*.png"))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_file_that_is_cut_off(space: str, copy: Callable[[str], Path], name: str) -> None:
     folder = copy(name)
-    path = max(notes(folder), key=lambda one: (one.stat().st_size, one.name))
+    path = max(notes(folder) or masks(folder), key=lambda one: (one.stat().st_size, one.name))
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
     told(add(space, folder, name))
 
@@ -86,7 +91,7 @@ def test_a_file_that_is_cut_off(space: str, copy: Callable[[str], Path], name: s
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "hf"])
 def test_an_image_that_is_missing_leaves_the_others(space: str, copy: Callable[[str], Path], name: str) -> None:
     folder = copy(name)
-    sorted(folder.rglob("*.png"))[0].unlink()
+    sorted(set(folder.rglob("*.png")) - set(masks(folder)))[0].unlink()
     body = told(add(space, folder, name))
     assert body["added"] == 3
 
