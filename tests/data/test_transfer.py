@@ -1,9 +1,13 @@
 """Versions that go from one workspace to another: folders and buckets, items and tables."""
 
+import io
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import loopworks as lw
@@ -11,7 +15,7 @@ from loopworks.core import mask
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.values import Shape
 from loopworks.data.stage import Dataset, create_dataset, open_dataset
-from loopworks.store import datasets, sending
+from loopworks.store import datasets, frozen, parts, sending, tables, versions
 from loopworks.store.blobs import LocalBlobs
 from loopworks.store.home import Home, create_home
 from loopworks.workspace import Workspace
@@ -205,6 +209,39 @@ class TestAVersionOfItems:
         assert sorted(row.text for row in copy.version(version.id).rows()) == ["four", "one", "three", "two"]
         assert copy.freeze().id == version.id
 
+    def test_of_the_first_release_goes_over_too(self, labeled: Dataset, home: Home, there: Workspace) -> None:
+        version = first_format(home, labeled)
+        report = labeled.push(version, there)
+        assert (report.items, report.blobs_sent) == (20, 20 + 2)  # images, the one part, the manifest
+        copy = there.dataset("pets")
+        found = {row.item_id: row.shapes[0].label for row in copy.version(version).rows()}
+        assert found == {item.id: item.labels[0].label for item in labeled.items(limit=100)}
+        assert copy.counts()["labeled"] == 20
+        with home.catalog.begin() as tx:
+            tx.execute(tables.part.delete())
+        with pytest.raises(Damaged, match="part"):
+            labeled.push(version, there, name="again")
+
+
+def first_format(home: Home, dataset: Dataset) -> str:
+    """Freeze a version as the first release wrote it, in one part, and give its id."""
+    like = dataset.freeze()
+    rows = like.rows()
+    plain = ("item_id", "name", "uri", "mime", "width", "height", "split")
+    columns: dict[str, list[object]] = {name: [getattr(row, name) for row in rows] for name in plain}
+    columns["blob"] = [row.item_id for row in rows]
+    columns["labels"] = [[{"label": s.label, "source": s.source, "author": s.author} for s in r.shapes] for r in rows]
+    out = io.BytesIO()
+    pq.write_table(pa.table(columns), out)
+    part = frozen.Part(prefix="", digest="1" * 64, rows=len(rows))
+    made = replace(parts.read_manifest(home.blobs, like.id), format=1, digits=1, leaves="", parts=(part,))
+    home.blobs.put_bytes(made.to_bytes())
+    with home.catalog.begin() as tx:
+        blob = home.blobs.put_bytes(out.getvalue())
+        tx.execute(tables.part.insert().values(digest=part.digest, blob=blob, rows=part.rows))
+        versions.add(tx, dataset.id, made.id, task="image-classification", message="", author="", count=len(rows))
+    return made.id
+
 
 class TestFaults:
     def test_a_transfer_that_was_cut_off_goes_on(
@@ -249,6 +286,20 @@ class TestFaults:
         path.write_bytes(whole)
         assert labeled.push(version.id, there).is_new
         there.home.blobs.verify(victim)
+
+    def test_an_earlier_version_that_is_damaged_does_no_harm(
+        self, labeled: Dataset, home: Home, there: Workspace
+    ) -> None:
+        first = labeled.freeze()
+        labeled.push(first.id, there)
+        labeled.label({cats(labeled)[0]: ["dog"]}, author="bob")
+        second = labeled.freeze()
+        home.blobs.delete(first.id)
+        report = labeled.push(second.id, there)
+        assert (report.blobs_sent, report.blobs_known) == (3, 21)  # all images were asked for, and the old pack
+        copy = there.dataset("pets")
+        copy.restore(second.id)
+        assert copy.freeze().id == second.id
 
     def test_what_was_erased_there_does_not_come_back(self, labeled: Dataset, there: Workspace) -> None:
         version = labeled.freeze()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import settings
-from loopworks.core.errors import Conflict, Invalid
+from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.values import LabelSchema
 from loopworks.data import media, merging
 from loopworks.data.tables.version import TASKS, TableManifest
@@ -225,8 +225,9 @@ def _packed(home: Home, dataset: str, version: str, known: set[str]) -> _Parcel:
             keys = parts.keys(tx, home.blobs, manifest)
             layout = parts.layout_of(tx, row.id)
             files = segments.files(tx, [part.digest for part in manifest.parts])
-            for part in manifest.parts:  # of format 1
-                held.append(Segment(number=0, blob=files[part.digest], digest=part.digest, rows=part.rows, stats={}))
+            for part in manifest.parts:  # of format 1; reading them tells those that are lost
+                if blob := files.get(part.digest):
+                    held.append(Segment(number=0, blob=blob, digest=part.digest, rows=part.rows, stats={}))
             base = next((one for one in earlier if one in known and one != row.id), "")
             leaves = _differing(home, base, manifest) if base else None
             for table in parts.read(tx, home.blobs, manifest, leaves=leaves):
@@ -252,10 +253,13 @@ def _packed(home: Home, dataset: str, version: str, known: set[str]) -> _Parcel:
 
 def _differing(home: Home, base: str, manifest: Manifest) -> NDArray[np.int64] | None:
     """Leaves that are not as in an earlier version; ``None``: all of them may differ."""
-    before = parts.read_manifest(home.blobs, base)
-    if not before.format == manifest.format == FORMAT or before.digits != manifest.digits:
+    try:
+        before = parts.read_manifest(home.blobs, base)
+        if not before.format == manifest.format == FORMAT or before.digits != manifest.digits:
+            return None
+        differ = (read_leaves(home.blobs, before) != read_leaves(home.blobs, manifest)).any(axis=1)
+    except (Damaged, NotFound):  # of the earlier version: this one can be sent whole
         return None
-    differ = (read_leaves(home.blobs, before) != read_leaves(home.blobs, manifest)).any(axis=1)
     return np.flatnonzero(differ)
 
 
