@@ -229,3 +229,30 @@ def test_every_format_gives_back_what_it_wrote(
         for one in (dataset, again)
     ]
     assert said[0] == said[1]
+
+
+def test_a_single_coco_file_comes_back_as_one_file_where_that_is_asked_for(
+    home: Home, tmp_path: Path, image_file: ImageFile
+) -> None:
+    for number in range(4):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / f"{number}.png").write_bytes(image_file("PNG", seed=number))
+    body = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 24} for n in range(4)],
+        "annotations": [
+            {"id": 7 + n, "image_id": n, "category_id": 3, "bbox": [1.0, 2, 3, 4.50], "area": 12, "iscrowd": 0}
+            for n in range(4)
+        ],
+        "categories": [{"id": 3, "name": "car"}],
+    }
+    text = json.dumps(body, indent=2)
+    (tmp_path / "in" / "labels.json").write_text(text, encoding="utf-8")
+    dataset = create_dataset(home, "d", "object-detection")
+    dataset.add(tmp_path / "in", format="coco")
+    version = dataset.freeze()
+    assert len(version.counts["by_split"]) > 1
+    version.export(tmp_path / "one", format="coco", options={"by_split": False})
+    assert (tmp_path / "one" / "labels.json").read_text(encoding="utf-8") == text
+    assert len(list((tmp_path / "one").rglob("*.json"))) == 1
+    version.export(tmp_path / "many", format="coco")
+    assert len(list((tmp_path / "many").rglob("*.json"))) > 1

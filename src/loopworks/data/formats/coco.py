@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict
+
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.image import SUFFIXES
 from loopworks.core.registry import plugins
@@ -44,6 +46,11 @@ _DEEP = 4
 class Coco:
     """COCO JSON: boxes, polygons, masks as run lengths, keypoints, captions, panoptic segments."""
 
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+    by_split: bool = True
+    """Whether images are written into a file per split; false: back into the file that they came from, so that a single
+    file comes back as it was also after items were split."""
+
     def detect(self, root: Path, /) -> float:
         """0.95 for a JSON file with images and annotations, or a folder that has one near its top."""
         return 0.95 if next(iter(_files(root)), None) else 0.0
@@ -54,7 +61,7 @@ class Coco:
 
     def write(self, content: Content, folder: Path, put: Put, /) -> Iterator[Problem]:
         """Write ``annotations/instances_SPLIT.json``, or the files that the data set came from."""
-        return coco_write.write(content, folder, put)
+        return coco_write.write(content, folder, put, by_split=self.by_split)
 
 
 def _files(root: Path) -> Iterator[str]:

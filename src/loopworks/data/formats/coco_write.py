@@ -21,9 +21,9 @@ _PIECES = ['{"info": {}, "licenses": [], "images": [', '], "annotations": [', ']
 _SLOTS = ["images", "annotations", "categories"]
 
 
-def write(content: Content, folder: Path, put: Put) -> Iterator[Problem]:
+def write(content: Content, folder: Path, put: Put, *, by_split: bool = True) -> Iterator[Problem]:
     """Write all files of a data set; see ``Coco.write``."""
-    writer = _Writer(content, folder)
+    writer = _Writer(content, folder, by_split)
     for record in content.records:
         if record.text is not None and not record.path:
             writer.losses.add("text item", "left out")
@@ -107,7 +107,8 @@ class _Out:
 
 
 class _Writer:
-    def __init__(self, content: Content, folder: Path) -> None:
+    def __init__(self, content: Content, folder: Path, by_split: bool) -> None:
+        self.by_split = by_split
         self.losses = Losses("coco")
         self.folder = folder
         self.schema = content.schema
@@ -128,7 +129,7 @@ class _Writer:
         entries = [
             entry
             for entry in kept.get("in", [])
-            if entry["file"] in self.files and self.files[entry["file"]].split == record.split
+            if entry["file"] in self.files and (not self.by_split or self.files[entry["file"]].split == record.split)
         ]
         bodies: dict[str, dict[str, Any]] = {}
         labels = [shape.label for shape in record.shapes if shape.kind == "class"]
@@ -233,7 +234,9 @@ class _Writer:
         if places and self._keep(shape, places, bodies):
             return
         kind = "captions" if shape.kind == "caption" else "instances"
-        out = self._primary(record.split, kind)
+        own = kept.get("in", ())[:1] if not self.by_split else ()
+        out = next((self.files[place["file"]] for place in own if place["file"] in bodies), None)
+        out = out or self._primary(record.split, kind)
         image = bodies.get(out.name)
         if image is None:
             image = self._new_image(out, record, bodies, [] if kind == "captions" else _classes(record))
