@@ -197,13 +197,7 @@ class TestExport:
             exporter.inside(path)
 
 
-WRITES_UNLABELED = pytest.mark.xfail(reason="format.cityscapes gives classes back as unlabeled", strict=True)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=WRITES_UNLABELED if name == "cityscapes" else ()) for name in detect.names()],
-)
+@pytest.mark.parametrize("name", detect.names())
 def test_every_format_gives_back_what_it_wrote(
     home: Home, tmp_path: Path, image_file: ImageFile, pictures: Pictures, name: str
 ) -> None:
