@@ -136,6 +136,15 @@ def test_kitti_keeps_every_column_and_a_change_touches_one_line(tmp_path: Path) 
     assert written == [LINE, "DontCare 0.0 0 -1.58 0 0 4 4 1.65 1.67 3.64 -0.65 1.71 46.7 -1.59 0.75"]
 
 
+def test_kitti_without_any_label_is_read_again(tmp_path: Path) -> None:
+    draw(tmp_path / "in" / "training/image_2/x/000.png", (20, 10))
+    got = read(Kitti(), tmp_path / "in")
+    write(Kitti(), got, tmp_path / "out")
+    assert Kitti().detect(tmp_path / "out") == 0.6
+    again = read(Kitti(), tmp_path / "out")
+    assert [(record.name, record.is_labeled) for record in again.records] == [("x/000.png", False)]
+
+
 def test_bad_kitti_lines_are_named_and_the_rest_is_kept(tmp_path: Path) -> None:
     lines = [LINE, LINE + " 1 1", LINE.replace("9.00", "0.50"), LINE.replace("1.65", "NaN"), LINE.replace("9.00", "90")]
     got = read(Kitti(), lay(tmp_path, "training/label_2/a.txt", "\n".join(lines), "training/image_2/a.png"))

@@ -178,6 +178,7 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
         }
         extra["kinds"] = [kind for kind, path in found.items() if path]
         shapes: list[Shape] = []
+        is_read = False
         try:
             cut = found["instanceIds"] or found["labelIds"]
             if cut is not None:
@@ -186,6 +187,7 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
                     raise Invalid("size of the mask", f"{size[0]} x {size[1]}, one channel", array.shape)
                 size = (array.shape[1], array.shape[0])
                 shapes, extra["rest"] = _instances(array.astype(np.int64), colors, f"{truth}/{stem}", problems)
+                is_read = True
             told = find(root / truth, [f"{stem}_{truth}_polygons.json"])
             if told is not None:
                 text = read_text(told, told.name).text
@@ -199,7 +201,7 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
         extra["said"] = [shape.to_json() for shape in shapes] if "polygons" in extra else None
         yield Record(
             name=f"{stem}{_IMAGE}", path=str(image) if image else "", width=size[0], height=size[1],
-            split=split_of(stem.split("/")[0]), shapes=tuple(shapes), is_labeled=bool(shapes),
+            split=split_of(stem.split("/")[0]), shapes=tuple(shapes), is_labeled=is_read or bool(shapes),
             extra={KEY: {k: v for k, v in extra.items() if v is not None}},
         )  # fmt: skip
 
@@ -207,10 +209,12 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
 def _instances(
     array: Any, colors: ColorMap, where: str, problems: list[Problem]
 ) -> tuple[list[Shape], list[list[Any]]]:
-    """Id (class, or class x 1000 + number of the thing) -> shape."""
+    """Id (class, or class x 1000 + number of the thing) -> shape; 0 (unlabeled) is what no shape covers."""
     names = dict(zip(colors.numbers, colors.names, strict=True))
     shapes, rest = [], []
     for value in np.unique(array).tolist():
+        if value == 0:
+            continue  # the writer gives 0 back wherever nothing is drawn
         number, thing = (value // 1000, value % 1000) if value >= 1000 else (value, None)
         if value == 0:
             continue  # "unlabeled": nobody said what it is, and what nobody said is written as 0 again

@@ -54,13 +54,14 @@ class Kitti:
         lines = [line for path in files for line in peek(Path(path)).splitlines()[:2] if line.strip()]
         if lines and all(_LINE.fullmatch(line) for line in lines):
             return 0.95
-        return 0.6 if files and not lines and any("/image_2/" in f"/{name}" for name in tree.files) else 0.0
+        has_folder = bool(files) or (root / "training/label_2").is_dir()
+        return 0.6 if has_folder and not lines and _has_images(tree) else 0.0
 
     def read(self, root: Path, /) -> Content:
         """The data set of a folder that holds ``training`` (or ``label_2`` itself)."""
         tree = Tree.of(root)
-        if not any(_LABELS.search(name) for name in tree.files):
-            raise Invalid(str(root), "KITTI: a folder label_2", "none")
+        if not any(_LABELS.search(name) for name in tree.files) and not _has_images(tree):
+            raise Invalid(str(root), "KITTI: a folder label_2 or image_2 with files", "none")
         problems: list[Problem] = []
         classes = Classes(problems)
         for name in sorted(_types(tree)):
@@ -107,6 +108,10 @@ def label_place(image: str) -> str:
     """Where the labels of an image belong."""
     before, sign, after = f"/{posixpath.splitext(image)[0]}.txt".rpartition("/image_2/")
     return f"{before}/label_2/{after}"[1:] if sign else after[1:]
+
+
+def _has_images(tree: Tree) -> bool:
+    return any("/image_2/" in f"/{name}" for name in tree.images())
 
 
 def _types(tree: Tree) -> set[str]:
