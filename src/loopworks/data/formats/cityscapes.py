@@ -216,8 +216,6 @@ def _instances(
         if value == 0:
             continue  # the writer gives 0 back wherever nothing is drawn
         number, thing = (value // 1000, value % 1000) if value >= 1000 else (value, None)
-        if value == 0:
-            continue  # "unlabeled": nobody said what it is, and what nobody said is written as 0 again
         if number in names:
             shapes.append(instance_shape(names[number], array == value, {} if thing is None else {"instance": thing}))
             continue
