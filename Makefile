@@ -65,9 +65,12 @@ docs: setup ## write docs/reference.md and docs/openapi.json from the code
 web: ## the workspace page: plain files, served as they are
 	@echo "nothing to build: the page is plain HTML, CSS and JavaScript in src/loopworks/server/page/"
 
+# All extras but [formats]: Datumaro needs an older pillow and pyarrow than the rest.
+LOCKED := train optimize postgres ray s3 video testing demo
+
 lock: setup ## resolve the dependencies anew into requirements/
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --no-emit-find-links --all-extras --group dev pyproject.toml requirements/build.in -o $(LOCK)
+	  --no-emit-index-url --no-emit-find-links $(addprefix --extra ,$(LOCKED)) --group dev pyproject.toml requirements/build.in -o $(LOCK)
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --no-emit-index-url --no-emit-find-links requirements/uv.in -o requirements/uv.txt
 

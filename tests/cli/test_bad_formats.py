@@ -15,7 +15,7 @@ from loopworks.core.values import Shape
 from loopworks.data.formats import detect
 
 ImageFile = Callable[..., bytes]
-FORMATS = [name for name in detect.names() if name != "folders"]
+FORMATS = [name for name in detect.names() if name not in {"folders", "datumaro-bridge"}]
 NOTES = {".json", ".jsonl", ".csv", ".xml", ".txt", ".yaml", ".parquet"}
 
 

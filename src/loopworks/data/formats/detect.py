@@ -83,7 +83,7 @@ def detect(root: Path) -> Match:
             break
         at = inner
     if not best:
-        hint = f"name the format with --format; known: {', '.join(names())}"
+        hint = f"name the format with --format (datumaro-bridge reads many more); known: {', '.join(names())}"
         raise Invalid(str(root), "of a known format", "signs of none", hint)
     first, *others = best.items()
     if others and others[0][1] == first[1]:
