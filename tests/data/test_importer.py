@@ -16,6 +16,7 @@ from loopworks.data.formats import detect
 from loopworks.data.stage import Dataset, create_dataset, open_dataset
 from loopworks.store.home import Home
 
+OWN = tuple(name for name in detect.names() if name != "datumaro-bridge")
 MASKS = ("cityscapes", "color-masks")  # formats that hold pixels alone
 ImageFile = Callable[..., bytes]
 Pictures = Callable[..., Path]
@@ -197,7 +198,7 @@ class TestExport:
             exporter.inside(path)
 
 
-@pytest.mark.parametrize("name", detect.names())
+@pytest.mark.parametrize("name", OWN)
 def test_every_format_gives_back_what_it_wrote(
     home: Home, tmp_path: Path, image_file: ImageFile, pictures: Pictures, name: str
 ) -> None:
@@ -256,3 +257,28 @@ def test_a_single_coco_file_comes_back_as_one_file_where_that_is_asked_for(
     assert len(list((tmp_path / "one").rglob("*.json"))) == 1
     version.export(tmp_path / "many", format="coco")
     assert len(list((tmp_path / "many").rglob("*.json"))) > 1
+
+
+def test_a_shape_without_a_class_is_kept_and_told(home: Home, tmp_path: Path, image_file: ImageFile) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(image_file("PNG"))
+    text = (
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations>\n  <version>1.1</version>\n'
+        '  <image id="0" name="a.png" width="32" height="24">\n'
+        '    <box label="" occluded="0" xtl="1.00" ytl="2.00" xbr="9.00" ybr="8.00" z_order="0">\n    </box>\n'
+        '    <box label="car" occluded="0" xtl="1.00" ytl="2.00" xbr="9.00" ybr="8.00" z_order="0">\n    </box>\n'
+        "  </image>\n</annotations>\n"
+    )
+    (tmp_path / "in" / "annotations.xml").write_text(text, encoding="utf-8")
+    dataset = create_dataset(home, "d", "object-detection")
+    report = dataset.add(tmp_path / "in", format="cvat")
+    assert report.added == 1
+    assert any("class" in one.message for one in report.problems)
+    (item,) = dataset.items()
+    assert [shape.label for shape in item.labels] == ["", "car"]
+    assert dataset.counts()["by_class"] == {"car": 1}
+    dataset.export(tmp_path / "out", format="cvat")
+    assert (tmp_path / "out" / "annotations.xml").read_text(encoding="utf-8") == text
+    for name in OWN:
+        dataset.export(tmp_path / "all" / name, format=name)
+        assert any((tmp_path / "all" / name).iterdir()), name

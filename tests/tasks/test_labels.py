@@ -43,6 +43,13 @@ def test_a_number_is_no_answer_to_what_is_where() -> None:
         task("object-detection").check([Shape(label="bus")], SCHEMA)
 
 
+def test_a_place_may_be_of_no_class_and_a_class_may_not() -> None:
+    place = Shape(label="", kind="box", points=((1.0, 2.0, 3.0, 4.0),))
+    assert task("object-detection").check([place, BOX], SCHEMA) == (place, BOX)
+    with pytest.raises(NotFound):
+        task("object-detection").check([Shape(label="")], SCHEMA)
+
+
 @pytest.mark.parametrize("shape", SHAPES[:-1], ids=[shape.kind for shape in SHAPES[:-1]])
 def test_each_kind_of_shape_is_drawn(shape: Shape) -> None:
     image = np.zeros((40, 50, 3), np.uint8)

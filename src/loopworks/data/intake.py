@@ -317,7 +317,14 @@ class Intake:
         except LoopworksError as error:
             if not shapes:
                 return None  # nothing is no answer here
-            good = [shape for shape in shapes if shape.kind == "caption" or shape.label in self.schema.classes]
+            classes, has_places = self.schema.classes, "box" in self.task.kinds
+            good = [
+                shape
+                for shape in shapes
+                if shape.kind == "caption"
+                or shape.label in classes
+                or (has_places and not shape.label and shape.kind != "class")  # a place of no class: nobody said which
+            ]
             if len(good) == len(shapes):
                 self.problems.append(problem(one.where, error))
                 return None

@@ -38,7 +38,9 @@ class Regions:
         for shape in shapes:
             if shape.kind not in self.kinds | _NOTES:
                 raise Invalid(f"shape of {self.name}", f"one of {', '.join(sorted(self.kinds))}", shape.kind)
-            if shape.kind != "caption" and shape.label not in schema.classes:
+            if not shape.label and shape.kind != "class":
+                continue  # something is there, and nobody has said what: so formats write it, and so it is labelled
+            if shape.label not in schema.classes:
                 raise NotFound("class", shape.label, schema.classes)
         return tuple(dict.fromkeys(shapes))
 

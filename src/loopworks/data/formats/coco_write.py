@@ -245,6 +245,8 @@ class _Writer:
             return
         body = write_shape(shape, self.losses)
         if kind == "instances":
+            if not shape.label:
+                self.losses.add("shape without a class", "written with a category of its own")
             body = {"category_id": out.category(shape.label), **body}
         out.late.append((body, image))
 

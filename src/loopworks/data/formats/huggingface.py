@@ -402,6 +402,9 @@ def _row(
         objects: dict[str, list[Any]] = {field.name: [] for field in kind}
         at = "bbox" if "bbox" in objects else "boxes"
         for shape in boxes:
+            if names is not None and shape.label not in names:
+                lost["a shape without a class"] = lost.get("a shape without a class", 0) + 1
+                continue
             for field in objects:
                 if field not in (at, key):
                     objects[field].append(shape.facts.get(field))
