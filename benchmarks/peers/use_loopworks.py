@@ -21,6 +21,8 @@ space, found = clock.time("start", start)
 report = clock.time("add", lambda: found.add(Path(images).parent, format="coco"))
 assert report.added > 0
 assert not report.problems, report.problems[:3]
+other = space.dataset("referenced", task="object-detection")
+clock.time("reference", lambda: other.add(Path(images).parent, format="coco", by="reference"))
 found.split()
 clock.time("freeze", lambda: found.freeze("first"))
 clock.time("export", lambda: found.version(found.versions()[0].id).export(f"{scratch}/out", format="coco", media=False))
