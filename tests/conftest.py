@@ -16,11 +16,18 @@ from typing import LiteralString
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
 from loopworks.core.bundle import Bundle, Variant, write
 from loopworks.core.values import ImageRule, LabelSchema, TensorSpec
+
+# A machine that decides whether a change lands tries the same examples each time; everybody else's run tries new ones.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI") == "true":
+    settings.load_profile("ci")
+
 
 NO_POSTGRES = "no PostgreSQL server binary (initdb) in PATH or /usr/lib/postgresql"
 COLORS = ((200, 40, 40), (40, 180, 60), (50, 70, 210), (210, 190, 40), (150, 60, 180))

@@ -204,3 +204,23 @@ def test_two_thousand_images_come_back_byte_for_byte(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert not list(Coco().write(content, tmp_path / "out", lambda record, place: None))
     assert (tmp_path / "out/coco.json").read_bytes() == (tmp_path / "in/coco.json").read_bytes()
+
+
+@pytest.mark.parametrize("key", ["missing", [1], {"a": 1}])
+def test_annotations_without_a_sound_id_come_through(tmp_path: Path, key: object) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.png").touch()
+    one: dict[str, object] = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    body = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 20, "height": 10}],
+        "annotations": [one if key == "missing" else {"id": key, **one}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "in/coco.json").write_text(json.dumps(body), encoding="utf-8")
+    content = Coco().read(tmp_path / "in")
+    content.records = list(content.records)
+    (tmp_path / "out").mkdir()
+    list(Coco().write(content, tmp_path / "out", lambda record, place: None))
+    again = Coco().read(tmp_path / "out")
+    shapes = [shape.label for record in again.records for shape in record.shapes]
+    assert shapes == ["cat"] or content.problems

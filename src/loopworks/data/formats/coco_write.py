@@ -256,9 +256,12 @@ class _Writer:
         for place in places:
             out = self.files[place["file"]]
             body = _load(place["text"])
-            if body.get("image_id") != bodies[out.name].get("id") or body.get("id", out) in out.annotation_ids:
+            key, category = body.get("id"), body.get("category_id")
+            if body.get("image_id") != bodies[out.name].get("id") or not all(map(_is_plain, (key, category))):
                 return False
-            label = "" if "caption" in body else out.labels.get(body.get("category_id"))
+            if key is not None and key in out.annotation_ids:
+                return False
+            label = "" if "caption" in body else out.labels.get(category)
             if label is None:
                 return False
             found.append((out, place, body, read_shape(body, label)[0]))
@@ -380,3 +383,8 @@ def _load(text: str) -> dict[str, Any]:
 
 def _first(entry: tuple[float, str]) -> float:
     return entry[0]
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it can be an id: a broken file may have a list there."""
+    return value is None or isinstance(value, int | float | str)
