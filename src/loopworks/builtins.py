@@ -26,11 +26,12 @@ from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
-from loopworks.tasks import image_classification, regions, texts
+from loopworks.tasks import classes, numbers, regions
 from loopworks.train import small_cnn, timm
 
 __all__ = [
     "cityscapes",
+    "classes",
     "coco",
     "color_masks",
     "copies",
@@ -40,13 +41,13 @@ __all__ = [
     "delimited",
     "folders",
     "huggingface",
-    "image_classification",
     "image_features",
     "kitti",
     "label_studio",
     "labelme",
     "labels",
     "lines",
+    "numbers",
     "onnx_int8",
     "onnxruntime",
     "openvino",
@@ -58,7 +59,6 @@ __all__ = [
     "solo",
     "steps",
     "text_features",
-    "texts",
     "timm",
     "voc",
     "yolo",

@@ -13,15 +13,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Context, Learnable, learnable
+from loopworks.core.contracts import Arrays, Context, Learnable, Rule, learnable
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
-from loopworks.core.values import ImageRule, LabelSchema
+from loopworks.core.values import LabelSchema
 from loopworks.data.stage import Version
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
@@ -171,20 +170,29 @@ class _Source:
         rows = self.version.rows("train")
         return int(median(row.width for row in rows)), int(median(row.height for row in rows))
 
-    def pixels(
-        self, rule: ImageRule, split: str, progress: Callable[[float, str], None] | None = None
-    ) -> NDArray[np.uint8]:
-        """A split's images by the rule."""
+    def inputs(self, rule: Rule, split: str, progress: Callable[[float, str], None] | None = None) -> Arrays:
+        """A split's items by the rule."""
 
         def tell(done: int, total: int) -> None:
             if progress is not None:
-                progress(done / max(total, 1), f"decoding {split}")
+                progress(done / max(total, 1), f"reading {split}")
 
-        return self.version.pixels(rule, split, tell)
+        return self.version.inputs(rule, split, tell)
 
-    def targets(self, split: str) -> NDArray[np.float32]:
+    def targets(self, split: str) -> NDArray[Any]:
         """A split's labels."""
         return self.version.targets(split)
+
+    def facts(self, split: str) -> list[dict[str, Any]]:
+        """What is known of each item beside its label."""
+        return [
+            {"name": row.name, "width": row.width, "height": row.height, "tags": row.tags, **row.attributes}
+            for row in self.version.rows(split)
+        ]
+
+    def texts(self, split: str) -> list[str]:
+        """A split's texts."""
+        return [row.text for row in self.version.rows(split)]
 
 
 def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *, parent: str) -> "Model":

@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from loopworks.core import image
+from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Predictor, learnable
+from loopworks.core.contracts import Arrays, Predictor, Rule, learnable
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound, from_json
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
@@ -19,6 +20,7 @@ from loopworks.data import stage as data
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
+from loopworks.infer import local
 from loopworks.store import bundles, deployments, garbage, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.garbage import Sweep
@@ -209,7 +211,7 @@ class Workspace(Exchange):
             return Labeling(target)
 
         def answer(items: Sequence[Item]) -> Arrays:
-            return self.answer(bundle, (target.read(item) for item in items))
+            return self.answer(bundle, (self._content(target, bundle.rule, item) for item in items))
 
         return Labeling(target, answer, found.ref)
 
@@ -257,10 +259,18 @@ class Workspace(Exchange):
             learnable(plugins.get(f"task.{bundle.task}")),
             bundle.schema,
             answer=lambda contents: self.answer(bundle, contents),
-            check=lambda content, name: image.probe(content, name, self.settings.max_image_pixels) and None,
+            read=functools.partial(self._content, target, bundle.rule),
             query=query,
             progress=progress,
         )
+
+    def _content(self, dataset: Dataset, rule: Rule, item: Item) -> Any:
+        """What an item is to a model: its text, or its bytes, which must be an image."""
+        if rule.media == "text":
+            return item.text
+        content = dataset.read(item)
+        image.probe(content, item.name, self.settings.max_image_pixels)
+        return content
 
     # ---- train and optimize
 
@@ -435,8 +445,8 @@ class Workspace(Exchange):
         with self.home.catalog.read() as tx:
             return deployments.get(tx, name, revision)
 
-    def predict(self, deployment: str, source: "str | Path | bytes") -> dict[str, Any]:
-        """What a deployment says of one image (a path or the bytes of a file).
+    def predict(self, deployment: str, source: local.Asked) -> dict[str, Any]:
+        """What a deployment says of one item: an image (a path or the bytes of a file), a text, or a row (a mapping).
 
         Returns: the task's answer, with ``id`` (see ``lineage``), ``name`` and ``item``.
         """
@@ -446,38 +456,31 @@ class Workspace(Exchange):
         return answers[0]
 
     def predict_many(
-        self, deployment: str, sources: "Sequence[str | Path | bytes]", *, batch: int = 32
+        self, deployment: str, sources: Sequence[local.Asked], *, batch: int = 32
     ) -> tuple[list[dict[str, Any]], list[Problem]]:
-        """Answers for many images, in order; those that cannot be read are listed and left out."""
+        """Answers for many items, in order; those that cannot be read are listed and left out."""
         used = self.deployment(deployment)
         bundle = self.bundle(used)
-        from loopworks.infer import local
-
-        found, problems = local.load(sources, self.settings.max_image_pixels)
+        found, problems = local.load(sources, bundle.rule.media, self.settings.max_image_pixels)
         answers: list[dict[str, Any]] = []
         task = plugins.get(f"task.{bundle.task}")
         for part in batches(found, batch):
-            outputs = self.answer(bundle, (content for _, content in part), used.variant)
-            for (name, content), answer in zip(part, task.decode(outputs, bundle.schema), strict=True):
-                item = data.content_id(content)
-                answers.append({"id": used.prediction(item), "name": name, "item": item, **answer})
+            outputs = self.answer(bundle, (asked.content for asked in part), used.variant)
+            sizes = [asked.size for asked in part if asked.size is not None]
+            for asked, answer in zip(part, task.decode(outputs, bundle.schema, sizes), strict=True):
+                answers.append({"id": used.prediction(asked.item), "name": asked.name, "item": asked.item, **answer})
         return answers, problems
 
-    def answer(self, bundle: Bundle, files: Iterable[bytes], variant: str = "", *, batch: int = 64) -> Arrays:
-        """A model's raw answer for image files, in order."""
-        from loopworks.infer import local
-
+    def answer(self, bundle: Bundle, contents: Iterable[Any], variant: str = "", *, batch: int = 64) -> Arrays:
+        """A model's raw answer for items (bytes of image files, texts, rows), in order."""
         limit = self.settings.max_image_pixels
-        return local.answer(self._predictor(bundle, variant), bundle, files, batch=batch, max_pixels=limit)
+        return local.answer(self._predictor(bundle, variant), bundle, contents, batch=batch, max_pixels=limit)
 
     def _predictor(self, bundle: Bundle, variant: str) -> Predictor:
         chosen = bundle.variant(variant)
         key = (str(bundle.folder), chosen.name)
         if key not in self._predictors:
-            runtime = plugins.get(f"runtime.{chosen.runtime}")()
-            self._predictors[key] = runtime.load(
-                bundle.path(chosen.file), threads=self.settings.threads, precision=chosen.precision
-            )
+            self._predictors[key] = predictors.load(chosen, bundle.folder, bundle.rule, threads=self.settings.threads)
         return self._predictors[key]
 
     # ---- lineage

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from loopworks.core import rules
+from loopworks.core.contracts import Rule
 from loopworks.core.errors import Damaged, Invalid, NotFound, TooNew
 from loopworks.core.fields import Fields, is_text
-from loopworks.core.values import ImageRule, LabelSchema, Score, TensorSpec
+from loopworks.core.values import LabelSchema, Score, TensorSpec
 
 FORMAT = 1
 FILE = "bundle.json"
@@ -89,7 +91,7 @@ class Bundle:
 
     task: str
     schema: LabelSchema
-    rule: ImageRule
+    rule: Rule
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     version: str
@@ -204,7 +206,7 @@ def parse(body: Any, name: str = FILE) -> Bundle:
     bundle = Bundle(
         task=fields.text("task"),
         schema=LabelSchema.from_json(fields.any("schema"), fields.path("schema")),
-        rule=ImageRule.from_json(fields.any("preprocessing"), fields.path("preprocessing")),
+        rule=rules.read(fields.any("preprocessing"), fields.path("preprocessing")),
         inputs=fields.each("inputs", TensorSpec.from_json),
         outputs=fields.each("outputs", TensorSpec.from_json),
         version=fields.text("version"),

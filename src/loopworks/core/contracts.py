@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core.errors import Cancelled, Invalid
-from loopworks.core.values import LabelSchema, Score, Shape, TensorSpec
+from loopworks.core.values import LabelSchema, Shape, TensorSpec
 
 In = TypeVar("In", contravariant=True)
 Out = TypeVar("Out", covariant=True)
@@ -91,33 +91,93 @@ class Task(Protocol):
         """A picture of the item with its label, for reports; ``image`` is ``(height, width, 3)``."""
 
 
+Sizes = Sequence[tuple[int, int]]
+"""Width and height of each item's image, in pixels; empty where items have no pictures."""
+Metric = Callable[[NDArray[np.intp]], float]
+"""A figure of merit on some items: takes their positions, shape ``(any,)``, repetitions allowed."""
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """How items become a model's input; each bundle says its rule. One class per medium, see ``core.rules``.
+
+    Two steps: ``pack`` makes the tensors that clients send (pixels, texts, columns), ``encode`` makes of these what the
+    model's graph takes. Whoever speaks to a predictor (``core.predictor.load``) speaks in packed tensors.
+    """
+
+    @property
+    def media(self) -> str:
+        """What an item is: image, text, row."""
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The packed tensors; the first axis is the batch (-1)."""
+
+    def pack(self, contents: Sequence[Any], *, names: Sequence[str] = (), max_pixels: int | None = None) -> Arrays:
+        """Contents of items (bytes of image files, texts, rows as mappings) as ``inputs``.
+
+        Args:
+            contents: at least one.
+            names: of the items, for errors.
+            max_pixels: larger images are refused.
+        Raises: Invalid: naming the first that cannot be read.
+        """
+
+    def encode(self, batch: Arrays, /) -> Arrays:
+        """Packed tensors as the model's graph takes them."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, with ``kind``: ``core.rules.read`` reads it."""
+
+
 @runtime_checkable
 class Learnable(Task, Protocol):
-    """A task kind that models can be trained for, scored and asked. Pure values and functions."""
+    """A task kind that models can be trained for, scored and asked. Pure values and functions.
+
+    ``targets`` is what training and scoring take for the truth: an array whose first axis is the items; what the rest
+    of it means is between the task kind and the recipes that learn it, and each task kind's docstring says it.
+    """
 
     @property
     def headline(self) -> str:
         """Name of the metric that the task kind is judged by; higher is better."""
 
-    def targets(self, labels: Sequence[Sequence[Shape]], schema: LabelSchema) -> NDArray[np.float32]:
-        """Labels as the training target, shape ``(items, classes)``, 1.0 where the class is present."""
+    def targets(self, labels: Sequence[Sequence[Shape]], schema: LabelSchema, sizes: Sizes = ()) -> NDArray[Any]:
+        """Labels as the training target, one row per item."""
+
+    def teachable(self, targets: NDArray[Any], schema: LabelSchema) -> None:
+        """Raise ``Invalid`` where no model can be learnt from these targets, e.g. all are of one class."""
 
     def outputs(self, schema: LabelSchema) -> tuple[TensorSpec, ...]:
         """What a model's answer looks like; the first axis is the batch (-1)."""
 
-    def decode(self, outputs: Arrays, schema: LabelSchema) -> list[dict[str, Any]]:
-        """A model's answer as one JSON value per item, for people."""
+    def decode(self, outputs: Arrays, schema: LabelSchema, sizes: Sizes = ()) -> list[dict[str, Any]]:
+        """A model's answer as one JSON value per item, for people; places in pixels where ``sizes`` are known."""
 
-    def labels(self, outputs: Arrays, schema: LabelSchema, author: str) -> list[tuple[Shape, ...]]:
-        """A model's answer as label proposals (``source`` is model), one per item."""
+    def labels(
+        self, outputs: Arrays, schema: LabelSchema, author: str, sizes: Sizes = ()
+    ) -> list[tuple[tuple[Shape, float], ...]]:
+        """A model's answer as label proposals (``source`` is model), each with its confidence in 0..1, per item."""
 
     def uncertainty(self, outputs: Arrays, schema: LabelSchema) -> NDArray[np.float64]:
         """How unsure a model is of each item, in 0..1, shape ``(items,)``; 1 is a coin flip."""
 
-    def score(
-        self, targets: NDArray[np.float32], outputs: Arrays, schema: LabelSchema, *, seed: int = 0, rounds: int = 1000
-    ) -> dict[str, Score]:
-        """Metrics with 95 % intervals from ``rounds`` resamples (0: values alone); always holds ``headline``."""
+    def features(self, outputs: Arrays, schema: LabelSchema) -> NDArray[np.float32]:
+        """A model's answer as a point per item, shape ``(items, dims)``: items that it answers alike are near."""
+
+    def metrics(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> Mapping[str, Metric]:
+        """Name -> metric on any of the items; always holds ``headline``. Work done here is shared by all calls.
+
+        ``tasks.scores.score`` makes scores with intervals of them; ``tasks.scores.LOWER`` names those where less is
+        better.
+        """
+
+    def by_class(
+        self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Class -> metric -> value, for the classes that occur; the first metric is the one to compare classes by."""
+
+    def quality(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> NDArray[np.float64]:
+        """How right the answer is for each item, in 0..1, shape ``(items,)``: the lowest are the worst mistakes."""
 
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of items, in 0..1, on which two models give the same label."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000
+_ORIENTATION = 0x0112
+"""EXIF tag."""
+_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
+"""Its values that exchange width and height."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({
     ".jpg",
@@ -48,6 +52,13 @@ def probe(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tup
     """
     with _opened(data, name, max_pixels) as image:
         return image.width, image.height, _mime(image.format)
+
+
+def displayed_size(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Width and height as the image is shown, turned as its EXIF data says; from the header alone."""
+    with _opened(data, name, max_pixels) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
+        return (image.height, image.width) if turned else (image.width, image.height)
 
 
 def check(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int, str]:

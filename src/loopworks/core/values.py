@@ -3,9 +3,12 @@
 import json
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from loopworks.core.errors import Invalid
 from loopworks.core.fields import Fields, is_text
@@ -238,6 +241,30 @@ class ImageRule:
                 raise Invalid(f"image rule {name}", "between 1 and 8192 pixels", value)
         if self.fit not in get_args(Fit):
             raise Invalid("image rule fit", "stretch, crop or pad", self.fit)
+
+    @property
+    def media(self) -> str:
+        """What an item is: ``image``."""
+        return "image"
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """``image``: the pixels."""
+        return (TensorSpec(name="image", datatype="UINT8", shape=(-1, self.height, self.width, 3)),)
+
+    def pack(
+        self, contents: Sequence[Any], *, names: Sequence[str] = (), max_pixels: int | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Image files as ``inputs``; ``Invalid`` names the first that is not a whole image."""
+        from loopworks.core import image  # which is about this rule, and so imports it
+
+        limit = image.MAX_PIXELS if max_pixels is None else max_pixels
+        names = names or [f"image {place}" for place in range(1, len(contents) + 1)]
+        pixels = [image.decode(data, self, name, limit) for data, name in zip(contents, names, strict=True)]
+        return {"image": np.stack(pixels)}
+
+    def encode(self, batch: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+        """The batch as it is: everything else is in the model's graph."""
+        return batch
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, with the constant parts of the rule written out for readers of other languages."""

@@ -1,20 +1,22 @@
-"""What the later stages read: items of a version as arrays, split by split."""
+"""What the later stages read: items of a version as arrays, split by split, whatever their medium."""
 
-from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Learnable
-from loopworks.core.values import ImageRule, LabelSchema
+from loopworks.core.contracts import Arrays, Learnable, Rule
+from loopworks.core.values import LabelSchema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Progress = Callable[[float, str], None]
 """Takes the share done in 0..1 and a short text; may raise ``Cancelled``."""
 
 
 class Source(Protocol):
-    """Labeled images of a frozen version, as the stages after ``data`` see them."""
+    """Labeled items of a frozen version, as the stages after ``data`` see them; every split in a fixed order."""
 
     @property
     def id(self) -> str:
@@ -32,11 +34,15 @@ class Source(Protocol):
     def counts(self) -> Mapping[str, int]:
         """Split (train, val, test) -> labeled items in it; a missing split counts as none."""
 
-    def pixels(self, rule: ImageRule, split: str, progress: Progress | None = None) -> NDArray[np.uint8]:
-        """The split's images by the rule, shape ``(items, height, width, 3)``, in a fixed order."""
+    def inputs(self, rule: Rule, split: str, progress: Progress | None = None) -> Arrays:
+        """The split's items, packed by the rule: what clients of the model would send."""
 
-    def targets(self, split: str) -> NDArray[np.float32]:
-        """The split's labels, shape ``(items, classes)``, in the order of ``pixels``."""
+    def targets(self, split: str) -> NDArray[Any]:
+        """The split's labels, as ``task.targets`` makes them."""
+
+    def facts(self, split: str) -> Sequence[Mapping[str, Any]]:
+        """What is known of each item beside its label: ``name``, and by medium ``width``, ``height``, tags,
+        attributes or columns. What results are sliced by, and mistakes are shown by."""
 
 
 @runtime_checkable
@@ -46,3 +52,19 @@ class Sized(Protocol):
     @property
     def typical_size(self) -> tuple[int, int]:
         """Median width and height of the labeled images, in pixels."""
+
+
+@runtime_checkable
+class Texts(Protocol):
+    """A source whose items are texts."""
+
+    def texts(self, split: str) -> Sequence[str]:
+        """The split's texts."""
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A source whose items are rows of a table."""
+
+    def rows(self, split: str) -> "pa.Table":
+        """The split's rows with a known target: typed columns, without target, id and time of the label."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import image
-from loopworks.core.contracts import Task, learnable
+from loopworks.core.contracts import Arrays, Rule, Task, learnable
 from loopworks.core.errors import Damaged, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema, LineageNode, Problem, Shape
@@ -177,9 +177,21 @@ class Version:
                 for row in found
             ]
 
-    def targets(self, split: str | None = None) -> NDArray[np.float32]:
-        """Labels in the order of ``rows``, as the task's training target, shape ``(items, classes)``."""
-        return learnable(self.task).targets([row.shapes for row in self.rows(split)], self.schema)
+    def targets(self, split: str | None = None) -> NDArray[Any]:
+        """Labels in the order of ``rows``, as the task kind's training target."""
+        rows = self.rows(split)
+        sizes = [(row.width, row.height) for row in rows] if self.task.media == "image" else ()
+        return learnable(self.task).targets([row.shapes for row in rows], self.schema, sizes)
+
+    def inputs(self, rule: Rule, split: str | None = None, progress: Progress | None = None) -> Arrays:
+        """The items in the order of ``rows``, packed by a model's rule.
+
+        Raises: Invalid, Damaged, NoSpace: as ``pixels``.
+        """
+        if isinstance(rule, ImageRule):
+            return {rule.inputs()[0].name: self.pixels(rule, split, progress)}
+        rows = self.rows(split)
+        return rule.pack([row.text for row in rows], names=[row.name for row in rows])
 
     def pixels(
         self, rule: ImageRule, split: str | None = None, progress: Progress | None = None, threads: int = 2

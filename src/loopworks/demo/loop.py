@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from loopworks import workspace as spaces
-from loopworks.core import image
 from loopworks.core.bundle import Bundle
 from loopworks.core.errors import Conflict, Invalid, Missing
 from loopworks.core.units import bytes_text, seconds_text
@@ -363,7 +362,7 @@ def _serve(space: Workspace, best: Model, bundle: Bundle, out: Voice) -> dict[st
             meta = remote.get_model_metadata("demo")
             with out.progress(f"   asking tritonclient for {len(rows)} test images") as update:
                 for i, row in enumerate(rows):
-                    pixels = image.decode(row.read(), bundle.rule)[None]
+                    pixels = bundle.rule.pack([row.read()])[spec.name]
                     asked = client.InferInput(spec.name, list(pixels.shape), spec.datatype)
                     asked.set_data_from_numpy(pixels)
                     began = time.perf_counter()

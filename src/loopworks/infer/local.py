@@ -1,6 +1,8 @@
 """Answers of a model in this process, without a server."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +13,75 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.values import Problem
-from loopworks.data.stage import read_file
+from loopworks.data.stage import content_id, read_file
+from loopworks.store.ids import batches
+
+Asked = str | Path | bytes | Mapping[str, Any]
+"""What a model is asked about: a path or the bytes of an image file, a text, or a row as column -> value."""
 
 
-def answer(predictor: Predictor, bundle: Bundle, files: Iterable[bytes], *, batch: int, max_pixels: int) -> Arrays:
-    """A model's raw answer for image files, in order; so many at once as ``batch`` says.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """One item that can be asked about."""
 
-    Raises: Invalid: no file, or one that is no image.
+    name: str
+    item: str
+    """Id that its content has in every dataset."""
+    content: Any
+    size: tuple[int, int] | None = None
+    """Width and height of an image as it is shown, in pixels."""
+
+
+def answer(predictor: Predictor, bundle: Bundle, contents: Iterable[Any], *, batch: int, max_pixels: int) -> Arrays:
+    """A model's raw answer for items (bytes of image files, texts, rows), in order; ``batch`` of them at once.
+
+    Raises: Invalid: no item, or one that cannot be read.
     """
-    parts: list[Arrays] = []
-    pixels: list[Any] = []
-
-    def flush() -> None:
-        if pixels:
-            parts.append(predictor.predict({bundle.inputs[0].name: np.stack(pixels)}))
-            pixels.clear()
-
-    for content in files:
-        pixels.append(image.decode(content, bundle.rule, max_pixels=max_pixels))
-        if len(pixels) == batch:
-            flush()
-    flush()
+    parts: list[Arrays] = [
+        predictor.predict(bundle.rule.pack(some, max_pixels=max_pixels)) for some in batches(contents, batch)
+    ]
     if not parts:
-        raise Invalid("images", "at least one", "none")
+        raise Invalid("items", "at least one", "none")
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def load(sources: Sequence[str | Path | bytes], max_pixels: int) -> tuple[list[tuple[str, bytes]], list[Problem]]:
-    """Names and bytes of image files (paths, or bytes as they are), and what cannot be read."""
-    found: list[tuple[str, bytes]] = []
+def load(sources: Sequence[Asked], media: str, max_pixels: int) -> tuple[list[Loaded], list[Problem]]:
+    """The items behind ``sources``, for a model of ``media``; and what cannot be read."""
+    read = {"image": _image, "text": _text, "row": _row}[media]
+    found: list[Loaded] = []
     problems: list[Problem] = []
     for place, source in enumerate(sources, 1):
-        name = f"image {place}" if isinstance(source, bytes) else str(source)
+        name = str(source) if isinstance(source, Path) or (media == "image" and isinstance(source, str)) else ""
         try:
-            content = source if isinstance(source, bytes) else read_file(Path(source))
-            image.probe(content, name, max_pixels)
-            found.append((name, content))
+            found.append(read(source, name or f"{media} {place}", max_pixels))
         except LoopworksError as error:
-            problems.append(Problem(where=name, error=error.code, message=error.message, hint=error.hint))
+            where = name or f"{media} {place}"
+            problems.append(Problem(where=where, error=error.code, message=error.message, hint=error.hint))
     return found, problems
+
+
+def _image(source: Asked, name: str, max_pixels: int) -> Loaded:
+    if isinstance(source, Mapping):
+        raise Invalid(name, "the path or bytes of an image file", "a mapping", "the model is one for images")
+    content = source if isinstance(source, bytes) else read_file(Path(source))
+    size = image.displayed_size(content, name, max_pixels)
+    return Loaded(name=name, item=content_id(content), content=content, size=size)
+
+
+def _text(source: Asked, name: str, _max_pixels: int) -> Loaded:
+    if isinstance(source, Mapping):
+        raise Invalid(name, "a text, or the path of a text file", "a mapping", "the model is one for texts")
+    data = read_file(source) if isinstance(source, Path) else source
+    if isinstance(data, bytes):
+        try:
+            data = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Invalid(name, "text in UTF-8", str(error)) from None
+    return Loaded(name=name, item=content_id(data.encode()), content=data)
+
+
+def _row(source: Asked, name: str, _max_pixels: int) -> Loaded:
+    if not isinstance(source, Mapping):
+        raise Invalid(name, "a row: column -> value", type(source).__name__, "the model is one for tables")
+    told = json.dumps(dict(source), sort_keys=True, default=str, ensure_ascii=False)
+    return Loaded(name=name, item=content_id(told.encode()), content=source)

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Busy, Failed, Invalid, LoopworksError, TimedOut
-from loopworks.core.registry import plugins
 from loopworks.core.values import TensorSpec
 from loopworks.infer import protocol
 
@@ -173,10 +173,7 @@ class Served:
         return found
 
     def _load(self) -> Predictor:
-        runtime = plugins.get(f"runtime.{self.variant.runtime}")()
-        path = self.bundle.path(self.variant.file)
-        predictor: Predictor = runtime.load(path, threads=1, precision=self.variant.precision)
-        return predictor
+        return predictors.load(self.variant, self.bundle.folder, self.bundle.rule, threads=1)
 
     def _warm_up(self, predictor: Predictor) -> None:
         """Answer one row of zeros, so that the first user does not wait and a wrong bundle never gets into use."""

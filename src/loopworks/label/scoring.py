@@ -6,10 +6,7 @@ from typing import Any
 from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import LoopworksError
 from loopworks.core.values import LabelSchema, Problem
-from loopworks.data.stage import Dataset
-
-Open = Callable[[bytes, str], None]
-"""Refuses bytes that are no image of a size that is read."""
+from loopworks.data.stage import Dataset, Item
 
 
 def score(
@@ -18,8 +15,8 @@ def score(
     task: Learnable,
     schema: LabelSchema,
     *,
-    answer: Callable[[Sequence[bytes]], Arrays],
-    check: Open,
+    answer: Callable[[Sequence[Any]], Arrays],
+    read: Callable[[Item], Any],
     query: str = "",
     batch: int = 64,
     progress: Callable[[int, int], None] | None = None,
@@ -30,23 +27,23 @@ def score(
     problems: list[Problem] = []
     for at in range(0, len(ids), batch):
         keys: list[str] = []
-        contents: list[bytes] = []
+        contents: list[Any] = []
+        sizes: list[tuple[int, int]] = []
         for key in ids[at : at + batch]:
             item = dataset.item(key)
             try:
-                content = dataset.read(item)
-                check(content, item.name)
+                content = read(item)
             except LoopworksError as error:
                 problems.append(Problem(where=item.name, error=error.code, message=error.message, hint=error.hint))
                 continue
             keys.append(key)
             contents.append(content)
+            if item.width:
+                sizes.append((item.width, item.height))
         if keys:
             outputs = answer(contents)
-            sure = [{row["label"]: row["score"] for row in said["labels"]} for said in task.decode(outputs, schema)]
-            shapes = task.labels(outputs, schema, model)
-            rows = zip(keys, shapes, sure, strict=True)
-            dataset.look.keep(model, {key: [(s, float(how[s.label])) for s in some] for key, some, how in rows})
+            said = task.labels(outputs, schema, model, sizes)
+            dataset.look.keep(model, {key: list(some) for key, some in zip(keys, said, strict=True)})
         done += len(keys)
         if progress is not None:
             progress(min(at + batch, len(ids)), len(ids))

@@ -90,14 +90,13 @@ class Labeling:
         task, schema = learnable(self.dataset.task), self.dataset.schema
         unsure = task.uncertainty(outputs, schema)
         proposals = task.labels(outputs, schema, self._model)
-        features = np.concatenate([x.reshape(len(items), -1) for x in outputs.values()], axis=1)
-        at = chooser.pick(unsure, features.astype(np.float32), count, seed=seed)
+        at = chooser.pick(unsure, task.features(outputs, schema), count, seed=seed)
         return [
             Pick(
                 item=items[i].id,
                 name=items[i].name,
                 uncertainty=float(unsure[i]),
-                proposal=tuple(shape.label for shape in proposals[i]),
+                proposal=tuple(shape.label for shape, _ in proposals[i]),
             )
             for i in at
         ]

@@ -4,11 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from loopworks.core.bundle import Bundle, Variant
-from loopworks.core.contracts import Context
+from loopworks.core.contracts import Arrays, Context
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +15,8 @@ class Origin:
     bundle: Bundle
     onnx: Path
     """Its fp32 ONNX file."""
-    calibration: NDArray[np.uint8]
-    """Training images by the bundle's rule, shape ``(items, height, width, 3)``; never of val or test."""
+    calibration: Arrays
+    """Training items as the model's graph takes them, by the bundle's rule; never of val or test."""
     folder: Path
     """Where the maker writes its files: a folder of its own, empty at the start."""
 

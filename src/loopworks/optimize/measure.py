@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Context, Learnable, Predictor
+from loopworks.core.contracts import Arrays, Context, Learnable, Predictor
 from loopworks.core.values import LabelSchema
+from loopworks.tasks.answers import rows, size
 
 ROUNDS, SLOT_S, WARM_UP = 5, 0.05, 3
 """Rounds, seconds that a variant is asked in each at each batch size, and calls before that which do not count."""
@@ -47,24 +48,21 @@ class Speed:
         )
 
 
-def speeds(
-    predictors: Mapping[str, Predictor], name: str, images: NDArray[np.uint8], ctx: Context, rounds: int = ROUNDS
-) -> dict[str, Speed]:
+def speeds(predictors: Mapping[str, Predictor], items: Arrays, ctx: Context, rounds: int = ROUNDS) -> dict[str, Speed]:
     """Ask every predictor, interleaved.
 
     Args:
         predictors: by the variant's name.
-        name: of the input tensor.
-        images: to ask with, shape ``(items, ...)``; repeated where there are fewer than a batch takes.
+        items: packed, to ask with; repeated where there are fewer than a batch takes.
         ctx: ticked after each slot.
         rounds: how often each is visited.
     """
-    feeds = {batch: np.resize(images, (batch, *images.shape[1:])) for batch in BATCHES}
+    feeds = {batch: rows(items, np.arange(batch) % size(items)) for batch in BATCHES}
     found = {variant: Speed(times={batch: [] for batch in BATCHES}) for variant in predictors}
     for variant, predictor in predictors.items():
         for batch in BATCHES:
             for _ in range(WARM_UP):
-                predictor.predict({name: feeds[batch]})
+                predictor.predict(feeds[batch])
         ctx.tick(0.0, f"warm up {variant}")
     done, total = 0, rounds * len(predictors)
     for turn in range(rounds):
@@ -72,18 +70,18 @@ def speeds(
         order = list(predictors)[turn % len(predictors) :] + list(predictors)[: turn % len(predictors)]
         for variant in order:
             for batch in BATCHES:
-                found[variant].times[batch].append(_slot(predictors[variant], name, feeds[batch]))
+                found[variant].times[batch].append(_slot(predictors[variant], feeds[batch]))
             done += 1
             ctx.tick(done / total, f"time {variant}")
     return found
 
 
-def _slot(predictor: Predictor, name: str, feed: NDArray[np.uint8]) -> list[float]:
+def _slot(predictor: Predictor, feed: Arrays) -> list[float]:
     calls: list[float] = []
     end = time.perf_counter() + SLOT_S
     while len(calls) < FEWEST or time.perf_counter() < end:
         began = time.perf_counter()
-        predictor.predict({name: feed})
+        predictor.predict(feed)
         calls.append(time.perf_counter() - began)
     return calls
 
@@ -91,30 +89,19 @@ def _slot(predictor: Predictor, name: str, feed: NDArray[np.uint8]) -> list[floa
 def worst_classes(
     task: Learnable,
     schema: LabelSchema,
-    targets: NDArray[np.float32],
-    before: Mapping[str, NDArray[Any]],
-    after: Mapping[str, NDArray[Any]],
+    targets: NDArray[Any],
+    before: Arrays,
+    after: Arrays,
     count: int = 3,
 ) -> str:
-    """The classes that lost most of the headline metric, as ``cat 0.90 to 0.75, dog ...``; may be empty."""
+    """The classes that lost most of the metric that classes are compared by, as ``cat 0.90 to 0.75, dog ...``."""
+    old, new = (task.by_class(targets, outputs, schema) for outputs in (before, after))
     losses: list[tuple[float, str, float, float]] = []
-    for place, name in enumerate(schema.classes):
-        rows = np.flatnonzero(targets[:, place] > 0.5)
-        if len(rows):
-            old, new = (_headline(task, schema, targets[rows], _rows(x, rows)) for x in (before, after))
-            losses.append((old - new, name, old, new))
+    for name in old.keys() & new.keys():
+        first = next(iter(old[name]))
+        losses.append((old[name][first] - new[name][first], name, old[name][first], new[name][first]))
     worst = sorted(losses, key=lambda loss: (-loss[0], loss[1]))[:count]
     return ", ".join(f"{name} {old:.2f} to {new:.2f}" for loss, name, old, new in worst if loss > 0)
-
-
-def _rows(outputs: Mapping[str, NDArray[Any]], rows: NDArray[np.intp]) -> dict[str, NDArray[Any]]:
-    return {name: values[rows] for name, values in outputs.items()}
-
-
-def _headline(
-    task: Learnable, schema: LabelSchema, targets: NDArray[np.float32], outputs: Mapping[str, NDArray[Any]]
-) -> float:
-    return task.score(targets, outputs, schema, rounds=0)[task.headline].value
 
 
 def machine(threads: int, packages: Sequence[str] = ("onnxruntime", "openvino", "nncf")) -> dict[str, Any]:

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from loopworks.core.bundle import Variant
-from loopworks.core.contracts import Context
+from loopworks.core.contracts import Arrays, Context
 from loopworks.core.registry import plugins
 from loopworks.optimize.contracts import Origin
+from loopworks.tasks.answers import rows, size
 
 FILE = "model.onnx"
 OPERATORS = ["Conv", "MatMul", "Gemm"]
@@ -54,7 +54,7 @@ class OnnxInt8:
             quantize_static(
                 prepared,
                 source.folder / FILE,
-                Calibration(source.bundle.inputs[0].name, source.calibration, self.batch, ctx),
+                Calibration(source.calibration, self.batch, ctx),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=OPERATORS,
                 per_channel=True,
@@ -70,21 +70,21 @@ class OnnxInt8:
 
 
 class Calibration:
-    """Hands images to the quantizer; ONNX Runtime asks for one batch after the other."""
+    """Hands items to the quantizer; ONNX Runtime asks for one batch after the other."""
 
-    def __init__(self, name: str, images: NDArray[np.uint8], batch: int, ctx: Context) -> None:
-        """Serve ``images`` as the input ``name``."""
-        self._name, self._images, self._batch, self._ctx = name, images, batch, ctx
+    def __init__(self, items: Arrays, batch: int, ctx: Context) -> None:
+        """Serve ``items``: graph tensors whose first axis is the items."""
+        self._items, self._batch, self._ctx = items, batch, ctx
         self._next = 0
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         """The next batch; ``None`` after the last."""
-        self._ctx.tick(min(1.0, self._next / len(self._images)), "calibrate onnx-int8")
-        part = self._images[self._next : self._next + self._batch]
-        self._next += self._batch
-        return {self._name: part} if len(part) else None
+        count = size(self._items)
+        self._ctx.tick(min(1.0, self._next / count), "calibrate onnx-int8")
+        start, self._next = self._next, self._next + self._batch
+        return rows(self._items, slice(start, self._next)) if start < count else None
 
-    def __iter__(self) -> Iterator[dict[str, NDArray[np.uint8]]]:
+    def __iter__(self) -> Iterator[dict[str, NDArray[Any]]]:
         """All batches that are left."""
         return iter(self.get_next, None)
 

@@ -17,6 +17,7 @@ from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
 from loopworks.core.settings import quiet_libraries
 from loopworks.optimize.contracts import Origin
+from loopworks.tasks.answers import rows, size
 
 FILE, WEIGHTS = "model.xml", "model.bin"
 INSTALL = "pip install 'loopworks[optimize]'"
@@ -73,8 +74,8 @@ class OpenVinoInt8:
 
     def run(self, source: Origin, ctx: Context) -> Variant:
         """Quantize; networks that are mostly matrix products are treated as transformers."""
-        images = source.calibration
-        batches = [images[start : start + self.batch] for start in range(0, len(images), self.batch)]
+        items = source.calibration
+        batches = [rows(items, slice(start, start + self.batch)) for start in range(0, size(items), self.batch)]
 
         def feed(place: int) -> Any:
             ctx.tick(min(1.0, place / len(batches)), "calibrate openvino-int8")

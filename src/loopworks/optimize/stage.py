@@ -12,15 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
+from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
-from loopworks.core.contracts import Context, Predictor, Runtime
+from loopworks.core.contracts import Arrays, Context, Predictor
 from loopworks.core.errors import Cancelled, Conflict, Failed, Invalid, LoopworksError, NoSpace, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import Score
 from loopworks.data.source import Source
 from loopworks.optimize import measure
 from loopworks.optimize.contracts import Maker, Origin
-from loopworks.tasks.answers import answers
+from loopworks.tasks import scores
+from loopworks.tasks.answers import answers, rows, size
 
 log = logging.getLogger(__name__)
 
@@ -96,13 +98,12 @@ def optimize(
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle.path(name), part / name)
         base = bundle.variants[0]
-        entries.append(Entry(variant=base, predictor=_load(base, part, threads)))
+        entries.append(Entry(variant=base, predictor=predictors.load(base, part, bundle.rule, threads=threads)))
         notes = _make(names, bundle, source, part, entries, threads, ctx.part(0.0, 0.5))
         _judge(entries, bundle, source, max_drop, ctx.part(0.5, 0.6))
         timed = measure.speeds(
             {entry.variant.name: entry.predictor for entry in entries},
-            bundle.inputs[0].name,
-            source.pixels(bundle.rule, "val")[: max(measure.BATCHES)],
+            rows(source.inputs(bundle.rule, "val"), slice(max(measure.BATCHES))),
             ctx.part(0.6, 0.9),
         )
         for entry in entries:
@@ -211,17 +212,13 @@ def _kept(bundle: Bundle) -> set[str]:
     return set(bundle.sha256) - (gone - set(bundle.variants[0].files))
 
 
-def _load(variant: Variant, folder: Path, threads: int) -> Predictor:
-    runtime: Runtime = plugins.get(f"runtime.{variant.runtime}")()
-    return runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
-
-
 def _make(
     names: Iterable[str], bundle: Bundle, source: Source, part: Path, entries: list[Entry], threads: int, ctx: Context
 ) -> list[str]:
     """Add an entry per variant that could be made and asked; the others become notes."""
     wanted = list(names)
-    calibration = _calibration(source, bundle, ctx)
+    packed = _calibration(source, bundle, ctx)
+    calibration = bundle.rule.encode(packed)
     notes = []
     for place, full in enumerate(wanted):
         name = full.partition(".")[2]
@@ -236,8 +233,8 @@ def _make(
         began = time.monotonic()
         try:
             variant = _inside(maker.run(origin, _limited(step, MAKER_LIMIT_S)), name)
-            predictor = _load(variant, part, threads)
-            predictor.predict({bundle.inputs[0].name: calibration[:1]})
+            predictor = predictors.load(variant, part, bundle.rule, threads=threads)
+            predictor.predict(rows(packed, slice(1)))
         except (Cancelled, NoSpace):
             raise
         except Exception as error:  # a third party's quantizer may raise anything; the others still compete
@@ -250,10 +247,10 @@ def _make(
     return notes
 
 
-def _calibration(source: Source, bundle: Bundle, ctx: Context) -> NDArray[np.uint8]:
-    images = source.pixels(bundle.rule, "train", ctx.part(0.0, 0.1).tick)
-    picks = np.random.default_rng(ctx.seed).permutation(len(images))[:CALIBRATION]
-    return images[np.sort(picks)]
+def _calibration(source: Source, bundle: Bundle, ctx: Context) -> Arrays:
+    items = source.inputs(bundle.rule, "train", ctx.part(0.0, 0.1).tick)
+    picks = np.random.default_rng(ctx.seed).permutation(size(items))[:CALIBRATION]
+    return rows(items, np.sort(picks))
 
 
 def _limited(ctx: Context, limit_s: float) -> Context:
@@ -277,17 +274,15 @@ def _judge(entries: Sequence[Entry], bundle: Bundle, source: Source, max_drop: f
     """Answers, metrics and agreement on the validation split; refuse what is outside the accuracy budget."""
     task, schema = source.task, source.schema
     targets = source.targets("val")
-    pixels = source.pixels(bundle.rule, "val", ctx.tick)
+    items = source.inputs(bundle.rule, "val", ctx.tick)
     base = entries[0]
     for entry in entries:
-        entry.val = answers(
-            entry.predictor, pixels, bundle.inputs[0].name, tick=lambda share: ctx.tick(share, "score val")
-        )
+        entry.val = answers(entry.predictor, items, tick=lambda share: ctx.tick(share, "score val"))
         is_finite = all(bool(np.isfinite(values).all()) for values in entry.val.values())
-        scores = task.score(targets, entry.val, schema, seed=ctx.seed)
-        entry.value = scores[task.headline].value
+        found = scores.score(task, targets, entry.val, schema, seed=ctx.seed)
+        entry.value = found[task.headline].value
         agreement = task.agreement(base.val, entry.val, schema)
-        entry.variant = replace(entry.variant, metrics={"val": scores}, agreement=agreement)
+        entry.variant = replace(entry.variant, metrics={"val": found}, agreement=agreement)
         if entry is base:
             continue
         if not is_finite:
@@ -312,13 +307,11 @@ def _report(entries: Sequence[Entry], bundle: Bundle, source: Source, ctx: Conte
     """Score the test split of every variant; nothing is decided by it."""
     if not source.counts.get("test", 0):
         return
-    pixels = source.pixels(bundle.rule, "test", ctx.tick)
+    items = source.inputs(bundle.rule, "test", ctx.tick)
     targets = source.targets("test")
     for entry in entries:
-        outputs = answers(
-            entry.predictor, pixels, bundle.inputs[0].name, tick=lambda share: ctx.tick(share, "score test")
-        )
-        test: dict[str, Score] = source.task.score(targets, outputs, source.schema, seed=ctx.seed)
+        outputs = answers(entry.predictor, items, tick=lambda share: ctx.tick(share, "score test"))
+        test: dict[str, Score] = scores.score(source.task, targets, outputs, source.schema, seed=ctx.seed)
         entry.variant = replace(entry.variant, metrics={**entry.variant.metrics, "test": test})
 
 

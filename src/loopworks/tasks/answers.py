@@ -1,36 +1,42 @@
 """A model's answers on many items: what train and optimize score."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Predictor
+from loopworks.core.contracts import Arrays, Predictor
 
 BATCH = 64
 
 
 def answers(
-    predictor: Predictor,
-    inputs: NDArray[np.uint8],
-    name: str = "image",
-    *,
-    batch: int = BATCH,
-    tick: Callable[[float], None] | None = None,
-) -> dict[str, NDArray[np.float32]]:
+    predictor: Predictor, inputs: Arrays, *, batch: int = BATCH, tick: Callable[[float], None] | None = None
+) -> dict[str, NDArray[Any]]:
     """Ask for every item, batch by batch.
 
     Args:
         predictor: a loaded model.
-        inputs: all items, shape ``(items, ...)``; at least one.
-        name: of the model's input tensor.
+        inputs: all items, packed by the model's rule: each tensor's first axis is the items; at least one.
         batch: items per call.
         tick: called after each batch with the share done in 0..1; may raise ``Cancelled``.
-    Returns: output name -> array whose first axis is ``items``.
+    Returns: output name -> array whose first axis is the items.
     """
-    parts: list[dict[str, NDArray[np.float32]]] = []
-    for start in range(0, len(inputs), batch):
-        parts.append(dict(predictor.predict({name: inputs[start : start + batch]})))
+    count = size(inputs)
+    parts: list[Arrays] = []
+    for start in range(0, count, batch):
+        parts.append(predictor.predict(rows(inputs, slice(start, start + batch))))
         if tick is not None:
-            tick(min(1.0, (start + batch) / len(inputs)))
+            tick(min(1.0, (start + batch) / count))
     return {output: np.concatenate([part[output] for part in parts]) for output in parts[0]}
+
+
+def size(inputs: Arrays) -> int:
+    """How many items there are."""
+    return len(next(iter(inputs.values())))
+
+
+def rows(inputs: Arrays, at: slice | NDArray[np.intp]) -> dict[str, NDArray[Any]]:
+    """The same tensors for some of the items."""
+    return {name: values[at] for name, values in inputs.items()}

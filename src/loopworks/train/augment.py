@@ -50,35 +50,51 @@ class Augment:
     def __call__(self, images: Tensor) -> Tensor:
         """Like ``normalize``, then the random changes."""
         x = self.normalize(images)
-        if self.change.flip != "none" or self.change.moves():
-            x = self._moved(x)
-        if self.change.light:
-            gain, offset = self._draw(x, 2)
-            x = x * (1 + self.change.light * gain) + self.change.light * offset
-        return x
+        if (moves := self.moves(x)) is not None:
+            x = self.moved(x, moves)
+        return self.lit(x)
 
-    def _draw(self, x: Tensor, count: int) -> Tensor:
-        """Uniform in -1..1, shape ``(count, n, 1, 1, 1)``; always from the CPU, so that every device sees the same."""
-        drawn = torch.rand((count, len(x), 1, 1, 1), generator=self._generator) * 2 - 1
-        return drawn.to(x.device)
+    def moves(self, x: Tensor) -> Tensor | None:
+        """Draw where the pixels of ``(n, channels, height, width)`` come from; ``None`` where they stay.
 
-    def _moved(self, x: Tensor) -> Tensor:
+        Returns: one matrix per image, shape ``(n, 2, 3)``: it maps a place in the changed image to the place in the
+            image as it was, both in -1..1 across the sides (the origin in the middle), as ``affine_grid`` takes it.
+        """
+        if self.change.flip == "none" and not self.change.moves():
+            return None
         draws = self._draw(x, 6).flatten(1)
         angle = draws[0] * (self.change.rotate_deg * pi / 180)
         zoom = 1 + draws[1] * self.change.scale
         across = draws[4].sign() if self.change.flip in ("horizontal", "both") else torch.ones_like(zoom)
         down = draws[5].sign() if self.change.flip == "both" else torch.ones_like(zoom)
-        if not self.change.moves():
-            x = torch.where(across.view(-1, 1, 1, 1) < 0, x.flip(3), x)
-            return torch.where(down.view(-1, 1, 1, 1) < 0, x.flip(2), x)
         cos, sin = angle.cos() * zoom, angle.sin() * zoom
         # grid_sample speaks in units of half a side, so a move of a whole share is twice that.
-        rows = torch.stack(
+        return torch.stack(
             (
                 torch.stack((cos * across, -sin * down, draws[2] * 2 * self.change.shift), dim=1),
                 torch.stack((sin * across, cos * down, draws[3] * 2 * self.change.shift), dim=1),
             ),
             dim=1,
         )
-        grid = functional.affine_grid(rows, list(x.shape), align_corners=False)
-        return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def moved(self, x: Tensor, moves: Tensor, *, mode: str = "bilinear", padding: str = "border") -> Tensor:
+        """The images ``(n, channels, height, width)`` with their pixels moved; ``mode`` nearest is for masks."""
+        if mode == "bilinear" and not self.change.moves():  # mirrors alone need no sampling
+            x = torch.where(moves[:, 0, 0].view(-1, 1, 1, 1) < 0, x.flip(3), x)
+            return torch.where(moves[:, 1, 1].view(-1, 1, 1, 1) < 0, x.flip(2), x)
+        grid = functional.affine_grid(moves, list(x.shape), align_corners=False)
+        found: Tensor = functional.grid_sample(x, grid, mode=mode, padding_mode=padding, align_corners=False)
+        return found
+
+    def lit(self, x: Tensor) -> Tensor:
+        """The images with their brightness and contrast changed at random."""
+        if not self.change.light:
+            return x
+        gain, offset = self._draw(x, 2)
+        changed: Tensor = x * (1 + self.change.light * gain) + self.change.light * offset
+        return changed
+
+    def _draw(self, x: Tensor, count: int) -> Tensor:
+        """Uniform in -1..1, shape ``(count, n, 1, 1, 1)``; always from the CPU, so that every device sees the same."""
+        drawn = torch.rand((count, len(x), 1, 1, 1), generator=self._generator) * 2 - 1
+        return drawn.to(x.device)

@@ -1,32 +1,29 @@
 """What a recipe is given and what it gives back; a recipe is a ``Step[Lesson, Made]`` named ``train.NAME``."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from loopworks.core.bundle import Bundle, Variant
-from loopworks.core.contracts import Context
-from loopworks.core.values import ImageRule, TensorSpec
+from loopworks.core.contracts import Arrays, Context, Rule
 from loopworks.data.source import Source
 
 
-class Decoded:
-    """Images of a source, decoded once per split however often they are asked for."""
+class Packed:
+    """Items of a source, packed once per rule and split however often they are asked for."""
 
     def __init__(self, source: Source) -> None:
-        """Nothing is decoded yet."""
+        """Nothing is packed yet."""
         self._source = source
-        self._kept: dict[tuple[ImageRule, str], NDArray[np.uint8]] = {}
+        self._kept: dict[tuple[str, str], Arrays] = {}
 
-    def get(self, rule: ImageRule, split: str, ctx: Context) -> NDArray[np.uint8]:
-        """Images of the split, shape ``(items, height, width, 3)``; ``Cancelled`` while it decodes."""
-        key = (rule, split)
+    def get(self, rule: Rule, split: str, ctx: Context) -> Arrays:
+        """The items of the split as the rule's tensors; ``Cancelled`` while they are read."""
+        key = (json.dumps(rule.to_json(), sort_keys=True), split)
         if key not in self._kept:
-            self._kept[key] = self._source.pixels(rule, split, ctx.tick)
+            self._kept[key] = self._source.inputs(rule, split, ctx.tick)
         return self._kept[key]
 
 
@@ -35,7 +32,7 @@ class Lesson:
     """All that a recipe learns from."""
 
     source: Source
-    images: Decoded
+    inputs: Packed
     folder: Path
     """Where the recipe writes its files; empty at the start."""
     budget_s: float | None = None
@@ -52,8 +49,7 @@ class Made:
 
     variant: Variant
     """The model as an executable file, not measured yet."""
-    rule: ImageRule
-    inputs: tuple[TensorSpec, ...]
+    rule: Rule
     params: Mapping[str, Any] = field(default_factory=dict)
     """Parameters as they were used, with what was chosen for the user."""
     notes: tuple[str, ...] = ()

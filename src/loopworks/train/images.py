@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from loopworks.core.bundle import Variant
-from loopworks.core.contracts import Context
+from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Missing
 from loopworks.core.settings import quiet_libraries
-from loopworks.core.values import ImageRule, TensorSpec
+from loopworks.core.values import ImageRule
 from loopworks.data.source import Source
+from loopworks.tasks import scores
 from loopworks.train.contracts import Lesson, Made
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from loopworks.train.export import Answer
     from loopworks.train.loop import Plan, Progress
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
@@ -83,7 +85,7 @@ class Net:
     notes: tuple[str, ...] = ()
 
 
-PRELOAD = ("loopworks.train.loop", "loopworks.train.export", "loopworks.train.nets", "loopworks.train.warm")
+PRELOAD = tuple(f"loopworks.train.{name}" for name in ("loop", "objectives", "export", "nets", "warm"))
 """Modules that a warm worker may import ahead: they load torch, Lightning, onnx and onnxscript (some 10 s cold)."""
 
 Build = Callable[[int, NDArray[np.uint8], Context], Net]
@@ -122,6 +124,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     from loopworks.train.augment import Augment, Change
     from loopworks.train.budget import Budget
     from loopworks.train.loop import Learner, fit
+    from loopworks.train.objectives import Classes
     from loopworks.train.warm import start_from
 
     budget = Budget(lesson.budget_s, reserve_s=3.0)
@@ -139,7 +142,10 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     change = Change(
         shift=params.shift, scale=params.scale, rotate_deg=params.rotate_deg, light=params.light, flip=params.flip
     )
-    learner = Learner(net.network, Augment(change, mean, std, torch.device("cpu")), _plan(params, lesson))
+    objective = Classes(
+        Augment(change, mean, std, torch.device("cpu")), is_multi=source.schema.is_multi, smoothing=params.smoothing
+    )
+    learner = Learner(net.network, objective, _plan(params, lesson))
     progress = fit(
         learner,
         train,
@@ -150,12 +156,11 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         ctx=ctx.part(0.1, 0.85),
     )
     ctx.tick(0.85, "export")
-    variant = _write(lesson, net, rule, source.schema.is_multi)
+    variant = _write(lesson, net, rule, objective.answer)
     ctx.tick(1.0, "exported")
     return Made(
         variant=variant,
         rule=rule,
-        inputs=(TensorSpec(name="image", datatype="UINT8", shape=(-1, rule.height, rule.width, 3)),),
         params=asdict(params),
         notes=(*notes, *_ending(progress, val is not None, params)),
     )
@@ -165,10 +170,11 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
     from loopworks.train.loop import Split
 
     source = lesson.source
-    train = Split.of(lesson.images.get(rule, "train", ctx.part(0.0, 0.8)), source.targets("train"))
+    name = rule.inputs()[0].name
+    train = Split.of(lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train"))
     if not source.counts.get("val", 0):
         return train, None
-    return train, Split.of(lesson.images.get(rule, "val", ctx.part(0.8, 1.0)), source.targets("val"))
+    return train, Split.of(lesson.inputs.get(rule, "val", ctx.part(0.8, 1.0))[name], source.targets("val"))
 
 
 def _with_epochs(params: ImageFit, items: int, budget_s: float | None) -> ImageFit:
@@ -188,21 +194,17 @@ def _plan(params: ImageFit, lesson: Lesson) -> "Plan":
         batch=params.batch,
         rate=params.rate,
         weight_decay=params.weight_decay,
-        smoothing=params.smoothing,
         patience=params.patience,
-        is_multi=lesson.source.schema.is_multi,
         # A second thread gains little on tiny images (1.3 x when all is quiet) and costs 2 to 3 x beside other work.
         threads=lesson.threads or (1 if params.image_size <= TINY_PX else 0),
     )
 
 
-def _judge(source: Source) -> Callable[[NDArray[np.float32]], float]:
-    task, schema = source.task, source.schema
-    output = task.outputs(schema)[0].name
-    truth = source.targets("val") if source.counts.get("val", 0) else np.zeros((0, len(schema.classes)), np.float32)
+def _judge(source: Source) -> Callable[[Arrays], float]:
+    truth = source.targets("val") if source.counts.get("val", 0) else np.zeros((0, 0), np.float32)
 
-    def judge(answers: NDArray[np.float32]) -> float:
-        return task.score(truth, {output: answers}, schema, rounds=0)[task.headline].value
+    def judge(answers: Arrays) -> float:
+        return scores.headline(source.task, truth, answers, source.schema)
 
     return judge
 
@@ -221,7 +223,7 @@ def _fingerprint(lesson: Lesson, seed: int, recipe: str, params: ImageFit) -> st
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _write(lesson: Lesson, net: Net, rule: ImageRule, is_multi: bool) -> Variant:
+def _write(lesson: Lesson, net: Net, rule: ImageRule, answer: "Answer") -> Variant:
     import torch
     from safetensors.torch import save_file
 
@@ -231,7 +233,8 @@ def _write(lesson: Lesson, net: Net, rule: ImageRule, is_multi: bool) -> Variant
     state = {name: x.detach().contiguous() for name, x in network.state_dict().items()}
     # One entry of metadata alone: several are written in another order each time, and the file's checksum with them.
     save_file(state, lesson.folder / WEIGHTS, metadata={"head": net.head})
-    served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), is_multi).eval()
+    outputs = [spec.name for spec in lesson.source.task.outputs(lesson.source.schema)]
+    served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), answer, outputs).eval()
     export(served, rule, lesson.folder / MODEL)
     return Variant(
         name="onnx-fp32",

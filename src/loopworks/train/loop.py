@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from loopworks.core.contracts import Context
+from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
-from loopworks.train.augment import Augment
 from loopworks.train.budget import Budget
 
 log = logging.getLogger(__name__)
@@ -35,8 +34,31 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "last.ckpt"
 CHECKPOINT_EVERY_S = 1.0
 TICK_EVERY_S = 0.3
-Judge = Callable[[NDArray[np.float32]], float]
-"""Takes the answers for the validation items, shape ``(items, classes)``, and gives the headline metric."""
+Judge = Callable[[Arrays], float]
+"""Takes the answers for the validation items, named as the model's outputs, and gives the headline metric."""
+
+
+class Objective(Protocol):
+    """What is learnt: how a batch is prepared, what is wrong with the network's guess, and what its answer is."""
+
+    def seed(self, seed: int) -> None:
+        """Begin the random draws of an epoch: the same seed, the same changes of the same batches."""
+
+    def prepare(self, images: Tensor, targets: Tensor, *, is_training: bool) -> tuple[Tensor, Any]:
+        """A batch for the network, changed at random where ``is_training``, and its targets changed alike.
+
+        Args:
+            images: uint8, shape ``(n, height, width, 3)``.
+            targets: the rows of ``Split.targets``.
+            is_training: whether to change it.
+        Returns: normalized float32 ``(n, 3, height, width)``, and what ``loss`` takes.
+        """
+
+    def loss(self, raw: Any, targets: Any) -> Tensor:
+        """Mean loss of a batch, a scalar; ``raw`` is what the network gave."""
+
+    def answer(self, raw: Any) -> dict[str, Tensor]:
+        """The network's output as the served model's outputs; the first axis is the batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,11 +70,8 @@ class Plan:
     rate: float
     """Highest learning rate of AdamW."""
     weight_decay: float
-    smoothing: float
-    """Label smoothing, share in 0..1; single label only."""
     patience: int
     """Epochs without a better validation result after which to stop."""
-    is_multi: bool
     threads: int
     warmup: float = 0.1
     """Share of the training in which the rate rises."""
@@ -62,13 +81,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Items in memory: uint8 images ``(items, height, width, 3)`` and targets ``(items, classes)``."""
+    """Items in memory: uint8 images ``(items, height, width, 3)`` and targets whose first axis is the items."""
 
     images: Tensor
     targets: Tensor
 
     @classmethod
-    def of(cls, images: NDArray[np.uint8], targets: NDArray[np.float32]) -> "Split":
+    def of(cls, images: NDArray[np.uint8], targets: NDArray[Any]) -> "Split":
         """Wrap arrays; nothing is copied unless the array may not be written to."""
         with warnings.catch_warnings():
             # Tensors over read-only arrays warn; nothing here writes to them.
@@ -132,23 +151,20 @@ def rate_share(progress: float, warmup: float) -> float:
 
 
 class Learner(LightningModule):
-    """Network, loss and optimizer."""
+    """Network, objective and optimizer."""
 
-    def __init__(self, network: nn.Module, augment: Augment, plan: Plan) -> None:
-        """Wrap ``network``, which maps normalized images to logits."""
+    def __init__(self, network: nn.Module, objective: Objective, plan: Plan) -> None:
+        """Wrap ``network``, which maps normalized images to what the objective's ``loss`` takes."""
         super().__init__()
         self.network = network
-        self.augment = augment
+        self.objective = objective
         self.plan = plan
-        self.loss: nn.Module = (
-            nn.BCEWithLogitsLoss() if plan.is_multi else nn.CrossEntropyLoss(label_smoothing=plan.smoothing)
-        )
         self.loss_sum = torch.zeros(())
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Loss of one batch."""
-        images, targets = batch
-        loss: Tensor = self.loss(self.network(self.augment(images)), targets)
+        x, targets = self.objective.prepare(*batch, is_training=True)
+        loss = self.objective.loss(self.network(x), targets)
         self.loss_sum += loss.detach()
         return loss
 
@@ -195,7 +211,7 @@ class Coach(Callback):
         assert isinstance(module, Learner)
         self.batches.epoch = self.progress.epoch
         torch.manual_seed(draw(self.ctx.seed, self.progress.epoch, 1))
-        module.augment.seed(draw(self.ctx.seed, self.progress.epoch, 2))
+        module.objective.seed(draw(self.ctx.seed, self.progress.epoch, 2))
         module.loss_sum = torch.zeros((), device=module.device)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -239,20 +255,23 @@ class Coach(Callback):
             self._save(module, trainer.optimizers[0])
         self._tick(0)
 
-    def evaluate(self, module: Learner, split: Split) -> tuple[NDArray[np.float32], float]:
-        """Answers ``(items, classes)`` and mean loss on a split."""
+    def evaluate(self, module: Learner, split: Split) -> tuple[dict[str, NDArray[Any]], float]:
+        """Answers for a split, named as the model's outputs, and the mean loss."""
         module.network.eval()
-        answers, total = [], 0.0
+        answers: list[dict[str, NDArray[Any]]] = []
+        total = 0.0
         with torch.inference_mode():
             for start in range(0, len(split), 2 * self.plan.batch):
                 self._stop_if_asked()
                 places = slice(start, start + 2 * self.plan.batch)
-                logits = module.network(module.augment.normalize(split.images[places].to(module.device)))
-                targets = split.targets[places].to(module.device)
-                total += float(module.loss(logits, targets)) * len(targets)
-                answers.append(logits.sigmoid() if self.plan.is_multi else logits.softmax(1))
+                images, wanted = split.images[places].to(module.device), split.targets[places].to(module.device)
+                x, targets = module.objective.prepare(images, wanted, is_training=False)
+                raw = module.network(x)
+                total += float(module.objective.loss(raw, targets)) * len(images)
+                answers.append({name: tensor.cpu().numpy() for name, tensor in module.objective.answer(raw).items()})
         module.network.train()
-        return torch.cat(answers).cpu().numpy(), total / len(split)
+        found = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
+        return found, total / len(split)
 
     def _judge(self, module: Learner, done: int) -> None:
         if self.val is None:

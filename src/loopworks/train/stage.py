@@ -10,16 +10,18 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from loopworks.core import bundle as bundles
+from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Context, Runtime, Step
+from loopworks.core.contracts import Context, Step
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.settings import invalid
 from loopworks.core.values import Score
 from loopworks.data.source import Source
+from loopworks.tasks import scores
 from loopworks.tasks.answers import answers
 from loopworks.train import small_cnn, timm
-from loopworks.train.contracts import Decoded, Lesson, Made
+from loopworks.train.contracts import Lesson, Made, Packed
 from loopworks.train.images import TINY_PX
 from loopworks.train.small_cnn import is_tiny
 
@@ -82,11 +84,11 @@ def train(
     step = _step(name, params or {})
     part = _part(folder)
     try:
-        images = Decoded(source)
-        lesson = Lesson(source=source, images=images, folder=part, budget_s=budget_s, start=start, threads=threads)
+        inputs = Packed(source)
+        lesson = Lesson(source=source, inputs=inputs, folder=part, budget_s=budget_s, start=start, threads=threads)
         made: Made = step.run(lesson, ctx.part(0.0, 0.9))
         made = replace(made, notes=(*why, *made.notes))
-        metrics = _scores(source, made, images, part, threads, ctx.part(0.9, 1.0))
+        metrics = _scores(source, made, inputs, part, threads, ctx.part(0.9, 1.0))
         done = bundles.write(_bundle(source, name, made, metrics), part)
         if folder.exists():
             folder.rmdir()
@@ -108,19 +110,7 @@ def _check(source: Source, budget_s: float | None, threads: int) -> None:
         raise Invalid(
             "train split", "at least one labeled item", dict(source.counts), "label some items, then freeze again"
         )
-    schema, targets = source.schema, source.targets("train")
-    if schema.is_multi:
-        if not schema.classes:
-            raise Invalid("classes", "at least one", 0, "label some items, then freeze again")
-        return
-    seen = [name for name, count in zip(schema.classes, targets.sum(axis=0), strict=True) if count]
-    if len(seen) < 2:
-        raise Invalid(
-            "labels of the train split",
-            "of at least two classes",
-            f"only {', '.join(seen) or 'none'}",
-            "label items of another class, then freeze again",
-        )
+    source.task.teachable(source.targets("train"), source.schema)
 
 
 def check_params(recipe: str, params: Mapping[str, Any]) -> None:
@@ -180,19 +170,17 @@ def _part(folder: Path) -> Path:
 
 
 def _scores(
-    source: Source, made: Made, images: Decoded, folder: Path, threads: int, ctx: Context
+    source: Source, made: Made, inputs: Packed, folder: Path, threads: int, ctx: Context
 ) -> dict[str, dict[str, Score]]:
     """Scores on val and test, from the answers of the file that will be deployed."""
-    runtime: Runtime = plugins.get(f"runtime.{made.variant.runtime}")()
-    predictor = runtime.load(folder / made.variant.file, threads=threads, precision=made.variant.precision)
+    predictor = predictors.load(made.variant, folder, made.rule, threads=threads)
     found = {}
     try:
         for split, step in (("val", ctx.part(0.0, 0.5)), ("test", ctx.part(0.5, 1.0))):
             if source.counts.get(split, 0):
-                pixels = images.get(made.rule, split, step.part(0.0, 0.5))
-                tick = partial(_tick, step.part(0.5, 1.0), split)
-                outputs = answers(predictor, pixels, made.inputs[0].name, tick=tick)
-                found[split] = source.task.score(source.targets(split), outputs, source.schema, seed=ctx.seed)
+                items = inputs.get(made.rule, split, step.part(0.0, 0.5))
+                outputs = answers(predictor, items, tick=partial(_tick, step.part(0.5, 1.0), split))
+                found[split] = scores.score(source.task, source.targets(split), outputs, source.schema, seed=ctx.seed)
     finally:
         predictor.close()
     return found
@@ -208,7 +196,7 @@ def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping
         task=source.task.name,
         schema=source.schema,
         rule=made.rule,
-        inputs=made.inputs,
+        inputs=made.rule.inputs(),
         outputs=source.task.outputs(source.schema),
         version=source.id,
         recipe=name,

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Predictor
+from loopworks.core.contracts import Predictor, learnable
+from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule
 from loopworks.data.features.contract import Batch
 
@@ -32,8 +33,8 @@ class Answers:
             return self.answer(np.asarray(batch, np.uint8))
 
 
-def of_model(ref: str, key: str, bundle: Bundle, predictor: Predictor) -> Answers:
-    """What a model of the workspace answers, as a descriptor of images.
+def of_model(ref: str, key: str, bundle: Bundle, predictor: Predictor) -> Answers | None:
+    """What a model of the workspace answers, as a descriptor of images; ``None`` for models of other media.
 
     Args:
         ref: its name for people, NAME:NUMBER.
@@ -41,11 +42,13 @@ def of_model(ref: str, key: str, bundle: Bundle, predictor: Predictor) -> Answer
         bundle: says how images go in.
         predictor: gives the answers.
     """
+    rule = bundle.rule
+    if not isinstance(rule, ImageRule):
+        return None
+    task = learnable(plugins.get(f"task.{bundle.task}"))
 
     def answer(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        outputs = predictor.predict({bundle.inputs[0].name: pixels})
-        return np.concatenate([x.reshape(len(pixels), -1) for x in outputs.values()], axis=1).astype(np.float32)
+        return task.features(predictor.predict({bundle.inputs[0].name: pixels}), bundle.schema)
 
-    blank = np.zeros((1, bundle.rule.height, bundle.rule.width, 3), np.uint8)
-    width = answer(blank).shape[1]
-    return Answers(key=f"model-{key[:32]}", title=f"model {ref}", rule=bundle.rule, width=width, answer=answer)
+    width = answer(np.zeros((1, rule.height, rule.width, 3), np.uint8)).shape[1]
+    return Answers(key=f"model-{key[:32]}", title=f"model {ref}", rule=rule, width=width, answer=answer)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
-from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
+from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.values import Problem
 from loopworks.data.stage import content_id
@@ -52,7 +52,8 @@ async def predict(request: Request) -> Response:
                 break
             except Replaced:  # while the images were decoded by the old model's rule: begin again with the new one
                 served = serving.model(served.name)
-        values = stage.answers(served, found.outputs)
+        sizes = stage.sizes(served, [file.content for file in good])
+        values = stage.answers(served, found.outputs, sizes)
         outcome = "done"
     except LoopworksError as error:
         outcome = error.code
@@ -80,7 +81,7 @@ async def _ask(
     request: Request, serving: Serving, served: Served, files: Sequence[_File]
 ) -> tuple[list[_File], list[Problem], Answer, float]:
     """Decode what can be decoded and ask ``served`` of it; also when decoding was done."""
-    rows: list[NDArray[Any]] = []
+    rows: list[Arrays] = []
     good: list[_File] = []
     errors: list[LoopworksError] = []
     problems: list[Problem] = []
@@ -95,15 +96,15 @@ async def _ask(
     if errors and not rows:
         raise errors[0]
     ready = time.perf_counter()
-    future = served.submit(stage.batch(served, rows), TIMEOUT_S)
+    future = served.submit(stage.join(rows), TIMEOUT_S)
     return good, problems, await wait(request, future, TIMEOUT_S), ready
 
 
-async def _decode(serving: Serving, served: Served, file: _File) -> NDArray[Any] | LoopworksError:
+async def _decode(serving: Serving, served: Served, file: _File) -> Arrays | LoopworksError:
     limit = serving.space.settings.max_image_pixels
     try:
         return await anyio.to_thread.run_sync(
-            stage.pixels, served, file.content, file.name, limit, limiter=serving.decoding
+            stage.pack, served, file.content, file.name, limit, limiter=serving.decoding
         )
     except LoopworksError as error:
         return error

@@ -1,0 +1,34 @@
+"""Loading one executable form of a model, so that it takes what clients send."""
+
+from pathlib import Path
+
+from loopworks.core.bundle import Variant
+from loopworks.core.contracts import Arrays, Predictor, Rule, Runtime
+from loopworks.core.registry import plugins
+from loopworks.core.values import ImageRule
+
+
+class Encoded:
+    """A predictor behind the rule of its model: packed tensors in, answers out."""
+
+    def __init__(self, predictor: Predictor, rule: Rule) -> None:
+        """Wrap ``predictor``, which takes what ``rule`` encodes."""
+        self._predictor, self._rule = predictor, rule
+
+    def predict(self, batch: Arrays) -> Arrays:
+        """Answer a packed batch."""
+        return self._predictor.predict(self._rule.encode(batch))
+
+    def close(self) -> None:
+        """Close the predictor."""
+        self._predictor.close()
+
+
+def load(variant: Variant, folder: Path, rule: Rule, *, threads: int = 0) -> Predictor:
+    """A predictor for packed tensors, from the variant's file in ``folder``; ``threads`` 0 is one per core.
+
+    Raises: NotFound, Missing, Invalid: no such runtime, not installed, or the file is none that it runs.
+    """
+    runtime: Runtime = plugins.get(f"runtime.{variant.runtime}")()
+    found = runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
+    return found if isinstance(rule, ImageRule) else Encoded(found, rule)
