@@ -23,8 +23,8 @@ def draw(seed: int, size: int = 96) -> Image.Image:
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> Iterator[lw.Workspace]:
-    with lw.open(tmp_path / "space") as made:
+def space(tmp_path: Path, catalog_url: str) -> Iterator[lw.Workspace]:
+    with lw.open(tmp_path / "space", catalog=catalog_url) as made:
         yield made
 
 
