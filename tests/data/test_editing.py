@@ -8,6 +8,7 @@ import pytest
 from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.data.stage import Dataset
 
+
 @pytest.fixture
 def catalog(catalog_url: str) -> str:
     """Everything here runs on SQLite and on PostgreSQL."""

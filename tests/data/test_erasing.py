@@ -12,6 +12,7 @@ from loopworks.data.stage import Dataset, open_version
 from loopworks.store import garbage, tables
 from loopworks.store.home import Home
 
+
 @pytest.fixture
 def catalog(catalog_url: str) -> str:
     """Everything here runs on SQLite and on PostgreSQL."""

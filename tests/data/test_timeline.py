@@ -7,6 +7,7 @@ from loopworks.core.values import Shape
 from loopworks.data.stage import Dataset, create_dataset, open_dataset
 from loopworks.store.home import Home
 
+
 @pytest.fixture
 def catalog(catalog_url: str) -> str:
     """Everything here runs on SQLite and on PostgreSQL."""

@@ -20,6 +20,7 @@ from loopworks.store.blobs import LocalBlobs
 from loopworks.store.home import Home, create_home
 from loopworks.workspace import Workspace
 
+
 @pytest.fixture
 def catalog(catalog_url: str) -> str:
     """Everything here runs on SQLite and on PostgreSQL."""

@@ -202,11 +202,11 @@ def test_splits_keep_the_shares_of_each_class_and_never_move(make: Callable[...,
 
 def test_groups_stay_together_also_later(make: Callable[..., Table], tmp_path: Path) -> None:
     table = make("who,n\n" + "".join(f"p{n % 50},{n}\n" for n in range(500)))
-    table.split(group="who")
+    table.split(by="who")
     more = tmp_path / "more.csv"
     more.write_text("who,n\n" + "".join(f"p{n % 60},{n}\n" for n in range(500, 700)), encoding="utf-8")
     table.add(more)
-    table.split(0.5, 0.3, group="who", seed=3)
+    table.split(0.5, 0.3, by="who", seed=3)
     found: dict[str, set[str]] = {}
     for row in table.page(limit=1_000).rows:
         found.setdefault(row["cells"]["who"], set()).add(row["split"])

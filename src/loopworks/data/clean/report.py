@@ -40,6 +40,16 @@ table{border-collapse:collapse}td{padding:.1rem 1rem .1rem 0}td+td{text-align:ri
 
 def write(home: Home, dataset: "Dataset", found: Sequence[Finding], path: Path, *, limit: int) -> int:
     """Write the findings to ``path``, at most ``limit`` of each kind; gives how many. ``Denied``, ``NoSpace``."""
+    text, count = page(home, dataset, found, limit=limit)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise write_error(path, error) from None
+    return count
+
+
+def page(home: Home, dataset: "Dataset", found: Sequence[Finding], *, limit: int) -> tuple[str, int]:
+    """The findings with pictures as HTML, at most ``limit`` of each kind, and how many they are."""
     shown: list[Finding] = []
     seen: Counter[str] = Counter()
     for one in found:
@@ -49,12 +59,7 @@ def write(home: Home, dataset: "Dataset", found: Sequence[Finding], path: Path, 
     with home.catalog.read() as tx:
         wanted = {item for one in shown for item in one.items[:PICTURES]}
         items = among(tx, dataset.id, wanted)
-    text = "".join(_page(dataset, shown, seen, items))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise write_error(path, error) from None
-    return len(shown)
+    return "".join(_page(dataset, shown, seen, items)), len(shown)
 
 
 def _page(dataset: "Dataset", shown: Sequence[Finding], seen: "Counter[str]", items: dict[str, Item]) -> Iterator[str]:
