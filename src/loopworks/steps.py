@@ -94,11 +94,15 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
 
 @plugins.add("job.check")
 def check(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
-    """Check a dataset; ``params`` as in ``Workspace.check_job``. The findings are in the catalog, their number here."""
+    """Check a dataset; ``params`` as in ``Workspace.check_job``.
+
+    The findings are in the catalog, their number here: what a job leaves behind names no item, which may be erased.
+    """
     with open(location, create=False) as space:
         clean = space.dataset(params["dataset"]).clean
         found = clean.check(*params["checks"], params=params["params"], seed=params["seed"], progress=ctx.tick)
-        return {**found.to_json(), "findings": len(found.findings)}
+        told = {name: value for name, value in found.to_json().items() if name != "problems"}
+        return {**told, "findings": len(found.findings), "unread": len(found.problems)}
 
 
 @plugins.add("job.embed")
@@ -113,7 +117,7 @@ def score(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
     """Ask a model about items; ``params`` as in ``Workspace.score_job``."""
     with open(location, create=False) as space:
         done = space.score(params["dataset"], params["model"], query=params["query"], progress=_counting(ctx))
-        return {**done, "problems": [problem.to_json() for problem in done["problems"]]}
+        return {"model": done["model"], "items": done["items"], "unread": len(done["problems"])}
 
 
 def _counting(ctx: Context) -> Callable[[int, int], None]:

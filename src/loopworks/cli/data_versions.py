@@ -177,6 +177,10 @@ def erase(
         out.say(f"{len(report.items)} items erased from {', '.join(report.datasets)}; {report.size_bytes} bytes freed")
         for old, new in report.versions.items():
             out.say(f"version {old[:12]} is now {new[:12] or 'gone'}")
+        for video in report.videos:
+            out.say(f"video {video[:12]} removed; its other frames stay as images")
+        if not report.is_scrubbed:
+            out.say("the catalog's file was in use and may hold traces: run loopworks data gc --run when nobody works")
         out.done({"dataset": dataset, **report.to_json()})
 
 
