@@ -141,8 +141,19 @@ def test_planted_leaks_are_found_and_clean_columns_are_not(make: Callable[..., T
     kinds = {(warning.kind, warning.column) for warning in found.warnings}
     assert {("constant", "flat"), ("id_like", "key")} <= kinds
     page = found.to_html()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 5
+    assert "each value once" in page  # of the key
     assert "<script" not in page
+
+
+def test_histograms_have_axes(make: Callable[..., Table]) -> None:
+    days = "".join(f"2024-01-{n % 27 + 1:02d},{n % 50 * 2}\n" for n in range(1, 201))
+    page = make("day,weight\n" + days).profile().to_html()
+    day, weight = page.split("<section>")[1:]
+    for text in ("2024-01-01", "2024-01-14", "2024-01-27"):
+        assert f">{text}</text>" in day
+    assert [f">{text}</text>" in weight for text in ("0", "49", "98", "rows")] == [True] * 4
+    assert "1 / 5 / 25 / 50 / 75 / 95 / 99 %" in weight
 
 
 def test_a_time_after_the_row_leaks(make: Callable[..., Table]) -> None:

@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,15 +94,25 @@ def _figure(dataset: "Dataset", item: Item) -> str:
             f"<figure><blockquote>{html.escape(item.text[:200])}</blockquote><figcaption>{said}</figcaption></figure>"
         )
     try:
-        picture = _thumbnail(image.decode(dataset.read(item), _RULE, item.name))
+        pixels = image.decode(dataset.read(item), _RULE, item.name)
     except LoopworksError as error:
         return f"<figure><small>{html.escape(error.message)}</small><figcaption>{said}</figcaption></figure>"
-    return f'<figure><img alt="" width={SIDE} height={SIDE} src="{picture}"><figcaption>{said}</figcaption></figure>'
+    pixels = _unpadded(pixels, item.width, item.height)
+    size = f"width={pixels.shape[1]} height={pixels.shape[0]}"
+    return f'<figure><img alt="" {size} src="{_thumbnail(pixels)}"><figcaption>{said}</figcaption></figure>'
+
+
+def _unpadded(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", width: int, height: int) -> Any:
+    """The picture without the bars that make it square."""
+    longest = max(width, height, 1)
+    wide, high = (max(1, round(SIDE * side / longest)) for side in (width, height))
+    left, top = (SIDE - wide) // 2, (SIDE - high) // 2
+    return pixels[top : top + high, left : left + wide]
 
 
 def _thumbnail(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> str:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=75)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(out, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")
