@@ -84,8 +84,8 @@ class Cleaning:
             image: bytes of an image file, or its path; give one of the three.
             text: for datasets of texts.
             k: how many, at least 1.
-            descriptor: auto (the newest model of this dataset, else a built-in one), model, look, near, words; timm:NAME
-                or transformers:NAME (or a folder) with weights that are on this machine.
+            descriptor: auto (the newest model of this dataset, else a built-in one), model, look, near, words; or
+                timm:NAME or transformers:NAME (or a folder) with weights that are on this machine.
         Raises:
             NotFound: no such item or descriptor.
             Invalid: not one of the three given, an image that cannot be read, or one for a dataset of texts.
