@@ -105,7 +105,7 @@ def test_data_add_takes_rows_for_a_tabular_dataset(folder: Path, source: Path) -
 
 def test_a_profile_is_a_page_that_runs_nothing(http: TestClient, source: Path) -> None:
     http.post("/api/datasets/http/table/add", json={"paths": [str(source)]})
-    page = http.get("/api/datasets/http/table/profile", params={"html": "true"})
+    page = http.get("/api/datasets/http/table/profile", params={"report": "true"})
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "<svg" in page.text

@@ -382,7 +382,7 @@ class Dataset(Editing, Timeline, Cleaning):
         Raises: Invalid: shares out of range, no item has the attribute, or one has no time.
         """
         if self.is_table:
-            return self.table.split(test, val, group=by or "", time=time or "", seed=seed, author=author)
+            return self.table.split(test, val, by=by or "", time=time or "", seed=seed, author=author)
         return partition.split(self._home, self.id, test=test, val=val, seed=seed, by=by, time=time, author=author)
 
     def split_figures(self) -> partition.Figures:

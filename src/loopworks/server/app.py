@@ -16,7 +16,20 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import clean, events, formats, look, page, predict, protocol, space, split, table, versions
+from loopworks.server.routes import (
+    clean,
+    events,
+    formats,
+    items,
+    look,
+    page,
+    predict,
+    protocol,
+    space,
+    split,
+    table,
+    versions,
+)
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -38,6 +51,7 @@ ROUTES: tuple[Api, ...] = (
     *formats.ROUTES,
     *look.ROUTES,
     *versions.ROUTES,
+    *items.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,

@@ -222,7 +222,7 @@ class Table:
         test: float = 0.2,
         val: float = 0.1,
         *,
-        group: str = "",
+        by: str = "",
         time: str = "",
         seed: int = 0,
         author: str = "",
@@ -230,7 +230,7 @@ class Table:
         """Put the rows that have no split yet into train, val and test; see ``splitting.split``."""
         from loopworks.data.tables import splitting
 
-        return splitting.split(self, test, val, group=group, time=time, seed=seed, author=author)
+        return splitting.split(self, test, val, group=by, time=time, seed=seed, author=author)
 
     def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> "TableVersion":
         """Keep the rows as they are now, for ever; rows without a split are split first. Same rows, same id.
