@@ -21,11 +21,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from loopworks.core.query import Among, Between, Compare, Count, Field, Missing, walk
-from loopworks.store import arrays, tables
+from loopworks.core.query import Among, Between, Compare, Count, Field, Match, Missing, Node, walk
+from loopworks.store import arrays, postings, tables, words
 from loopworks.store.answers import SIDES, Answers, Asked, covers
 from loopworks.store.arrays import Values
 from loopworks.store.ids import sha256
+from loopworks.store.postings import Block
 
 if TYPE_CHECKING:
     from loopworks.store.catalog import Catalog
@@ -45,6 +46,7 @@ BATCH = 20_000
 _item, _said, _tag, _guess = tables.item, tables.annotation, tables.item_tag, tables.prediction
 _TEXTS, _NUMBERS = ("name", "mime", "split", "state"), ("width", "height", "size_bytes", "rev")
 _SHAPE_TEXTS, _SHAPE_NUMBERS = ("label", "source", "author", "kind"), ("x", "y", "width", "height")
+_WORDS = "words"
 _FOLDER = re.compile(r"[0-9]+-[0-9a-f]*")
 
 
@@ -75,6 +77,8 @@ def ready(
     total = size(tx, dataset)
     if total < MIN_ITEMS or not covers(asked):
         return None
+    if has_words(asked.node) and not words.is_filed(tx, dataset):  # somebody has just changed an item
+        return None
     clock = int(tx.execute(sa.select(tables.dataset.c.clock).where(tables.dataset.c.id == dataset)).scalar_one())
     with _lock:
         kept = _open.setdefault(catalog, {})
@@ -97,6 +101,11 @@ def ready(
     return columns, changed
 
 
+def has_words(node: Node) -> bool:
+    """Whether a condition asks for words."""
+    return any(isinstance(part, Match) for part in walk(node))
+
+
 def forget(catalog: "Catalog") -> None:
     """Let go of the columns that are mapped; the next question opens those in the cache."""
     with _lock:
@@ -114,6 +123,7 @@ class Columns(Answers):
         self._dataset = dataset
         self._mark = mark
         self._since: int | None = None
+        self._has_words = False
 
     # ---- opening
 
@@ -184,7 +194,8 @@ class Columns(Answers):
         if len(new.ids) != total:
             return None
         old_at, small_at = np.searchsorted(new.ids, self.ids), np.searchsorted(new.ids, small.ids)
-        groups = {path.name: arrays.load(path) for path in self._folder.iterdir()} if self._folder.is_dir() else {}
+        there = [path for path in self._folder.iterdir() if path.name != _WORDS] if self._folder.is_dir() else []
+        groups = {path.name: arrays.load(path) for path in there}
         groups["plain"] = {name: self._known[name] for name in small._known}
         for group in sorted(groups, key=lambda name: (name != "plain", "-" in name)):  # raw ones before what is dug
             found = groups[group]
@@ -195,6 +206,9 @@ class Columns(Answers):
                 for name, values in found.items()
             }
             new._keep(group, merged)
+        filed = postings.load(self._folder / _WORDS) if words.is_filed(tx, self._dataset) else None
+        if filed is not None:
+            new._keep_words(postings.renewed(filed, old_at, stays, small._read_words(tx, small_at)))
         for path in folder.iterdir():
             if path != new._folder:
                 shutil.rmtree(path, ignore_errors=True)
@@ -249,6 +263,12 @@ class Columns(Answers):
         wanted.add(asked.sort.field or Field("label"))
         if any(isinstance(part, Count) for part in walk(asked.node)):
             wanted.add(Field("label"))
+        if has_words(asked.node) and not self._has_words:
+            found = postings.load(self._folder / _WORDS)
+            if found is None:
+                self._keep_words(self._read_words(tx, np.arange(len(self.ids))))
+            else:
+                self._words, self._has_words = found, True
         for one in wanted:
             if one.scope == "prediction":
                 self._scored[asked.models[0]] = self._clock_of(tx, asked.models[0])
@@ -326,9 +346,36 @@ class Columns(Answers):
             query = query.where(tables.unindexed(tx.dialect.name, table.c.dataset) == self._dataset)
         else:
             query = query.where(_mine(table, self._dataset))
+        if tx.dialect.name == "sqlite":  # its rows as they come: a third of the time went into wrapping each
+            with tx.execute(query) as found:
+                assert found.cursor is not None
+                while batch := found.cursor.fetchmany(BATCH):
+                    yield list(zip(*batch, strict=True))
+            return
         with tx.execute(query, execution_options={"yield_per": BATCH}) as found:
-            for batch in found.partitions():
-                yield list(zip(*batch, strict=True))
+            for rows in found.partitions():
+                yield list(zip(*rows, strict=True))
+
+    def _read_words(self, tx: Connection, to: NDArray[np.intp]) -> Iterator[Block]:
+        """The words of all items, where item ``i`` lies at ``to[i]``."""
+
+        def batches() -> Iterator[tuple[NDArray[np.int32], list[str]]]:
+            for keys, said in self._scan(tx, tables.searched, [tables.searched.c.words]):
+                places, is_ours = self._places(keys)
+                texts = [text for text, is_it in zip(said, is_ours.tolist(), strict=True) if is_it]
+                yield to[places[is_ours]].astype(np.int32), texts
+
+        return postings.blocks(batches())
+
+    def _keep_words(self, found: Iterator[Block]) -> None:
+        self._words, failed = postings.keep(found, self._folder / _WORDS)
+        self._has_words = True
+        if failed is not None:
+            self._warn(failed)
+
+    def _warn(self, error: OSError) -> None:
+        log.warning("columns of dataset %s stay in memory, there is no writing to %s: %s",
+                    self._dataset, self._folder, error)  # fmt: skip
 
     def _keep(self, group: str, found: dict[str, Values]) -> None:
         """Write to the cache and go on with what is mapped; where there is no room, with what is in memory."""
@@ -340,8 +387,7 @@ class Columns(Answers):
             arrays.save(found, self._folder / group)
             found = arrays.load(self._folder / group) or found
         except OSError as error:
-            log.warning("columns of dataset %s stay in memory, there is no writing to %s: %s",
-                        self._dataset, self._folder, error)  # fmt: skip
+            self._warn(error)
         self._known |= found
 
 
@@ -360,8 +406,7 @@ def _piece(name: str, values: Any) -> Any:
     if name != "added_at":
         return arrays.texts(values)
     if values and isinstance(values[0], str):
-        plain = np.array([value.rstrip("Z") for value in values], "datetime64[us]")
-        return plain.astype(np.int64).astype(np.float64)
+        return arrays.moments(values)
     return np.array([arrays.micros(value) for value in values], np.float64)
 
 

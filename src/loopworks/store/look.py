@@ -70,7 +70,7 @@ def fast_page(
         return page(tx, dataset, node, sort=sort, limit=limit, after=after)
     if not found[1]:
         return in_order(tx, dataset, first)
-    fresh = sa.and_(_item.c.changed > found[0].clock, _where(tx, dataset, node))
+    fresh = sa.and_(_item.c.changed > found[0].clock, _where(tx, dataset, node, is_of_few=True))
     order = [
         # Left alone, SQLite walks all items by name to find the few that changed.
         _Key(tables.unindexed(tx.dialect.name, key.value), key.is_down)
@@ -89,7 +89,7 @@ def fast_count(catalog: Catalog, cache: Path, tx: Connection, dataset: str, node
         return count(tx, dataset, node)
     if not found[1]:
         return found[0].count(asked, set())
-    fresh = _matching(tx, dataset, node, sa.func.count()).where(_item.c.changed > found[0].clock)
+    fresh = _matching(tx, dataset, node, sa.func.count(), is_of_few=True).where(_item.c.changed > found[0].clock)
     return found[0].count(asked, found[1]) + int(tx.execute(fresh).scalar_one())
 
 
@@ -188,13 +188,13 @@ def _largest(found: dict[str, int]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def _where(tx: Connection, dataset: str, node: Node) -> ColumnElement[bool]:
-    return Filter(tx.dialect.name, dataset, scope(tx, dataset, node)).where(node)
+def _where(tx: Connection, dataset: str, node: Node, *, is_of_few: bool = False) -> ColumnElement[bool]:
+    return Filter(tx.dialect.name, dataset, scope(tx, dataset, node), is_of_few=is_of_few).where(node)
 
 
-def _matching(tx: Connection, dataset: str, node: Node, *values: Any) -> "sa.Select[Any]":
+def _matching(tx: Connection, dataset: str, node: Node, *values: Any, is_of_few: bool = False) -> "sa.Select[Any]":
     live = (_item.c.dataset == dataset, _item.c.deleted_at.is_(None))
-    return sa.select(*values).select_from(_item).where(*live, _where(tx, dataset, node))
+    return sa.select(*values).select_from(_item).where(*live, _where(tx, dataset, node, is_of_few=is_of_few))
 
 
 def _order(tx: Connection, dataset: str, sort: Sort, node: Node) -> list[_Key]:
