@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from loopworks.core.query import Value
@@ -178,7 +179,7 @@ def dug(of: Values, keys: Sequence[str]) -> Values:
     others, said = np.zeros(size, np.int8), [""] * size
     for begin in range(0, size - 1, 10_000):
         for i, text in enumerate(of.texts[begin : begin + 10_000].to_pylist(), begin):
-            value = json.loads(text)
+            value = _read(text)
             for key in keys:
                 value = value.get(key) if isinstance(value, dict) else None
             if isinstance(value, bool):
@@ -193,6 +194,13 @@ def dug(of: Values, keys: Sequence[str]) -> Values:
     assert spoken.codes is not None
     at = of.codes
     return Values(of.rows, numbers[at], spoken.codes[at], spoken.texts, truths[at], others[at])
+
+
+def _read(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # NaN and Infinity, which JSON itself does not know
+        return json.loads(text)
 
 
 def merged(

@@ -11,6 +11,7 @@ import re
 import shutil
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +36,18 @@ log = logging.getLogger(__name__)
 
 MIN_ITEMS = 20_000
 """Smaller datasets are fast enough in SQL."""
-MAX_CHANGED = 2_000
-"""Items that may have changed before the columns take them in."""
+MAX_CHANGED = 10_000
+"""Items that may have changed before a question waits until the columns have taken them in."""
+MANY_CHANGED = 2_000
+"""Items that may have changed before somebody who prepares columns lets them be taken in."""
+USUAL_KEYS = 8
+"""Attributes that are read before anybody asks for them, where at least half of the items have them."""
 MAX_RENEWED = 0.25
 """Share of the items that may have changed before all of them are read anew."""
 KEPT = 4
 """Datasets of one workspace whose columns stay mapped; the one that was asked for longest ago goes."""
+SAMPLE = 1_000
+"""Items that are looked at to find the usual attributes."""
 BATCH = 20_000
 """Rows read at a time."""
 _item, _said, _tag, _guess = tables.item, tables.annotation, tables.item_tag, tables.prediction
@@ -70,16 +77,33 @@ def size(tx: Connection, dataset: str) -> int:
     )
 
 
+def clock(tx: Connection, dataset: str) -> int:
+    """The clock of the dataset."""
+    return int(tx.execute(sa.select(tables.dataset.c.clock).where(tables.dataset.c.id == dataset)).scalar_one())
+
+
+def usual_keys(tx: Connection, dataset: str) -> list[str]:
+    """The attributes that most items have, from a sample."""
+    some = sa.select(sa.type_coerce(_item.c.attributes, sa.Text)).where(_mine(_item, dataset)).limit(SAMPLE)
+    seen = [json.loads(text) for text in tx.execute(some).scalars()]
+    found = Counter(key for facts in seen for key, value in facts.items() if not isinstance(value, dict | list))
+    return [key for key, number in found.most_common(USUAL_KEYS) if number * 2 >= len(seen)]
+
+
 def ready(
-    catalog: "Catalog", cache: Path, tx: Connection, dataset: str, asked: Asked
+    catalog: "Catalog", cache: Path, tx: Connection, dataset: str, asked: Asked, *, most: int | None = None
 ) -> "tuple[Columns, set[str]] | None":
-    """Columns that can answer, and the ids of items that changed since they were read; ``None``: SQL shall answer."""
+    """Columns that can answer, and the ids of items that changed since they were read; ``None``: SQL shall answer.
+
+    They take in what changed where it is more than ``most`` items (default ``MAX_CHANGED``).
+    """
+    most = MAX_CHANGED if most is None else most
     total = size(tx, dataset)
     if total < MIN_ITEMS or not covers(asked):
         return None
     if has_words(asked.node) and not words.is_filed(tx, dataset):  # somebody has just changed an item
         return None
-    clock = int(tx.execute(sa.select(tables.dataset.c.clock).where(tables.dataset.c.id == dataset)).scalar_one())
+    now = clock(tx, dataset)
     with _lock:
         kept = _open.setdefault(catalog, {})
         entry = kept.pop(dataset) if dataset in kept else _Entry()
@@ -88,14 +112,14 @@ def ready(
             del kept[next(iter(kept))]
     with entry.lock:
         folder = cache / "columns" / dataset
-        columns = entry.columns or Columns.newest(folder, dataset, clock)
-        changed = None if columns is None else columns.changed(tx, clock, total)
+        columns = entry.columns or Columns.newest(folder, dataset, now)
+        changed = None if columns is None else columns.changed(tx, now, total, most)
         if changed is None and entry.columns is not None:  # another process may have read them anew
-            columns = Columns.newest(folder, dataset, clock)
-            changed = None if columns is None else columns.changed(tx, clock, total)
+            columns = Columns.newest(folder, dataset, now)
+            changed = None if columns is None else columns.changed(tx, now, total, most)
         if columns is None or changed is None:
-            columns = None if columns is None else columns.renewed(tx, folder, clock, total)
-            columns, changed = columns or Columns.read(tx, folder, dataset, clock).kept(folder), set()
+            columns = None if columns is None else columns.renewed(tx, folder, now, total)
+            columns, changed = columns or Columns.read(tx, folder, dataset, now).kept(folder), set()
         entry.columns = columns
         columns.fill(tx, asked)
     return columns, changed
@@ -234,7 +258,7 @@ class Columns(Answers):
         self._known |= self._read(tx, one, models)
         return True
 
-    def changed(self, tx: Connection, clock: int, total: int) -> set[str] | None:
+    def changed(self, tx: Connection, clock: int, total: int, most: int) -> set[str] | None:
         """Ids of items that changed since; ``None``: too many, or the catalog is not the one that was read."""
         if clock < self.clock:
             return None
@@ -243,9 +267,9 @@ class Columns(Answers):
         query = sa.select(_item.c.id, _item.c.deleted_at.is_(None)).where(
             _mine(_item, self._dataset), _item.c.changed > self.clock
         )
-        rows = list(tx.execute(query.limit(MAX_CHANGED + 1))) if clock > self.clock else []
+        rows = list(tx.execute(query.limit(most + 1))) if clock > self.clock else []
         gone, live = {row[0] for row in rows}, sum(bool(row[1]) for row in rows)
-        if len(rows) > MAX_CHANGED or len(self.ids) - len(self.at(gone)) + live != total:
+        if len(rows) > most or len(self.ids) - len(self.at(gone)) + live != total:
             return None
         return gone
 

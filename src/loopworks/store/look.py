@@ -1,6 +1,6 @@
 """Looking at items by a condition: pages, counts, ids and figures; in SQL, or for large datasets ``store.columns``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from loopworks.core.query import ALWAYS, Field, Node, Sort, fields, models
+from loopworks.core.query import ALWAYS, Field, Match, Missing, Node, Sort, fields, models
 from loopworks.store import columns, items, tables, words
 from loopworks.store.answers import Asked
 from loopworks.store.catalog import Catalog
@@ -79,6 +79,28 @@ def fast_page(
     second = [item.id for item in _page(tx, dataset, fresh, order, limit, after)]
     both = _item.c.id.in_([*first, *second])
     return _page(tx, dataset, both, order, limit, None)
+
+
+def prepare(catalog: Catalog, cache: Path, dataset: str, is_stopped: Callable[[], bool] = lambda: False) -> None:
+    """Read the columns of a large dataset that questions usually look at; what is there already costs nothing.
+
+    Nobody who asks meanwhile waits for more than the group of fields that is being read.
+    """
+    words.catch_up(catalog, dataset)
+    with catalog.read() as tx:
+        if columns.size(tx, dataset) < columns.MIN_ITEMS:
+            return
+        keys = columns.usual_keys(tx, dataset)
+        is_scored = newest_model(tx, dataset) is not None
+    wanted = [ALWAYS, Missing(Field("label")), Missing(Field("tag")), Missing(Field("attributes"))]
+    wanted += [Missing(Field("attributes", (key,))) for key in keys]
+    wanted += [Missing(Field("prediction.score"))] if is_scored else []
+    for node in [*wanted, Match("a")]:
+        if is_stopped():
+            return
+        with catalog.read() as tx:
+            asked = Asked(node, Sort(), scope(tx, dataset, node))
+            columns.ready(catalog, cache, tx, dataset, asked, most=columns.MANY_CHANGED)
 
 
 def fast_count(catalog: Catalog, cache: Path, tx: Connection, dataset: str, node: Node) -> int:
