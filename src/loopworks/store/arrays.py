@@ -91,7 +91,7 @@ class Values:
         if self.codes is None:
             return self._none()
         if op == "like":
-            return np.append(_like(self.texts, text), False)[self.codes]
+            return np.append(like(self.texts, text), False)[self.codes]
         low, high = place(self.texts, text), place(self.texts, text, after=True)
         if op == "=":
             return self.codes == low if low < high else self._none()
@@ -311,7 +311,8 @@ def _double(number: int | float) -> float:
         return float("inf") if number > 0 else float("-inf")
 
 
-def _like(texts: Any, pattern: str) -> Bits:
+def like(texts: Any, pattern: str) -> Bits:
+    """For each of an Arrow array of texts, none of them missing, whether it is like SQL's pattern."""
     import pyarrow.compute as pc
 
     if "\\" in pattern:
