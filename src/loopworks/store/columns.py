@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 MIN_ITEMS = 20_000
 """Smaller datasets are fast enough in SQL."""
-MAX_CHANGED = 10_000
+MAX_CHANGED = 5_000
 """Items that may have changed before a question waits until the columns have taken them in."""
 MANY_CHANGED = 2_000
 """Items that may have changed before somebody who prepares columns lets them be taken in."""
@@ -218,11 +218,11 @@ class Columns(Answers):
         if len(new.ids) != total:
             return None
         old_at, small_at = np.searchsorted(new.ids, self.ids), np.searchsorted(new.ids, small.ids)
-        there = [path for path in self._folder.iterdir() if path.name != _WORDS] if self._folder.is_dir() else []
-        groups = {path.name: arrays.load(path) for path in there}
-        groups["plain"] = {name: self._known[name] for name in small._known}
+        groups = {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
+        groups = (groups | {"plain"}) - {_WORDS}
+        plain = {name: self._known[name] for name in small._known}
         for group in sorted(groups, key=lambda name: (name != "plain", "-" in name)):  # raw ones before what is dug
-            found = groups[group]
+            found = plain if group == "plain" else arrays.load(self._folder / group)
             if found is None or not small._follow(tx, next(iter(found))):
                 continue  # read when it is asked for
             merged = {
