@@ -248,7 +248,7 @@ def paged(tx: Any, dataset: str, node: Node, sort: Sort) -> list[str]:
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
-    rows=ITEMS, queries=st.lists(st.one_of(QUERIES, WORD_QUERIES), min_size=6, max_size=10),
+    rows=ITEMS, queries=st.lists(st.one_of(QUERIES, WORD_QUERIES), min_size=4, max_size=7),
     order=st.sampled_from(SORTS),
     changes=st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 5)), max_size=4),
 )  # fmt: skip
