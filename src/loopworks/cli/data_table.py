@@ -138,6 +138,9 @@ def profile(
 @group.command("rows")
 def rows(
     dataset: DatasetArgument,
+    query: Annotated[
+        str, typer.Option("--query", "-q", help="Only rows that fulfil it: age > 30 and city = 'Oslo'.")
+    ] = "",
     sort: Annotated[str, typer.Option(help="Column; none: the order of import.")] = "",
     descending: Annotated[bool, typer.Option("--descending", help="The other way round.")] = False,
     split: Annotated[str, typer.Option(help="Only train, val or test.")] = "",
@@ -150,7 +153,13 @@ def rows(
     """Show rows, a page at a time."""
     with face(json) as out, opened(workspace) as space:
         found = space.dataset(dataset).table.page(
-            sort=sort, descending=descending, split=split or None, columns=column or None, limit=limit, offset=offset
+            query=query,
+            sort=sort,
+            descending=descending,
+            split=split or None,
+            columns=column or None,
+            limit=limit,
+            offset=offset,
         )
         names = list(found.rows[0]["cells"]) if found.rows else []
         out.table(

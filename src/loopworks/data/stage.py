@@ -262,8 +262,11 @@ class Dataset(Editing, Timeline, Cleaning):
             sort: such as ``-size``; default by name.
             limit: at most so many, 1 or more.
             after: id of the last item of the page before.
-        Raises: Invalid: the query cannot be read; the hint shows the place.
+        Raises: Invalid: the query cannot be read; the hint shows the place. A table's rows are found by ``table.find``.
         """
+        if self.is_table:
+            hint = "table.find(query) in Python, loopworks data table rows NAME --query QUERY"
+            raise Invalid(f"dataset {self.name!r}", "one of items", "a table", hint)
         return self.look.find(query, sort=sort, limit=limit, after=after)
 
     def ids(self, query: str = "") -> Iterator[str]:

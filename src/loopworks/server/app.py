@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from loopworks.core.errors import LoopworksError
 from loopworks.core.settings import Settings
+from loopworks.data.preparing import Preparer
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
@@ -70,9 +71,11 @@ def create_app(workspace: "Workspace", settings: Settings | None = None, serving
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         app.state.serving = serving or Serving(workspace)
+        preparer = Preparer(workspace.home)
         try:
             yield
         finally:
+            preparer.close()
             if serving is None:
                 app.state.serving.close()
 

@@ -57,9 +57,12 @@ class _Out:
     """Annotations that need a new id, each with the image's body, whose id may be new too."""
 
     split: str = field(init=False)
+    base: str = field(init=False)
+    """The name without its folder."""
 
     def __post_init__(self) -> None:
-        self.split = split_of(posixpath.basename(self.name), posixpath.dirname(self.name))
+        self.base = posixpath.basename(self.name)
+        self.split = split_of(self.base, posixpath.dirname(self.name))
 
     def category(self, label: str) -> Any:
         """The id of a class, which becomes a category if it is none yet."""
@@ -172,9 +175,10 @@ class _Writer:
         """The file for new entries of a split."""
         name = f"annotations/{kind}_{split or 'default'}.json"
         for out in self.files.values():
-            base = posixpath.basename(out.name)
-            is_other = base.startswith(("captions", "panoptic")) if kind == "instances" else not base.startswith(kind)
-            if out.split == split and not is_other:
+            if out.split != split:
+                continue
+            starts = out.base.startswith
+            if not starts(("captions", "panoptic")) if kind == "instances" else starts(kind):
                 return out
         first = next(iter(self.files.values()), None)
         out = _Out(name, Style())

@@ -164,9 +164,16 @@ class Table:
 
         return pages.counts(self)
 
+    def find(self, query: str = "", *, sort: str = "", limit: int = 100, offset: int = 0) -> "Page":
+        """Rows that fulfil a query (docs/query.md), such as ``age > 30 and target = 'yes'``; ``-`` sorts downwards."""
+        return self.page(
+            query=query, sort=sort.removeprefix("-"), descending=sort.startswith("-"), limit=limit, offset=offset
+        )
+
     def page(
         self,
         *,
+        query: str = "",
         where: "Callable[[pa.Table], Any] | None" = None,
         sort: str = "",
         descending: bool = False,
@@ -180,6 +187,7 @@ class Table:
 
         return pages.page(
             self,
+            query=query,
             where=where,
             sort=sort,
             descending=descending,

@@ -47,6 +47,7 @@ def rows(request: Request) -> Response:
     """Rows, a page at a time."""
     asked = request.query_params
     found = _table(request).page(
+        query=asked.get("query", ""),
         sort=asked.get("sort", ""),
         descending=asked.get("descending", "false") == "true",
         split=asked.get("split") or None,
@@ -201,6 +202,7 @@ ROUTES = (
         endpoint=rows,
         summary="Rows of a table",
         query={
+            "query": "only rows that fulfil it, e.g. age > 30 and city = 'Oslo'",
             "sort": "column",
             "descending": "true or false",
             "split": "train, val or test",
