@@ -310,7 +310,7 @@ def _numbered(root: Path, pairs: Sequence[_Pair]) -> ColorMap:
     return ColorMap.from_json([[str(n), n, *_color(n + 1)] for n in sorted(found)])
 
 
-def load_mask(path: Path) -> tuple[NDArray[Any], str, str]:
+def load_mask(path: Path, name: str = "mask") -> tuple[NDArray[Any], str, str]:
     """Pixels, mode and palette (as hexadecimal digits) of a mask.
 
     Raises: Invalid: no image, or of a mode that no mask has.
@@ -323,9 +323,9 @@ def load_mask(path: Path) -> tuple[NDArray[Any], str, str]:
             mode, palette = image.mode, bytes(image.getpalette() or b"").hex() if image.mode == "P" else ""
             array = np.asarray(image.convert("L") if mode == "1" else image)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Invalid("mask", "an image", str(error)) from None
+        raise Invalid(name, "an image", str(error)) from None
     if mode not in ("1", "L", "P", "RGB", "RGBA", "I", "I;16"):
-        raise Invalid("mode of a mask", "L, P, I, RGB or RGBA", mode)
+        raise Invalid(f"mode of {name}", "L, P, I, RGB or RGBA", mode)
     return array, mode, palette
 
 
@@ -352,10 +352,10 @@ def _records(root: Path, pairs: Sequence[_Pair], colors: ColorMap, problems: lis
             if path is None and pair.mask:
                 raise Invalid("mask", "a file inside the folder of the data set", pair.mask)
             if path is not None:
-                array, mode, palette = load_mask(path)
+                array, mode, palette = load_mask(path, pair.mask)
                 if size != (0, 0) and array.shape[:2] != size[::-1]:
                     raise Invalid(
-                        "size of the mask",
+                        f"size of {pair.mask}",
                         f"{size[0]} x {size[1]}, as the image",
                         f"{array.shape[1]} x {array.shape[0]}",
                     )

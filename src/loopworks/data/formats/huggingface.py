@@ -4,6 +4,7 @@ Source: https://huggingface.co/docs/datasets/repository_structure and about_data
 """
 
 import base64
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Problem, Shape
 from loopworks.data.files import problem
 from loopworks.data.formats import inputs
-from loopworks.data.formats.columns import LABELS, TEXTS, Columns, parse
+from loopworks.data.formats.columns import LABELS, TEXTS, Columns, Unknown, beyond, parse
 from loopworks.data.formats.contract import Content, Put, Record
 
 BATCH = 64  # rows in memory at a time: images lie in them
@@ -208,7 +209,7 @@ def _classes(file: Any, columns: Columns) -> list[str]:
 def _shapes(cells: Mapping[str, Any], columns: Columns, schema: Any) -> tuple[Shape, ...]:
     plain = {name: value for name, value in cells.items() if name in (columns.label, "objects")}
     try:
-        return parse(_named(plain, columns, schema), Columns(label=columns.label), "row").shapes
+        return parse(_named(plain, columns, schema), Columns(label=columns.label), "row", []).shapes
     except Invalid:
         return ()
 
@@ -225,7 +226,7 @@ def _named(cells: dict[str, Any], columns: Columns, schema: Any) -> dict[str, An
         objects = {name: [one.get(name) for one in objects] for name in (objects[0] if objects else {})}
         cells["objects"] = objects
     if isinstance(objects, dict) and names is not None:
-        cells["objects"] = {**objects, key: [_name(names, one) for one in objects[key] or []]}
+        cells["objects"] = {**objects, key: [_object_name(names, one) for one in objects[key] or []]}
     return cells
 
 
@@ -233,6 +234,14 @@ def _name(names: Sequence[str], number: Any) -> str:
     if not isinstance(number, int) or not 0 <= number < len(names):
         raise Invalid("class number", f"in 0..{len(names) - 1}", number)
     return names[number]
+
+
+def _object_name(names: Sequence[str], number: Any) -> str | Unknown:
+    """The name of a number in ``objects``; one that has none costs its own object, not the row."""
+    try:
+        return _name(names, number)
+    except Invalid:
+        return Unknown(number, f"a number in 0..{len(names) - 1}")
 
 
 def _records(base: Path, files: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> Iterator[Record]:
@@ -248,7 +257,7 @@ def _records(base: Path, files: Mapping[str, Mapping[str, Any]], problems: list[
                     number += 1
                     where = f"{name} row {number}"
                     try:
-                        yield _record(cells, columns, file.schema_arrow, where, name, number, split, taken)
+                        yield _record(cells, columns, file.schema_arrow, where, name, number, split, taken, problems)
                     except LoopworksError as error:
                         problems.append(problem(where, error))
         except (OSError, ValueError) as error:  # pyarrow's own errors are one of these
@@ -265,10 +274,11 @@ def _record(
     number: int,
     split: str,
     taken: set[str],
+    problems: list[Problem],
 ) -> Record:
     media = cells.pop(columns.path, None) if columns.path else None
     cells = {name: _plain(value) for name, value in cells.items()}
-    said = parse(_named(cells, columns, schema), replace(columns, path=""), where)
+    said = parse(_named(cells, columns, schema), replace(columns, path=""), where, problems)
     said = replace(said, split=split, extra={"hf": {"file": file, "row": number}})
     stem = f"{PurePosixPath(file).stem}/{number:06}"
     if columns.text:
@@ -276,6 +286,8 @@ def _record(
     data = media.get("bytes") if isinstance(media, dict) else None
     if not data:
         raise Invalid(f"image of {where}", "bytes", "nothing")
+    if any(shape.kind == "box" for shape in said.shapes):
+        problems += beyond(said.shapes, inputs.measure(io.BytesIO(data)), where)
     given = str(media.get("path") or "") if isinstance(media, dict) else ""
     try:
         name = inputs.clean_name(given) if given else f"{stem}{_ending(data)}"

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from loopworks.core.errors import Invalid
 from loopworks.core.fields import is_text
@@ -164,7 +165,7 @@ def split_of(name: str) -> str:
     return _SPLITS.get(name.lower(), "")
 
 
-def measure(path: str) -> tuple[int, int]:
+def measure(path: str | BinaryIO) -> tuple[int, int]:
     """Width and height of an image file in pixels; (0, 0) where it is none."""
     from PIL import Image, UnidentifiedImageError
 

@@ -131,7 +131,10 @@ def _classes(config: str) -> list[str]:
 
 def _open(path: Path, configs: Mapping[str, str], names: ClassNames, problems: list[Problem]) -> _List:
     source = read_text(path, path.name)
-    found = jsontext.cut(source)
+    try:
+        found = jsontext.cut(source)
+    except Invalid as error:
+        raise Invalid(path.name, "a JSON list of tasks", error.message) from None
     if found.error:
         problems.append(Problem(where=path.name, error="invalid", message=found.error))
     used, is_multi = ClassNames(), False
@@ -142,8 +145,12 @@ def _open(path: Path, configs: Mapping[str, str], names: ClassNames, problems: l
     for config in _matching(path.name, configs, set(used.found)):
         for name in _classes(config):
             names.add(name)
+    declared = set(names.found)
     for name in used.found:
         names.add(name)
+        if declared and name not in declared:
+            message = f"class {name!r} is not in the labeling configuration; it was added"
+            problems.append(Problem(where=path.name, error="invalid", message=message))
     sheet = cut(source, path.name, found.spans, found.start, found.end, ",")
     return _List(path.name, source, sheet, found.spans, is_multi)
 
@@ -162,7 +169,7 @@ def _matching(name: str, configs: Mapping[str, str], used: set[str]) -> list[str
 def _records(base: Path, lists: Sequence[_List], names: ClassNames, problems: list[Problem]) -> Iterator[Record]:
     seen: set[str] = set()
     for one in lists:
-        ids: set[str] = set()
+        ids: dict[str, str] = {}
         line, last = 1, 0
         for at, (start, end) in enumerate(one.spans):
             line, last = line + one.source.text.count("\n", last, start), start
@@ -175,9 +182,12 @@ def _records(base: Path, lists: Sequence[_List], names: ClassNames, problems: li
             where += f" (task {task.get('id')})"
             number = str(task.get("id"))
             if number in ids and task.get("id") is not None:
-                problems.append(Problem(where=where, error="invalid", message="an id that is there already; left out"))
-                continue
-            ids.add(number)
+                is_same = ids[number] == raw
+                message = f"an id that is there already; {'left out, as it is the same task' if is_same else 'kept'}"
+                problems.append(Problem(where=where, error="invalid", message=message))
+                if is_same:
+                    continue
+            ids.setdefault(number, raw)
             extra: dict[str, Any] = {"raw": raw, "file": one.name}
             lead = lead_of(one.source.text, one.spans, at, one.sheet.between)
             if lead is not None:

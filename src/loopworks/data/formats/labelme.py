@@ -65,10 +65,17 @@ class LabelMe:
         """The data set of a folder, or one file; images that only the JSON holds are unpacked for the import."""
         tree = Tree.of(root.parent if root.is_file() else root)
         names = [root.name] if root.is_file() else [n for n in tree.files if n.lower().endswith(".json")]
-        names = [name for name in names if root.is_file() or _SIGNS[0].search(peek(Path(tree.files[name])))]
+        stems, problems = tree.stems(), list[Problem]()
+        found_names = []
+        for name in names:
+            if root.is_file() or _SIGNS[0].search(peek(Path(tree.files[name]))):
+                found_names.append(name)
+            elif posixpath.splitext(name)[0] in stems:
+                got = "an empty file" if not Path(tree.files[name]).stat().st_size else "other JSON"
+                problems.append(bad(name, name, "LabelMe JSON with shapes and imagePath", got))
+        names = found_names
         if not names:
             raise Invalid(str(root), "LabelMe: JSON files with shapes and imagePath", "none")
-        problems: list[Problem] = []
         classes = Classes(problems)
         found, flags = _labels(tree, names)
         for label in found:

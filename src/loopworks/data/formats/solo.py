@@ -86,12 +86,18 @@ def _classes(
     """Class names, those that are defined first, and SOLO's label ids."""
     names, ids = ClassNames(), dict[int, str]()
 
+    declared: set[str] = set()
+    place = ""
+
     def note(rows: Any) -> None:
         for row in rows if isinstance(rows, list) else []:
             if isinstance(row, Mapping):
                 name = row.get("label_name", row.get("labelName"))
                 number = row.get("label_id", row.get("labelId"))
                 if isinstance(name, str) and name:
+                    if declared and name not in names.found:
+                        message = f"class {name!r} is not in annotation_definitions.json; it was added"
+                        problems.append(Problem(where=place, error="invalid", message=message))
                     names.add(name)
                     if isinstance(number, int):
                         ids.setdefault(number, name)
@@ -104,7 +110,9 @@ def _classes(
     rows = body.get("annotationDefinitions") if isinstance(body, Mapping) else None
     for row in rows if isinstance(rows, list) else []:
         note(row.get("spec") if isinstance(row, Mapping) else None)
+    declared |= set(names.found)
     for path in frames:
+        place = f"{path.parent.name}/{path.name}"
         try:
             frame = jsontext.loads(read_text(path, path.name).text)
         except Invalid:

@@ -29,7 +29,7 @@ from loopworks.data.formats.folder import (
     size_of,
     split_of,
 )
-from loopworks.data.formats.voc_xml import encoding_of, parse, read_object, texts
+from loopworks.data.formats.voc_xml import encoding_of, read_object, recover, texts
 
 _SIGN = re.compile(r"<annotation[\s>]")
 _NOT = re.compile(r"<polygon>\s*<(?:pt|username)>|<annotations>")
@@ -211,14 +211,18 @@ class _Reader:
         """The record of an XML file; ``None`` where it is none of VOC or broken."""
         try:
             data = read_bytes(Path(self.tree.files[file]), file, SMALL_LIMIT)
-            root = parse(data, file)
             text, encoding = _decode(data, file)
+            root, fault = recover(data, file)
         except Invalid as error:
             self.problems.append(Problem(where=file, error=error.code, message=error.message, hint=error.hint))
             return None
         if root.tag != "annotation":
             self.problems.append(bad(file, file, "an <annotation>", f"<{root.tag}>"))
             return None
+        if fault:
+            self.problems.append(
+                Problem(where=file, error=Invalid.code, message=fault, hint="what is before it was read")
+            )
         image = self._image(file, texts(root, "filename"), stems)
         if image is None:
             return None
@@ -245,7 +249,7 @@ class _Reader:
             elif box and not (box[2] and box[3]):
                 self.problems.append(bad(where, f"bndbox of {where}", "wider and higher than 0", list(box), "kept"))
             shapes.append(replace(shape, extra=dump({"voc": {"object": at}})))
-        kept = {"file": file, "text": text, "encoding": encoding}
+        kept = {"file": file, "text": "" if fault else text, "encoding": encoding}
         record = Record(name=short_name(image), path=path, width=width, height=height, shapes=tuple(shapes))
         return self._more(record, image, kept, shapes)
 
@@ -331,7 +335,7 @@ def _object_names(data: bytes, file: str) -> set[str]:
     is_plain = b"\0" not in data[:64] and not any(b"&" in name for name in names)
     if is_plain and len(names) == data.count(b"<object"):
         return {name.decode(encoding_of(data) or "utf-8").strip() for name in names}
-    return {texts(element, "name") for element in parse(data, file).findall("object")}
+    return {texts(element, "name") for element in recover(data, file)[0].findall("object")}
 
 
 def _mask_name(name: str) -> bool:
