@@ -184,7 +184,8 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
             cut = found["instanceIds"] or found["labelIds"]
             if cut is not None:
                 where = cut.relative_to(root).as_posix()
-                array = load_mask(cut, where)[0]
+                array, mode, _ = load_mask(cut, where)
+                extra["mode"] = mode if mode in ("L", "I") else None
                 if array.ndim != 2 or (size != (0, 0) and array.shape != size[::-1]):
                     raise Invalid(f"size of {where}", f"{size[0]} x {size[1]}, one channel", array.shape[::-1])
                 size = (array.shape[1], array.shape[0])
@@ -276,7 +277,7 @@ def _write_masks(record: Record, base: Path, kinds: Sequence[str], ids: Mapping[
     for kind in kinds:
         path = Path(f"{base}_{kind}.png")
         if kind == "instanceIds":
-            save_mask(path, np.where(plain < 0, 0, plain), "I;16", colors)
+            save_mask(path, np.where(plain < 0, 0, plain), extra.get("mode") or "I;16", colors)
         else:
             single = np.where(plain >= 1000, plain // 1000, np.where(plain < 0, 0, plain))
             save_mask(path, single, "RGBA" if kind == "color" else "L", colors)

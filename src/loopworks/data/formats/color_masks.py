@@ -22,6 +22,7 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Problem, Shape, dump
 from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.inputs import ClassNames, Tally, clean_name, find, inside, measure, read_text, split_of
+from loopworks.data.formats.sheet import in_order
 
 KEY = "color-masks"
 _MAPS = ("classes.csv", "class_dict.csv", "label_colors.txt")
@@ -91,7 +92,7 @@ class ColorMasks:
         files: Mapping[str, str] = kept.get("files", {})
         listed = {line.strip() for name, text in files.items() if name in _LISTS for line in text.splitlines()}
         used: set[str] = set()
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             if record.text is not None:
                 tally.add("a text cannot be an image with a mask; it was left out")
                 continue
@@ -331,7 +332,7 @@ def load_mask(path: Path, name: str = "mask") -> tuple[NDArray[Any], str, str]:
 
 def _records(root: Path, pairs: Sequence[_Pair], colors: ColorMap, problems: list[Problem]) -> Iterator[Record]:
     seen: set[str] = set()
-    for pair in pairs:
+    for at, pair in enumerate(pairs, 1):
         try:
             name = clean_name(pair.image)
         except Invalid as error:
@@ -346,7 +347,7 @@ def _records(root: Path, pairs: Sequence[_Pair], colors: ColorMap, problems: lis
             problems.append(Problem(where=pair.where, error="not_found", message=f"image {name!r} is missing"))
         size = measure(str(image)) if image else (0, 0)
         shapes: tuple[Shape, ...] = ()
-        extra: dict[str, Any] = {"image": name, "mask": pair.mask, "list": pair.list, "line": pair.line}
+        extra: dict[str, Any] = {"image": name, "mask": pair.mask, "list": pair.list, "line": pair.line, "n": at}
         path = find(root, [pair.mask]) if pair.mask else None
         try:
             if path is None and pair.mask:

@@ -15,11 +15,11 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import Problem
 from loopworks.data.formats import jsontext, xmltext
 from loopworks.data.formats.contract import Content, Put, Record
-from loopworks.data.formats.cvat_image import is_same
+from loopworks.data.formats.cvat_image import say_same
 from loopworks.data.formats.inputs import ClassNames, Text, clean_name, find, inside, measure, peek, read_text
 from loopworks.data.formats.label_studio_results import KEY
 from loopworks.data.formats.label_studio_task import Found, Writer, places, problems_of, read_task
-from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, lead_of
+from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, in_order, lead_of
 
 _SIGNS = re.compile(
     r'"(completed_by|annotation_id|was_cancelled|file_upload|from_name|lead_time|rectanglelabels|polygonlabels|'
@@ -69,7 +69,7 @@ class LabelStudio:
             sheets = {"tasks.json": Sheet("tasks.json", "[", "]", ", ")}
         renamed, first = kept.get("renamed", {}), next(iter(sheets))
         out, writer = SheetWriter(folder, sheets), Writer()
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             extra = record.extra.get(KEY, {})
             raw = extra.get("raw")
             sheet = extra.get("file") if extra.get("file") in sheets else first
@@ -188,7 +188,7 @@ def _records(base: Path, lists: Sequence[_List], names: ClassNames, problems: li
                 if is_same:
                     continue
             ids.setdefault(number, raw)
-            extra: dict[str, Any] = {"raw": raw, "file": one.name}
+            extra: dict[str, Any] = {"raw": raw, "file": one.name, "n": at}
             lead = lead_of(one.source.text, one.spans, at, one.sheet.between)
             if lead is not None:
                 extra["lead"] = lead
@@ -252,8 +252,7 @@ def _text(record: Record, raw: str, extra: Mapping[str, Any], renamed: Mapping[s
 
 def _says(found: Found, record: Record) -> bool:
     return (
-        len(found.shapes) == len(record.shapes)
-        and all(map(is_same, found.shapes, record.shapes))
+        say_same(found.shapes, record.shapes)
         and found.attributes == dict(record.attributes)
         and (found.split, found.tags, found.text) == (record.split, record.tags, record.text)
     )

@@ -16,6 +16,7 @@ from loopworks.data.formats import jsontext
 from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.cvat_image import is_same
 from loopworks.data.formats.inputs import ClassNames, Tally, clean_name, encode, find, is_outside, peek, read_text
+from loopworks.data.formats.sheet import in_order
 from loopworks.data.formats.solo_shapes import KEY, kind_of, read_annotation, save_layer, write_rows
 
 _FILES = ("metadata.json", "annotation_definitions.json", "sensor_definitions.json", "metric_definitions.json")
@@ -59,7 +60,7 @@ class Solo:
         """Frames, their PNG files, and the definitions."""
         files: dict[str, str] = dict(content.meta.get(KEY, {}).get("files", {}))
         writer = _Writer(folder, list(content.schema.classes))
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             writer.add(record, put)
         writer.flush()
         for name, body in () if files else _definitions(content.schema.classes, writer).items():
@@ -170,17 +171,16 @@ def _records(
                 problems.append(Problem(where=where, error="not_found", message=f"{name!r} is missing"))
             size = _size(capture)
             shapes, layers = _shapes(path.parent, capture, names, ids, size, where, problems)
-            extra = {"raw": source.text, "file": file, "capture": at, "layers": layers}
+            extra = {"raw": source.text, "file": file, "capture": at, "layers": layers, "n": len(seen)}
             extra |= {"codec": [source.codec, source.is_marked], "said": [shape.to_json() for shape in shapes]}
             rest = {k: jsontext.plain(frame[k]) for k in ("frame", "sequence", "step") if k in frame}
             yield Record(
                 name=name, path=str(image) if image else "", width=size[0], height=size[1], shapes=tuple(shapes),
                 attributes=rest, extra={KEY: extra},
             )  # fmt: skip
-    problems += [
-        Problem(where=where, error="invalid", message=f"annotations of type {kind} are not read ({count}x)")
-        for kind, (where, count) in unknown.items()
-    ]
+    for kind, (where, count) in unknown.items():
+        message = f"annotations of type {kind} are not read ({count}x); files of their own stay behind"
+        problems.append(Problem(where=where, error="invalid", message=message))
 
 
 def _size(capture: Mapping[str, Any]) -> tuple[int, int]:
