@@ -18,7 +18,7 @@ from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.cvat_image import say_same
 from loopworks.data.formats.inputs import ClassNames, Text, clean_name, find, inside, measure, peek, read_text
 from loopworks.data.formats.label_studio_results import KEY
-from loopworks.data.formats.label_studio_task import Found, Writer, places, problems_of, read_task
+from loopworks.data.formats.label_studio_task import Found, Writer, note_classes, places, problems_of, read_task
 from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, in_order, lead_of
 
 _SIGNS = re.compile(
@@ -131,17 +131,20 @@ def _classes(config: str) -> list[str]:
 
 def _open(path: Path, configs: Mapping[str, str], names: ClassNames, problems: list[Problem]) -> _List:
     source = read_text(path, path.name)
+    used, is_multi = ClassNames(), False
+
+    def note(task: Any) -> None:
+        nonlocal is_multi
+        if isinstance(task, Mapping):
+            is_multi |= note_classes(task, used)
+
     try:
-        found = jsontext.cut(source)
+        found = jsontext.cut(source, each=note)
     except Invalid as error:
         raise Invalid(path.name, "a JSON list of tasks", error.message) from None
     if found.error:
         problems.append(Problem(where=path.name, error="invalid", message=found.error))
-    used, is_multi = ClassNames(), False
-    for start, end in found.spans:
-        task = jsontext.loads(source.text[start:end])
-        if isinstance(task, Mapping):
-            is_multi |= read_task(task, used, lambda: (1, 1)).is_multi
+    used.found.pop("", None)
     for config in _matching(path.name, configs, set(used.found)):
         for name in _classes(config):
             names.add(name)
@@ -208,8 +211,8 @@ def _record(
     if found.media:
         name, candidates = places(found.media)
         path = find(base, candidates)
-        inside(base, name)
         if path is None:
+            inside(base, name)
             problems.append(Problem(where=where, error="not_found", message=f"{found.media!r}: the file is missing"))
         else:
             extra["media"] = path.relative_to(base).as_posix()
