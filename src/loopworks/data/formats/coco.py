@@ -391,6 +391,9 @@ def _has(sheet: Sheet) -> bool:
 
 
 def _is_id(value: Any) -> bool:
+    """A number or text; some tools write 1.0 for 1, which mean the same."""
+    if isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 

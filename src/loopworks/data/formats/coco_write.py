@@ -64,7 +64,7 @@ class _Out:
     def category(self, label: str) -> Any:
         """The id of a class, which becomes a category if it is none yet."""
         if label not in self.category_ids:
-            key = 1 + max((key for key in self.labels if isinstance(key, int)), default=0)
+            key = 1 + max((int(key) for key in self.labels if isinstance(key, int | float)), default=0)
             self._add(key, label)
         return self.category_ids[label]
 
@@ -79,12 +79,12 @@ class _Out:
             self.category(label)
 
     def text(self) -> str:
-        key = max((key for key in self.image_ids if isinstance(key, int)), default=0)
+        key = max((int(key) for key in self.image_ids if isinstance(key, int | float)), default=0)
         for body in self.late_images:
             key += 1
             body["id"] = key
             self.images.append((float("inf"), self.style.render(body, 2)))
-        key = max((key for key in self.annotation_ids if isinstance(key, int)), default=0)
+        key = max((int(key) for key in self.annotation_ids if isinstance(key, int | float)), default=0)
         for body, image in self.late:
             key += 1
             full = {"id": key, **body, "image_id": image["id"]}

@@ -444,16 +444,16 @@ def save_mask(path: Path, array: NDArray[np.int64], mode: str, colors: ColorMap,
             out[array == number] = rgb
         if mode == "RGBA":
             out = np.concatenate([out, np.full((*plain.shape, 1), 255)], axis=-1)
-        Image.fromarray(out.astype(np.uint8)).save(path)
+        Image.fromarray(out.astype(np.uint8)).save(path, "PNG")
         return
     if plain.max(initial=0) > 255 or mode in ("I", "I;16"):
-        Image.fromarray(plain.astype(np.uint16 if mode != "I" else np.int32)).save(path)
+        Image.fromarray(plain.astype(np.uint16 if mode != "I" else np.int32)).save(path, "PNG")
         return
     image = Image.fromarray(plain.astype(np.uint8))
     if mode == "P":
         image = Image.frombytes("P", image.size, plain.astype(np.uint8).tobytes())
         image.putpalette(bytes.fromhex(palette) or bytes(range(256)) * 3)
-    image.save(path)
+    image.save(path, "PNG")
 
 
 def instance_shape(label: str, inside_: NDArray[np.bool_], facts: Mapping[str, Any]) -> Shape:

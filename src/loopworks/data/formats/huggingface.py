@@ -115,9 +115,11 @@ class HuggingFace:
         image = self.image or (images[0] if images and not text else "")
         if not image and not text:
             raise Invalid("columns", "with an image (bytes and path) or a text", ", ".join(names))
-        return Columns(
-            path=image, text=text, label=self.label or next((lower[name] for name in LABELS if name in lower), "")
-        )
+        label = self.label or next((lower[name] for name in LABELS if name in lower), "")
+        if not label:  # fine_label, coarse_label ...: the first that has names of classes
+            features = _features(schema)
+            label = next((name for name in names if name != "objects" and _names(features.get(name))), "")
+        return Columns(path=image, text=text, label=label)
 
 
 def _files(root: Path) -> list[Path]:
@@ -178,17 +180,28 @@ def _names(feature: Any) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
+def _object_type(schema: Any) -> tuple[Any, bool]:
+    """The type of ``objects``, and whether it is a list of objects and not an object of lists."""
+    import pyarrow as pa
+
+    kind = schema.field("objects").type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return (kind.value_type, True) if is_list else (kind, False)
+
+
 def _object_key(schema: Any) -> str:
     """The field of ``objects`` that holds the classes."""
     if "objects" not in schema.names:
         return ""
-    kind = schema.field("objects").type
+    kind, _ = _object_type(schema)
     fields = {field.name for field in kind} if hasattr(kind, "__iter__") else set()
     return next((one for one in ("category", "categories", "label", "labels", "class") if one in fields), "")
 
 
 def _object_names(schema: Any) -> list[str] | None:
     found = _features(schema).get("objects")
+    if isinstance(found, list) and found:
+        found = found[0]
     inner = found.get("feature", found) if isinstance(found, dict) else None
     return _names(inner.get(_object_key(schema))) if isinstance(inner, dict) else None
 
@@ -200,9 +213,12 @@ def _classes(file: Any, columns: Columns) -> list[str]:
         return found
     wanted = [name for name in (columns.label, "objects") if name in schema.names]
     seen: dict[str, None] = {}
-    for batch in file.iter_batches(batch_size=4096, columns=wanted) if wanted else ():
-        for row in batch.to_pylist():
-            seen |= dict.fromkeys(shape.label for shape in _shapes(row, columns, schema))
+    try:
+        for batch in file.iter_batches(batch_size=4096, columns=wanted) if wanted else ():
+            for row in batch.to_pylist():
+                seen |= dict.fromkeys(shape.label for shape in _shapes(row, columns, schema))
+    except (OSError, ValueError):
+        return list(seen)  # reading the rows says what is wrong, and where
     return list(seen)
 
 
@@ -410,7 +426,7 @@ def _row(
         row[about["label"]] = numbers if is_list else (numbers[0] if numbers else (-1 if names is not None else None))
     if key:
         names = _object_names(schema)
-        kind = schema.field("objects").type
+        kind, is_list = _object_type(schema)
         objects: dict[str, list[Any]] = {field.name: [] for field in kind}
         at = "bbox" if "bbox" in objects else "boxes"
         for shape in boxes:
@@ -422,7 +438,8 @@ def _row(
                     objects[field].append(shape.facts.get(field))
             objects[at].append(list(shape.bounds or ()))
             objects[key].append(names.index(shape.label) if names is not None else shape.label)
-        row["objects"] = objects
+        row["objects"] = [dict(zip(objects, one, strict=True)) for one in zip(*objects.values(), strict=True)]
+        row["objects"] = row["objects"] if is_list else objects
     return row
 
 

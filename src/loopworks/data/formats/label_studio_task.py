@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -19,6 +20,7 @@ from loopworks.data.formats.label_studio_results import KEY, is_region, labels_o
 _MEDIA = ("image", "img", "image_url", "url", "photo", "picture", "video", "audio")
 _ENDS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _AFTER = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history")
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 Size = Callable[[], tuple[int, int]] | None
 
 
@@ -57,7 +59,7 @@ def results(task: Mapping[str, Any]) -> Iterator[tuple[list[Any], dict[str, Any]
         if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
             continue
         for n, result in enumerate(annotation.get("result") or []):
-            if isinstance(result, dict):
+            if isinstance(result, dict) and result.get("type") != "relation":  # kept in the task, no shape
                 yield [at, n], result, annotation
 
 
@@ -244,7 +246,11 @@ def places(media: str) -> tuple[str, list[str]]:
     if not name or name in (".", ".."):
         raise Invalid("reference of the media", "a path or address with a file name", media)
     is_remote = bool(parts.scheme) or media.startswith("/")
-    return (name if is_remote else path), [short, f"images/{name}", name, f"images/{short}", f"media/{short}"]
+    found = [short, f"images/{name}", name, f"images/{short}", f"media/{short}"]
+    plain = _UPLOAD.sub("", name)  # an upload gets eight signs before its name
+    if plain != name and is_remote:
+        found += [plain, f"images/{plain}"]
+    return (name if is_remote else path), found
 
 
 @dataclass(slots=True)

@@ -199,7 +199,7 @@ def _record(tree: Tree, file: str, classes: Classes, content: _Content) -> Recor
     if sheet.fault and given is None:
         stem = posixpath.splitext(file)[0]
         given = posixpath.basename(tree.stems().get(stem, stem + ".jpg"))
-    name = normal(given, posixpath.dirname(file))
+    name = _place(tree, file, given)
     kept: dict[str, Any] = {"file": file, "name": name, "encoding": encoding}
     path = tree.files.get(name, "")
     raw = _unpack(data, file, problems)
@@ -248,6 +248,20 @@ def _record(tree: Tree, file: str, classes: Classes, content: _Content) -> Recor
         shapes=tuple(shapes),
         extra={"labelme": kept},
     )
+
+
+def _place(tree: Tree, file: str, given: Any) -> str:
+    """Where the image of a file lies below the root; a path of another machine is looked for beside the file."""
+    folder = posixpath.dirname(file)
+    try:
+        return normal(given, folder)
+    except Invalid:
+        if not isinstance(given, str) or ".." in given.replace("\\", "/").split("/"):
+            raise
+        beside = posixpath.join(folder, posixpath.basename(given.replace("\\", "/")))
+        if beside not in tree.files:
+            raise
+        return beside
 
 
 def _facts(found: Any) -> dict[str, Any]:

@@ -101,6 +101,9 @@ class _Reader:
     marked: dict[str, list[str]] = field(default_factory=dict)
     """Name of an image without ending -> classes that ImageSets gives it."""
 
+    by_base: dict[str, list[str]] = field(default_factory=dict)
+    """Name of an image without folders, with and without its ending -> where it lies."""
+
     @classmethod
     def open(cls, root: Path) -> "_Reader":
         reader = cls(Tree.of(root.parent if root.is_file() else root), root.name if root.is_file() else "")
@@ -108,6 +111,10 @@ class _Reader:
         files = reader.tree.files
         if not any(name.endswith(".xml") for name in files) and not any(_mask_name(name) for name in files):
             raise Invalid(str(root), "Pascal VOC: XML files or SegmentationClass", "neither")
+        for name in reader.tree.images():
+            base = posixpath.basename(name)
+            for key in (base, posixpath.splitext(base)[0]):
+                reader.by_base.setdefault(key, []).append(name)
         reader._find_classes()
         reader._find_sets()
         return reader
@@ -258,7 +265,7 @@ class _Reader:
         files = self.tree.files
         base = posixpath.basename(given.replace("\\", "/"))
         folder = posixpath.dirname(file)
-        before, sign, after = f"/{folder}/".rpartition("/Annotations/")
+        before, sign, after = _around(f"/{folder}/")
         tops = [f"{before}/{name}/{after}"[1:] for name in ("JPEGImages", "images", "Images", "")] if sign else []
         tops = [posixpath.normpath(top) + "/" if top.strip("/") else "" for top in tops]
         stem = posixpath.splitext(posixpath.basename(file))[0]
@@ -267,6 +274,9 @@ class _Reader:
                 return top + base
             if top + stem in stems:
                 return stems[top + stem]
+        alike = [name for name in self.by_base.get(base or stem, ()) if not _NO_IMAGES.search(name)]
+        if len(alike) == 1:  # images and annotations in folders called otherwise
+            return alike[0]
         if ".." in given.replace("\\", "/").split("/"):
             self.problems.append(bad(file, f"filename of {file}", "a path below the folder that is imported", given))
             return None
@@ -336,6 +346,12 @@ def _object_names(data: bytes, file: str) -> set[str]:
     if is_plain and len(names) == data.count(b"<object"):
         return {name.decode(encoding_of(data) or "utf-8").strip() for name in names}
     return {texts(element, "name") for element in recover(data, file)[0].findall("object")}
+
+
+def _around(folder: str) -> tuple[str, str, str]:
+    """What stands before and after the last folder called Annotations, however it is written."""
+    at = folder.casefold().rfind("/annotations/")
+    return (folder[:at], "/", folder[at + len("/annotations/") :]) if at >= 0 else ("", "", folder)
 
 
 def _mask_name(name: str) -> bool:
