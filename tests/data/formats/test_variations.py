@@ -347,3 +347,22 @@ def test_classes_of_a_column_with_a_name_of_its_own(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row], schema=schema), tmp_path / "train.parquet")
     got = read(detect.build("hf"), tmp_path)
     assert [shape.label for record in got.records for shape in record.shapes] == ["y"]
+
+
+@pytest.mark.parametrize("column", ["label", "objects"])
+def test_classes_that_are_numbers_without_names_come_back_as_numbers(tmp_path: Path, column: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number, box = pa.int64(), pa.list_(pa.float64(), 4)
+    if column == "label":
+        schema, row = pa.schema([("text", pa.string()), ("label", number)]), {"text": "a", "label": 3}
+    else:
+        kind = pa.struct([("bbox", pa.list_(box)), ("category", pa.list_(number))])
+        schema = pa.schema([("text", pa.string()), ("objects", kind)])
+        row = {"text": "a", "objects": {"bbox": [[1.0, 2.0, 3.0, 4.0]], "category": [3]}}
+    pq.write_table(pa.Table.from_pylist([row], schema=schema), tmp_path / "train.parquet")
+    got = read(detect.build("hf"), tmp_path)
+    assert [shape.label for record in got.records for shape in record.shapes] == ["3"]
+    assert write(detect.build("hf"), got, tmp_path / "out") == []
+    assert pq.read_table(tmp_path / "out" / "train.parquet").to_pylist() == [row]

@@ -421,7 +421,10 @@ def _row(
             lost[what] = lost.get(what, 0) + 1
     if about["label"]:
         names = _names(_features(schema).get(about["label"]))
-        numbers = [names.index(one) if one in names else -1 for one in plain] if names is not None else plain
+        inner = _inner(schema.field(about["label"]).type)
+        numbers: list[Any] = [_cell(one, inner) for one in plain]
+        if names is not None:
+            numbers = [names.index(one) if one in names else -1 for one in plain]
         is_list = str(schema.field(about["label"]).type).startswith(("list", "fixed", "large_list"))
         row[about["label"]] = numbers if is_list else (numbers[0] if numbers else (-1 if names is not None else None))
     if key:
@@ -437,10 +440,29 @@ def _row(
                 if field not in (at, key):
                     objects[field].append(shape.facts.get(field))
             objects[at].append(list(shape.bounds or ()))
-            objects[key].append(names.index(shape.label) if names is not None else shape.label)
+            objects[key].append(
+                names.index(shape.label) if names is not None else _cell(shape.label, _inner(kind.field(key).type))
+            )
         row["objects"] = [dict(zip(objects, one, strict=True)) for one in zip(*objects.values(), strict=True)]
         row["objects"] = row["objects"] if is_list else objects
     return row
+
+
+def _inner(kind: Any) -> Any:
+    """What a list holds; the type itself where it is none."""
+    return _inner(kind.value_type) if hasattr(kind, "value_type") else kind
+
+
+def _cell(label: str, kind: Any) -> Any:
+    """A class without names in the schema, as its column spells it: by its number or by its name."""
+    import pyarrow as pa
+
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return label
+    try:
+        return pa.scalar(float(label) if pa.types.is_floating(kind) else int(label), kind).as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None  # a new class that is no number has no place in such a column
 
 
 def _fit(value: Any, kind: Any) -> Any:
