@@ -274,12 +274,12 @@ class _Reader:
                 return top + base
             if top + stem in stems:
                 return stems[top + stem]
-        alike = [name for name in self.by_base.get(base or stem, ()) if not _NO_IMAGES.search(name)]
-        if len(alike) == 1:  # images and annotations in folders called otherwise
-            return alike[0]
         if ".." in given.replace("\\", "/").split("/"):
             self.problems.append(bad(file, f"filename of {file}", "a path below the folder that is imported", given))
             return None
+        alike = [name for name in self.by_base.get(base or stem, ()) if not _NO_IMAGES.search(name)]
+        if len(alike) == 1:  # images and annotations in folders called otherwise
+            return alike[0]
         return (tops[0] if tops else folder + "/" if folder else "") + (base or stem + ".jpg")
 
     def _more(self, record: Record, image: str, kept: dict[str, Any], shapes: list[Shape]) -> Record:
