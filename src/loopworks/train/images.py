@@ -1,5 +1,5 @@
-"""What every recipe for image classification by a torch network has in common: parameters and the way from a lesson
-to a bundle's files."""
+"""What every recipe that trains a torch network on images has in common: parameters and the way from a lesson to a
+bundle's files. What is learnt (classes, boxes, masks) is the recipe's objective; see ``loop.Objective``."""
 
 import hashlib
 import importlib
@@ -25,8 +25,9 @@ from loopworks.train.contracts import Lesson, Made
 if TYPE_CHECKING:
     from torch import nn
 
+    from loopworks.train.augment import Augment
     from loopworks.train.export import Answer
-    from loopworks.train.loop import Plan, Progress
+    from loopworks.train.loop import Objective, Plan, Progress
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
 TINY_PX = 48
@@ -55,8 +56,6 @@ class ImageFit:
     """Highest learning rate, no unit; it rises at the start and falls along a cosine."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Pull of the weights towards zero (AdamW), no unit."""
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of each single label that is spread over the other classes."""
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.08
     """Largest random move of an image along each axis, as a share of its side."""
     scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1
@@ -70,13 +69,33 @@ class ImageFit:
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Epochs without a better validation result after which training stops; 0 is half of all epochs."""
 
+    def rule(self, _source: Source) -> ImageRule:
+        """How images of the source become the network's input; ``image_size`` is chosen already."""
+        return ImageRule(height=self.image_size, width=self.image_size, fit=self.fit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFit(ImageFit):
+    """Parameters of every training of a network that says what an image is."""
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of each single label that is spread over the other classes."""
+
+    def objective(self, augment: "Augment", source: Source) -> "Objective":
+        """Class scores."""
+        from loopworks.train.objectives import Classes
+
+        return Classes(augment, is_multi=source.schema.is_multi, smoothing=self.smoothing)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:
     """A network that is ready to learn."""
 
     network: "nn.Module"
-    """Takes normalized float images ``(n, 3, height, width)``, gives logits ``(n, classes)``."""
+    """Takes normalized float images ``(n, 3, height, width)``, gives what the objective's ``loss`` takes."""
     mean: NDArray[np.float32]
     """Per channel, in 0..255, shape ``(3,)``."""
     std: NDArray[np.float32]
@@ -90,6 +109,8 @@ PRELOAD = tuple(f"loopworks.train.{name}" for name in ("loop", "objectives", "ex
 
 Build = Callable[[int, NDArray[np.uint8], Context], Net]
 """Takes the number of classes, the training images and the context."""
+Aim = Callable[["Augment", Source], "Objective"]
+"""Takes the random changes of images and the source, and gives what is learnt."""
 
 
 def load_libraries() -> None:
@@ -107,7 +128,7 @@ def load_libraries() -> None:
         importlib.import_module(name)
 
 
-def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Build) -> Made:
+def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Build, objective: Aim) -> Made:
     """Train, save the weights, export to ONNX.
 
     Args:
@@ -116,6 +137,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         params: with ``image_size`` chosen already.
         recipe: the plug-in's name.
         build: makes the network; torch's random state is seeded when it is called.
+        objective: makes what is learnt.
     Raises: Invalid, Failed, Cancelled, NoSpace.
     """
     load_libraries()
@@ -124,12 +146,11 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     from loopworks.train.augment import Augment, Change
     from loopworks.train.budget import Budget
     from loopworks.train.loop import Learner, fit
-    from loopworks.train.objectives import Classes
     from loopworks.train.warm import start_from
 
     budget = Budget(lesson.budget_s, reserve_s=3.0)
     source = lesson.source
-    rule = ImageRule(height=params.image_size, width=params.image_size, fit=params.fit)
+    rule = params.rule(source)
     train, val = _splits(lesson, rule, ctx.part(0.0, 0.08))
     params = _with_epochs(params, len(train), lesson.budget_s)
     with torch.random.fork_rng(devices=[]):
@@ -142,10 +163,8 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     change = Change(
         shift=params.shift, scale=params.scale, rotate_deg=params.rotate_deg, light=params.light, flip=params.flip
     )
-    objective = Classes(
-        Augment(change, mean, std, torch.device("cpu")), is_multi=source.schema.is_multi, smoothing=params.smoothing
-    )
-    learner = Learner(net.network, objective, _plan(params, lesson))
+    aim = objective(Augment(change, mean, std, torch.device("cpu")), source)
+    learner = Learner(net.network, aim, _plan(params, lesson, rule))
     progress = fit(
         learner,
         train,
@@ -156,7 +175,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         ctx=ctx.part(0.1, 0.85),
     )
     ctx.tick(0.85, "export")
-    variant = _write(lesson, net, rule, objective.answer)
+    variant = _write(lesson, net, rule, aim.answer)
     ctx.tick(1.0, "exported")
     return Made(
         variant=variant,
@@ -186,7 +205,7 @@ def _with_epochs(params: ImageFit, items: int, budget_s: float | None) -> ImageF
     return replace(params, epochs=epochs, patience=params.patience or max(5, epochs // 2))
 
 
-def _plan(params: ImageFit, lesson: Lesson) -> "Plan":
+def _plan(params: ImageFit, lesson: Lesson, rule: ImageRule) -> "Plan":
     from loopworks.train.loop import Plan
 
     return Plan(
@@ -196,7 +215,7 @@ def _plan(params: ImageFit, lesson: Lesson) -> "Plan":
         weight_decay=params.weight_decay,
         patience=params.patience,
         # A second thread gains little on tiny images (1.3 x when all is quiet) and costs 2 to 3 x beside other work.
-        threads=lesson.threads or (1 if params.image_size <= TINY_PX else 0),
+        threads=lesson.threads or (1 if max(rule.height, rule.width) <= TINY_PX else 0),
     )
 
 
