@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from torch import nn
 
     from loopworks.train.augment import Augment
-    from loopworks.train.export import Answer
     from loopworks.train.loop import Objective, Plan, Progress
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
 TINY_PX = 48
 """Largest side of an image that counts as tiny, in pixels."""
-STEPS, FEWEST, MOST = 400, 15, 200
-"""Optimizer steps that a training without a budget aims at, and the fewest and most epochs it makes of them."""
+FEWEST, MOST = 15, 200
+"""The fewest and most epochs that a training without a budget makes of the steps it aims at."""
 FEW = 512
 """Training images below which batches of 16 learn as much per image as batches of 32, in half the time."""
 
@@ -43,6 +42,9 @@ class ImageFit:
     """Parameters of every training of a network on images."""
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    steps: ClassVar[int] = 400
+    """Optimizer steps that a training without a budget aims at."""
 
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Height and width that images are resized to, in pixels; 0 chooses by the data."""
@@ -175,7 +177,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         ctx=ctx.part(0.1, 0.85),
     )
     ctx.tick(0.85, "export")
-    variant = _write(lesson, net, rule, aim.answer)
+    variant = _write(lesson, net, rule, aim)
     ctx.tick(1.0, "exported")
     return Made(
         variant=variant,
@@ -199,7 +201,7 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
 def _with_epochs(params: ImageFit, items: int, budget_s: float | None) -> ImageFit:
     """Fill in batch, epochs and patience: enough steps for few images; with a budget, the clock decides earlier."""
     params = replace(params, batch=params.batch or (16 if items < FEW else 32))
-    epochs = params.epochs or min(MOST, max(FEWEST, round(STEPS / math.ceil(items / params.batch))))
+    epochs = params.epochs or min(MOST, max(FEWEST, round(params.steps / math.ceil(items / params.batch))))
     if budget_s is not None and not params.epochs:
         epochs *= 4
     return replace(params, epochs=epochs, patience=params.patience or max(5, epochs // 2))
@@ -242,19 +244,19 @@ def _fingerprint(lesson: Lesson, seed: int, recipe: str, params: ImageFit) -> st
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _write(lesson: Lesson, net: Net, rule: ImageRule, answer: "Answer") -> Variant:
+def _write(lesson: Lesson, net: Net, rule: ImageRule, objective: "Objective") -> Variant:
     import torch
     from safetensors.torch import save_file
 
-    from loopworks.train.export import Served, export
+    from loopworks.train.export import Served, apart, export
 
     network = net.network.cpu().eval()
     state = {name: x.detach().contiguous() for name, x in network.state_dict().items()}
     # One entry of metadata alone: several are written in another order each time, and the file's checksum with them.
     save_file(state, lesson.folder / WEIGHTS, metadata={"head": net.head})
     outputs = [spec.name for spec in lesson.source.task.outputs(lesson.source.schema)]
-    served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), answer, outputs).eval()
-    export(served, rule, lesson.folder / MODEL)
+    served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), objective.answer, outputs).eval()
+    export(served, rule, lesson.folder / MODEL, getattr(objective, "apart", apart))
     return Variant(
         name="onnx-fp32",
         runtime="onnxruntime",
