@@ -26,7 +26,7 @@ from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
-from loopworks.tasks import classes, numbers, regions
+from loopworks.tasks import classes, numbers, regions, segmentation
 from loopworks.train import small_cnn, timm
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "quality",
     "regions",
     "samplers",
+    "segmentation",
     "small_cnn",
     "solo",
     "steps",

@@ -1,6 +1,6 @@
-"""Task kinds whose labels say where things are: object detection and semantic segmentation.
+"""What task kinds have in common whose labels say where things are: object detection, semantic segmentation.
 
-What a label is, how it is checked and drawn. Models for them are not trained yet (see docs/train.md).
+What a label is, how it is checked and drawn.
 """
 
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Regions:
                 for at in zip(shape.points[0][::2], shape.points[0][1::2], strict=True):
                     pen.ellipse((at[0] - 2, at[1] - 2, at[0] + 2, at[1] + 2), fill=color)
             else:
-                for xs, ys in _outlines(shape):
+                for xs, ys in outlines(shape):
                     line = [*zip(xs, ys, strict=True)]
                     closed = line if shape.kind == "polyline" else [*line, line[0]]
                     pen.line(closed, fill=color, width=2)
@@ -70,7 +70,8 @@ class Regions:
         return np.asarray(picture)
 
 
-def _outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:
+def outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:
+    """The corners of a shape's parts, each as its x and its y, in pixels."""
     if shape.kind == "box":
         x, y, width, height = shape.points[0]
         return [([x, x + width, x + width, x], [y, y, y + height, y + height])]
@@ -84,6 +85,5 @@ def _outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:
     return [(list(row[::2]), list(row[1::2])) for row in shape.points]
 
 
-_PLACES = frozenset({"box", "obb", "polygon", "mask", "ellipse", "polyline", "points"})
-plugins.add("task.object-detection")(Regions("object-detection", _PLACES))
-plugins.add("task.semantic-segmentation")(Regions("semantic-segmentation", _PLACES))
+PLACES = frozenset({"box", "obb", "polygon", "mask", "ellipse", "polyline", "points"})
+plugins.add("task.object-detection")(Regions("object-detection", PLACES))
