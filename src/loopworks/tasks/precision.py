@@ -21,6 +21,9 @@ MOST = 100
 AREAS = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 """Range of areas in square pixels, both ends inside."""
 
+KEPT = 2048
+"""Samples whose tables are kept."""
+
 Floats = NDArray[np.float64]
 Whole = NDArray[np.intp]
 
@@ -50,26 +53,27 @@ def overlaps(boxes: Floats, truth: Floats, is_crowd: NDArray[np.bool_]) -> Float
     inner = sides[..., 0] * sides[..., 1]
     own = (boxes[:, 2] * boxes[:, 3])[:, None]
     outer = np.where(is_crowd[None, :], own, own + (truth[:, 2] * truth[:, 3])[None, :] - inner)
-    return np.divide(inner, outer, out=np.zeros_like(inner), where=inner > 0)
+    return np.asarray(np.divide(inner, outer, out=np.zeros_like(inner), where=inner > 0))
 
 
 class Precision:
     """Average precision of one set of images, within one range of areas."""
 
     def __init__(self, found: Sequence[Found], classes: int, area: str = "all") -> None:
-        """Match every image's boxes."""
+        """Match the boxes of every image; at least one."""
         self._images = len(found)
         self._classes = classes
         parts = [_matched(place, one, AREAS[area]) for place, one in enumerate(found)]
-        self._truth = np.concatenate([part.truth for part in parts]) if parts else np.zeros((0, 2), np.intp)
-        columns = [np.concatenate([getattr(part, name) for part in parts]) for name in _Part.__slots__[1:]]
-        image, label, score, hit, void = columns if parts else [np.zeros(0)] * 5
+        self._truth = np.concatenate([part.truth for part in parts])
+        image, label = (np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "label"))
+        score = np.concatenate([part.score for part in parts])
         # By class, then score; ties in the order of the images, as the protocol has it.
         order = np.lexsort((np.arange(len(score)), -score, label))
-        self._image, self._label = image[order].astype(np.intp), label[order].astype(np.intp)
+        self._image, self._label = image[order], label[order]
         self._first = np.searchsorted(self._label, np.arange(classes + 1))
-        self._hits = self._entries(hit[order])
-        self._voids = self._entries(void[order])
+        self._hits = self._entries(np.concatenate([part.hit for part in parts])[order])
+        self._voids = self._entries(np.concatenate([part.void for part in parts])[order])
+        self._tables: dict[bytes, Floats] = {}
 
     def _entries(self, marks: NDArray[np.bool_]) -> tuple[Whole, Whole]:
         """Of marks ``(boxes, limits)`` the boxes and their segment (class and limit), segment by segment."""
@@ -91,7 +95,18 @@ class Precision:
         return np.searchsorted(void_segment * size + void, hit_segment * size + hit)
 
     def table(self, at: Whole) -> Floats:
-        """Average precision by class and limit, shape ``(classes, 10)``; NaN for classes that ``at`` has none of."""
+        """Average precision by class and limit, shape ``(classes, 10)``; NaN for classes that ``at`` has none of.
+
+        Kept, because a bootstrap asks for one sample once per metric.
+        """
+        key = np.asarray(at, np.intp).tobytes()
+        if key not in self._tables:
+            if len(self._tables) >= KEPT:
+                self._tables.clear()
+            self._tables[key] = self._table(at)
+        return self._tables[key]
+
+    def _table(self, at: Whole) -> Floats:
         times = np.bincount(at, minlength=self._images)
         wanted = np.bincount(self._truth[:, 1], weights=times[self._truth[:, 0]], minlength=self._classes)
         wanted = wanted.astype(np.intp)
@@ -150,7 +165,9 @@ def _matched(place: int, one: Found, area: tuple[float, float]) -> _Part:
         theirs = np.flatnonzero(one.truth_class == label)
         theirs = theirs[np.argsort(is_void[theirs], kind="stable")]
         boxes = one.boxes[mine]
-        hit, void = _match(overlaps(boxes, one.truth[theirs], one.is_crowd[theirs]), is_void[theirs], one.is_crowd[theirs])
+        hit, void = _match(
+            overlaps(boxes, one.truth[theirs], one.is_crowd[theirs]), is_void[theirs], one.is_crowd[theirs]
+        )
         size = boxes[:, 2] * boxes[:, 3]
         outside = (size < area[0]) | (size > area[1])
         void |= ~hit & outside[:, None]
@@ -207,4 +224,4 @@ def _needed(wanted: Whole) -> Whole:
     hits = np.maximum(np.floor(RECALLS * total) - 1, 0)
     for _ in range(3):
         hits += hits / total < RECALLS
-    return hits.astype(np.intp)
+    return np.asarray(hits, np.intp)
