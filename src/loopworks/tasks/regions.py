@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from loopworks.core import mask
 from loopworks.core.errors import Invalid, NotFound
-from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
 
 _COLORS = ((230, 57, 70), (29, 132, 181), (42, 157, 80), (244, 162, 40), (131, 56, 186), (0, 150, 136), (120, 85, 60))
-_NOTES = frozenset({"class", "caption"})
+NOTES = frozenset({"class", "caption"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class Regions:
             Invalid: a kind of shape that is no answer to this question.
         """
         for shape in shapes:
-            if shape.kind not in self.kinds | _NOTES:
+            if shape.kind not in self.kinds | NOTES:
                 raise Invalid(f"shape of {self.name}", f"one of {', '.join(sorted(self.kinds))}", shape.kind)
             if not shape.label and shape.kind != "class":
                 continue  # something is there, and nobody has said what: so formats write it, and so it is labelled
@@ -86,4 +85,3 @@ def outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:
 
 
 PLACES = frozenset({"box", "obb", "polygon", "mask", "ellipse", "polyline", "points"})
-plugins.add("task.object-detection")(Regions("object-detection", PLACES))
