@@ -5,20 +5,16 @@ training that was killed and runs again ends with the same weights as one that w
 """
 # ruff: noqa: TID253 - this file is imported inside functions only
 
-import contextlib
 import errno
-import gc
 import logging
 import math
 import os
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +24,7 @@ from torch import Tensor, nn
 
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
+from loopworks.train import machine
 from loopworks.train.budget import Budget
 
 log = logging.getLogger(__name__)
@@ -41,7 +38,6 @@ Show = Callable[[NDArray[np.uint8], NDArray[Any], Arrays], bytes]
 """Takes a few validation images, their targets and the answers, and gives a PNG of them."""
 SHOWN, SHOW_EVERY_S = 4, 5.0
 """Validation images in a picture, and the seconds between pictures, at least."""
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
 
 class Objective(Protocol):
@@ -220,6 +216,10 @@ class Coach(Callback):
         self._ticked = self._saved = time.monotonic()
         self._every_s = plan.checkpoint_every_s
 
+    def interrupt(self) -> None:
+        """Stop after the current batch."""
+        self.is_interrupted = True
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Go on with the optimizer's state of the killed run."""
         if self.optimizer_state is not None:
@@ -393,7 +393,7 @@ def fit(
     plan = learner.plan
     learner.network.to(memory_format=torch.channels_last)
     first = {name: x.detach().clone() for name, x in learner.network.state_dict().items()}
-    with _settings(plan.threads):
+    with machine.threads(plan.threads):
         progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
         budget.resume(progress.spent_s)
         pieces = progress.pieces
@@ -448,21 +448,10 @@ def save_atomically(state: Any, path: Path) -> None:
         raise
 
 
-def precision() -> Precision:
-    """How a training computes here: bfloat16 on GPUs that have it, half precision on older ones, else 32 bits."""
-    if not torch.cuda.is_available():
-        return "32-true"
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return "bf16-mixed"
-    return "16-mixed" if torch.cuda.get_device_capability() >= (7, 0) else "32-true"
-
-
 def _smaller(batches: Batches, learner: Learner) -> int:
     """Pieces to feed a batch in, where so many had no room; memory of the failed try is free when it returns."""
     learner.zero_grad(set_to_none=True)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    machine.free_memory()
     has_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in learner.network.modules())
     if batches.least < 2 * (2 if has_norm else 1):
         raise Failed("training must fit into memory; got out of memory", "lower image_size, or take a smaller network")
@@ -470,20 +459,14 @@ def _smaller(batches: Batches, learner: Learner) -> int:
     return 2 * batches.pieces
 
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """Whether it says so; the CPU's allocator has no class of its own for it."""
-    words = ("out of memory", "can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(word in str(error) for word in words)
-
-
 def _run(learner: Learner, coach: Coach) -> bool:
     """Train to the end; ``False`` where memory ran out."""
-    with _quiet(), _interrupts(coach), torch.random.fork_rng(devices=[]):
+    with machine.quiet(), machine.interrupts(coach.interrupt), torch.random.fork_rng(devices=[]):
         trainer = Trainer(
             max_epochs=coach.plan.epochs - coach.progress.epoch,
             accelerator="auto",
             devices=1,
-            precision=precision(),
+            precision=machine.precision(),
             accumulate_grad_batches=coach.batches.pieces,
             logger=False,
             callbacks=[coach],
@@ -499,56 +482,7 @@ def _run(learner: Learner, coach: Coach) -> bool:
         try:
             trainer.fit(learner, coach.batches)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not machine.is_out_of_memory(error):
                 raise
             return False
     return True
-
-
-@contextlib.contextmanager
-def _settings(threads: int) -> Iterator[None]:
-    """Torch's global settings for one training, put back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning advertises and advises through its logger and warnings; our users hear of what we say ourselves."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _interrupts(coach: Coach) -> Iterator[None]:
-    """Ctrl-C as ``Cancelled`` after the current batch; Lightning would end the whole process instead."""
-    is_ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if not is_ours:
-        yield
-        return
-
-    def mark(_number: int, _frame: Any) -> None:
-        coach.is_interrupted = True
-
-    signal.signal(signal.SIGINT, mark)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
