@@ -26,8 +26,9 @@ from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
-from loopworks.tasks import classes, numbers, regions
+from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import small_cnn, timm
+from loopworks.train.segmentation import small as small_segmenter
 
 __all__ = [
     "cityscapes",
@@ -39,6 +40,7 @@ __all__ = [
     "datumaro_bridge",
     "datumaro_json",
     "delimited",
+    "detection",
     "folders",
     "huggingface",
     "image_features",
@@ -53,9 +55,10 @@ __all__ = [
     "openvino",
     "openvino_variants",
     "quality",
-    "regions",
     "samplers",
+    "segmentation",
     "small_cnn",
+    "small_segmenter",
     "solo",
     "steps",
     "text_features",

@@ -13,7 +13,7 @@ from loopworks.core.errors import Invalid, Missing, NotFound
 from loopworks.core.registry import plugins
 from loopworks.train import weights
 from loopworks.train.contracts import Lesson, Made
-from loopworks.train.images import ImageFit, Net, channel_stats, learn, load_libraries
+from loopworks.train.images import ClassFit, Net, channel_stats, learn, load_libraries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +24,7 @@ DEFAULT, DEFAULT_REPO = "resnet18", "timm/resnet18.a1_in1k"
 
 @plugins.add(NAME)
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timm(ImageFit):
+class Timm(ClassFit):
     """Any backbone of timm, pretrained where its weights are in reach: the strongest choice for photographs."""
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
@@ -55,7 +55,8 @@ class Timm(ImageFit):
                 notes = (f"{self.backbone} began from pretrained weights ({path.name})",)
             return Net(network=network, mean=mean, std=std, head=_head(config, self.backbone), notes=notes)
 
-        return learn(source, ctx, replace(self, image_size=size), NAME, build)
+        params = replace(self, image_size=size)
+        return learn(source, ctx, params, NAME, build, params.objective)
 
     def _weights(self, config: Any, ctx: Context) -> tuple[Path | None, str]:
         if self.weights == "random":
