@@ -28,6 +28,7 @@ from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import small_cnn, timm
+from loopworks.train.detection import small as small_detector
 
 __all__ = [
     "cityscapes",
@@ -57,6 +58,7 @@ __all__ = [
     "samplers",
     "segmentation",
     "small_cnn",
+    "small_detector",
     "solo",
     "steps",
     "text_features",
