@@ -29,6 +29,7 @@ from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import small_cnn, timm
 from loopworks.train.detection import small as small_detector
+from loopworks.train.segmentation import small as small_segmenter
 
 __all__ = [
     "cityscapes",
@@ -59,6 +60,7 @@ __all__ = [
     "segmentation",
     "small_cnn",
     "small_detector",
+    "small_segmenter",
     "solo",
     "steps",
     "text_features",

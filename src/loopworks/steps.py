@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -121,13 +121,17 @@ class _Run:
         return self._writer.id
 
     def watch(self, ctx: Context) -> Context:
-        """The same context, whose metrics also reach the run."""
+        """The same context, whose metrics and pictures also reach the run."""
 
         def metric(name: str, step: int, value: float) -> None:
             ctx.metric(name, step, value)
             self._writer.metric(name, step, value)
 
-        return replace(ctx, metric=metric)
+        def picture(name: str, step: int, png: bytes) -> None:
+            ctx.picture(name, step, png)
+            self._writer.picture(name, step, png)
+
+        return replace(ctx, metric=metric, picture=picture)
 
     def finish(self, bundle: Bundle, model: "Model") -> None:
         """Write the final scores and register the model; its tag holds the number that the catalog gave it."""
@@ -143,6 +147,7 @@ class _Source:
     """A version as the stages after ``data`` read it."""
 
     version: Version
+    _targets: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -180,8 +185,10 @@ class _Source:
         return self.version.inputs(rule, split, tell)
 
     def targets(self, split: str) -> NDArray[Any]:
-        """A split's labels."""
-        return self.version.targets(split)
+        """A split's labels; made once, since masks take long to paint."""
+        if split not in self._targets:
+            self._targets[split] = self.version.targets(split)
+        return self._targets[split]
 
     def facts(self, split: str) -> list[dict[str, Any]]:
         """What is known of each item beside its label."""

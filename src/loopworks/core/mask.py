@@ -118,7 +118,7 @@ def unpack(text: str) -> list[int]:
     counts[2::2] = np.cumsum(counts[2::2])
     if (counts < 0).any():
         raise Invalid("run of a mask", "0 or more", int(counts[counts < 0][0]))
-    return counts.tolist()
+    return [int(count) for count in counts.tolist()]
 
 
 def area(text: str) -> int:

@@ -54,7 +54,7 @@ class Semantic(regions.Regions):
     def targets(self, labels: Sequence[Sequence[Shape]], schema: LabelSchema, sizes: Sizes = ()) -> NDArray[np.uint8]:
         """The labels painted on the grid; ``Invalid`` names a mask that is of another size than its image."""
         _few(schema)
-        found = [size or _said(shapes) for size, shapes in zip(sizes or [None] * len(labels), labels, strict=True)]
+        found = [*sizes] if sizes else [_said(shapes) for shapes in labels]
         height, width = _grid([size for size in found if size])
         bare = _bare(schema)
         out = np.full((len(labels), height, width), bare, np.uint8)
@@ -100,7 +100,7 @@ class Semantic(regions.Regions):
         """
         found = []
         for said in self.labels(outputs, schema, "", sizes):
-            rows = []
+            rows: list[dict[str, Any]] = []
             for shape, score in said:
                 height, width = (int(side) for side in shape.points[0])
                 rows.append({
@@ -109,7 +109,7 @@ class Semantic(regions.Regions):
                     "score": round(score, 6),
                     "mask": {"size": [height, width], "counts": shape.mask},
                 })
-            found.append({"regions": sorted(rows, key=lambda row: -float(row["share"]))})
+            found.append({"regions": sorted(rows, key=lambda row: -row["share"])})
         return found
 
     def labels(
@@ -234,7 +234,7 @@ def resize(values: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """``(h, w)`` on another grid, each pixel from the nearest."""
     if values.shape == (height, width):
         return values
-    rows, columns = _places(values.shape[0], height), _places(values.shape[1], width)
+    rows, columns = places(values.shape[0], height), places(values.shape[1], width)
     return np.asarray(values[rows[:, None], columns])
 
 
@@ -304,7 +304,7 @@ def _grid(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _places(old: int, new: int) -> NDArray[np.intp]:
+def places(old: int, new: int) -> NDArray[np.intp]:
     """The old pixel in which the centre of each new one lies."""
     return np.minimum(((np.arange(new) + 0.5) * old / new).astype(np.intp), old - 1)
 

@@ -3,6 +3,7 @@ bundle's files. What is learnt (classes, boxes, masks) is the recipe's objective
 
 import hashlib
 import importlib
+import io
 import json
 import math
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from loopworks.core.bundle import Variant
-from loopworks.core.contracts import Arrays, Context
+from loopworks.core.contracts import Arrays, Context, Pictured
 from loopworks.core.errors import Missing
 from loopworks.core.settings import quiet_libraries
 from loopworks.core.values import ImageRule
@@ -27,11 +28,15 @@ if TYPE_CHECKING:
     from torch import nn
 
     from loopworks.train.augment import Augment
-    from loopworks.train.loop import Objective, Plan, Progress
+    from loopworks.train.loop import Objective, Plan, Progress, Show
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
 TINY_PX = 48
 """Largest side of an image that counts as tiny, in pixels."""
+PICTURE_PX = 1200
+"""Longer side of a picture of validation items, in pixels."""
+STATS_PX = 128
+"""Pixels along the shorter side of an image from which its colours are read, at most twice as many."""
 FEWEST, MOST = 15, 200
 """The fewest and most epochs that a training without a budget makes of the steps it aims at."""
 FEW = 512
@@ -178,9 +183,11 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         fingerprint=_fingerprint(lesson, ctx.seed, recipe, params),
         budget=budget,
         ctx=ctx.part(0.1, 0.85),
+        show=_show(source),
     )
     if val is not None and hasattr(aim, "settle"):
-        aim.settle(evaluate(learner, val, partial(ctx.tick, 0.85, "settle"))[0], source.targets("val"))
+        answers, _ = evaluate(learner, val, params.batch, partial(ctx.tick, 0.85, "settle"))
+        aim.settle(answers, source.targets("val"))
     ctx.tick(0.85, "export")
     variant = _write(lesson, net, rule, aim)
     ctx.tick(1.0, "exported")
@@ -273,6 +280,24 @@ def _write(lesson: Lesson, net: Net, rule: ImageRule, objective: "Objective") ->
     )
 
 
+def _show(source: Source) -> "Show | None":
+    """Makes pictures of validation items, where the task kind can."""
+    task = source.task
+    if not isinstance(task, Pictured):
+        return None
+
+    def show(images: NDArray[np.uint8], targets: NDArray[Any], answers: Arrays) -> bytes:
+        from PIL import Image
+
+        picture = Image.fromarray(task.sample(images, targets, answers, source.schema))
+        picture.thumbnail((PICTURE_PX, PICTURE_PX))
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        return out.getvalue()
+
+    return show
+
+
 def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
     notes = []
     if progress.ended == "budget":
@@ -280,12 +305,21 @@ def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
             f"the time budget ended training after {progress.epoch} of at most {params.epochs} epochs (the last one "
             "may be a part)"
         )
+    if progress.pieces > 1:
+        notes.append(
+            f"batches of {params.batch} had no room in memory: each was fed in {progress.pieces} parts, their "
+            "gradients added up"
+        )
+    if progress.unsaved:
+        notes.append(f"the disk was full: {progress.unsaved} checkpoints could not be written")
     if not has_val:
         notes.append("there is no validation split: the weights of the last epoch were kept, unchecked")
     return notes
 
 
 def channel_stats(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation per channel in 0..255, each of shape ``(3,)``; of at most 512 of the images."""
-    some = images[:: max(1, len(images) // 512)].reshape(-1, 3).astype(np.float64)
+    """Mean and standard deviation per channel in 0..255, each of shape ``(3,)``; of at most 512 of the images,
+    and of large ones not of every pixel."""
+    step = max(1, min(images.shape[1:3]) // STATS_PX)
+    some = images[:: max(1, len(images) // 512), ::step, ::step].reshape(-1, 3).astype(np.float64)
     return some.mean(axis=0).astype(np.float32), np.maximum(some.std(axis=0), 1.0).astype(np.float32)

@@ -50,6 +50,8 @@ class SmallDetector(nn.Module):
         self.head = nn.Conv2d(neck, classes, 3, 1, 1)
         self.box_head = nn.Conv2d(neck, 4, 3, 1, 1)
         nn.init.normal_(self.head.weight, std=0.01)
+        assert self.head.bias is not None
+        assert self.box_head.bias is not None
         nn.init.constant_(self.head.bias, -math.log((1 - RARE) / RARE))
         nn.init.normal_(self.box_head.weight, std=0.01)
         nn.init.constant_(self.box_head.bias, 0.0)
