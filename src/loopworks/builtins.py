@@ -28,6 +28,7 @@ from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, numbers, regions
 from loopworks.train import small_cnn, timm
+from loopworks.train.tables import lightgbm, linear, stacked
 
 __all__ = [
     "cityscapes",
@@ -46,6 +47,8 @@ __all__ = [
     "label_studio",
     "labelme",
     "labels",
+    "lightgbm",
+    "linear",
     "lines",
     "numbers",
     "onnx_int8",
@@ -57,6 +60,7 @@ __all__ = [
     "samplers",
     "small_cnn",
     "solo",
+    "stacked",
     "steps",
     "text_features",
     "timm",

@@ -6,9 +6,10 @@ from typing import Any
 from loopworks.core.contracts import Rule
 from loopworks.core.errors import Invalid
 from loopworks.core.fields import Fields
+from loopworks.core.row import RowRule
 from loopworks.core.values import ImageRule
 
-_READERS: dict[str, Callable[[Any, str], Rule]] = {"image": ImageRule.from_json}
+_READERS: dict[str, Callable[[Any, str], Rule]] = {"image": ImageRule.from_json, "row": RowRule.from_json}
 
 
 def read(body: Any, where: str = "preprocessing") -> Rule:
