@@ -28,6 +28,7 @@ from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, numbers, regions
 from loopworks.train import small_cnn, timm
+from loopworks.train.texts import ngrams
 
 __all__ = [
     "cityscapes",
@@ -47,6 +48,7 @@ __all__ = [
     "labelme",
     "labels",
     "lines",
+    "ngrams",
     "numbers",
     "onnx_int8",
     "onnxruntime",
