@@ -29,6 +29,7 @@ from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, numbers, regions
 from loopworks.train import small_cnn, timm
 from loopworks.train.tables import lightgbm, linear, stacked
+from loopworks.train.texts import ngrams
 
 __all__ = [
     "cityscapes",
@@ -50,6 +51,7 @@ __all__ = [
     "lightgbm",
     "linear",
     "lines",
+    "ngrams",
     "numbers",
     "onnx_int8",
     "onnxruntime",

@@ -1,11 +1,13 @@
 """``loopworks deploy``, ``serve``, ``predict`` and ``lineage``."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from loopworks.cli.model import ModelArgument
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
+from loopworks.core.errors import Invalid
 
 
 def register(app: typer.Typer) -> None:
@@ -65,19 +67,23 @@ def serve(
 
 def predict(
     deployment: Annotated[str, typer.Argument(help="Name of the deployment.")],
-    files: Annotated[list[str], typer.Argument(help="Image files.")],
-    top: Annotated[int, typer.Option(min=1, help="Labels to show per image.")] = 3,
+    files: Annotated[list[Path] | None, typer.Argument(help="Image or text files.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text to ask about, for models of texts; repeat it.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels to show per item.")] = 3,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Ask a deployment in this process, without a server."""
     with face(json) as out, opened(workspace) as space:
-        answers, problems = space.predict_many(deployment, files)
+        asked = [*(text or []), *(files or [])]
+        if not asked:
+            raise Invalid("what to predict", "at least one file, or --text", "nothing")
+        answers, problems = space.predict_many(deployment, asked)
         rows = [
             (a["name"], ", ".join(f"{x['label']} {x['score']:.3f}" for x in a["labels"][:top]), a["id"])
             for a in answers
         ]
-        out.table(("file", "labels", "prediction"), rows)
+        out.table(("item", "labels", "prediction"), rows)
         out.problems(problems)
         out.done({
             "deployment": deployment,

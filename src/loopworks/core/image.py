@@ -55,8 +55,11 @@ def probe(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tup
 
 
 def displayed_size(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height as the image is shown, turned as its EXIF data says; from the header alone."""
-    with _opened(data, name, max_pixels) as image:
+    """Width and height as the image is shown, turned as its EXIF data says; from the header alone.
+
+    Raises: Invalid: not an image, too large, or cut off before its EXIF data could be looked for.
+    """
+    with _opened(data, name, max_pixels) as image, _refusing(name, "a whole image", "copy the file again"):
         turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
         return (image.height, image.width) if turned else (image.width, image.height)
 

@@ -12,6 +12,7 @@ from loopworks.core import image
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.core.fields import is_text
 from loopworks.core.values import Problem
 from loopworks.data.stage import content_id, read_file
 from loopworks.store.ids import batches
@@ -47,17 +48,24 @@ def answer(predictor: Predictor, bundle: Bundle, contents: Iterable[Any], *, bat
 
 def load(sources: Sequence[Asked], media: str, max_pixels: int) -> tuple[list[Loaded], list[Problem]]:
     """The items behind ``sources``, for a model of ``media``; and what cannot be read."""
-    read = {"image": _image, "text": _text, "row": _row}[media]
     found: list[Loaded] = []
     problems: list[Problem] = []
     for place, source in enumerate(sources, 1):
         name = str(source) if isinstance(source, Path) or (media == "image" and isinstance(source, str)) else ""
         try:
-            found.append(read(source, name or f"{media} {place}", max_pixels))
+            found.append(one(source, name or f"{media} {place}", media, max_pixels))
         except LoopworksError as error:
             where = name or f"{media} {place}"
             problems.append(Problem(where=where, error=error.code, message=error.message, hint=error.hint))
     return found, problems
+
+
+def one(source: Asked, name: str, media: str, max_pixels: int) -> Loaded:
+    """The item behind ``source``, called ``name``, for a model of ``media``.
+
+    Raises: Invalid, NotFound: it cannot be read, or is nothing that such a model is asked about.
+    """
+    return {"image": _image, "text": _text, "row": _row}[media](source, name, max_pixels)
 
 
 def _image(source: Asked, name: str, max_pixels: int) -> Loaded:
@@ -77,6 +85,8 @@ def _text(source: Asked, name: str, _max_pixels: int) -> Loaded:
             data = data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise Invalid(name, "text in UTF-8", str(error)) from None
+    if not is_text(data):
+        raise Invalid(name, "Unicode text", "half a character", "it was cut in the middle of one")
     return Loaded(name=name, item=content_id(data.encode()), content=data)
 
 

@@ -1,4 +1,4 @@
-"""Predictions for people: POST an image, get labels; and the metrics of all of it."""
+"""Predictions for people: POST an image, a text or a row, get the answer; and the metrics of all of it."""
 
 import asyncio
 import base64
@@ -18,41 +18,45 @@ from starlette.responses import Response
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.values import Problem
-from loopworks.data.stage import content_id
-from loopworks.infer import stage
+from loopworks.infer import local, stage
 from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
+from loopworks.infer.local import Loaded
 from loopworks.server import answer
 from loopworks.server.route import Api
 from loopworks.server.serving import Serving
 from loopworks.server.waiting import wait
 
 MAX_FILES = 256
+WORDS = {"image": ("image", "images"), "text": ("text", "texts"), "row": ("row", "rows")}
+"""What one and several items are called in JSON, by the model's medium."""
+FORMS = {"image": "base64", "text": "text", "row": "an object"}
+BODIES = {"image": "image/*, multipart/form-data", "text": "text/plain, multipart/form-data"}
 
 
 @dataclass(frozen=True, slots=True)
-class _File:
+class _Asked:
     name: str
-    content: bytes
+    source: local.Asked
 
 
 async def predict(request: Request) -> Response:
-    """Label images: an image as the body, files of a form, or JSON with base64.
+    """Answer items: an image or text as the body, files of a form, or JSON with images in base64, texts or rows.
 
-    Of several images the bad ones are listed as problems and the others answered; a lone bad one is an error.
+    Of several items the bad ones are listed as problems and the others answered; a lone bad one is an error.
     """
     serving: Serving = request.app.state.serving
     served = serving.model(request.path_params["deployment"])
     began = time.perf_counter()
     outcome = "internal"
     try:
-        files = await _files(request)
+        asked = await _items(request, served.bundle.rule.media)
         while True:
             try:
-                good, problems, found, decoded = await _ask(request, serving, served, files)
+                good, problems, found, decoded = await _ask(request, serving, served, asked)
                 break
-            except Replaced:  # while the images were decoded by the old model's rule: begin again with the new one
+            except Replaced:  # while the items were decoded by the old model's rule: begin again with the new one
                 served = serving.model(served.name)
-        sizes = stage.sizes(served, [file.content for file in good])
+        sizes = [one.size for one in good if one.size is not None]
         values = stage.answers(served, found.outputs, sizes)
         outcome = "done"
     except LoopworksError as error:
@@ -66,7 +70,7 @@ async def predict(request: Request) -> Response:
         "revision": int(served.version),
         "model": f"{facts['model']}:{facts['number']}",
         "variant": served.variant.name,
-        "predictions": [_prediction(served, file, value) for file, value in zip(good, values, strict=True)],
+        "predictions": [_prediction(served, one, value) for one, value in zip(good, values, strict=True)],
         "problems": [problem.to_json() for problem in problems],
         "timings_ms": {
             "decode": _ms(decoded - began),
@@ -78,21 +82,21 @@ async def predict(request: Request) -> Response:
 
 
 async def _ask(
-    request: Request, serving: Serving, served: Served, files: Sequence[_File]
-) -> tuple[list[_File], list[Problem], Answer, float]:
+    request: Request, serving: Serving, served: Served, asked: Sequence[_Asked]
+) -> tuple[list[Loaded], list[Problem], Answer, float]:
     """Decode what can be decoded and ask ``served`` of it; also when decoding was done."""
     rows: list[Arrays] = []
-    good: list[_File] = []
+    good: list[Loaded] = []
     errors: list[LoopworksError] = []
     problems: list[Problem] = []
-    decoded = await asyncio.gather(*(_decode(serving, served, file) for file in files))
-    for file, row in zip(files, decoded, strict=True):
-        if isinstance(row, LoopworksError):
-            errors.append(row)
-            problems.append(Problem(where=file.name, error=row.code, message=row.message, hint=row.hint))
+    decoded = await asyncio.gather(*(_decode(serving, served, one) for one in asked))
+    for one, found in zip(asked, decoded, strict=True):
+        if isinstance(found, LoopworksError):
+            errors.append(found)
+            problems.append(Problem(where=one.name, error=found.code, message=found.message, hint=found.hint))
         else:
-            rows.append(row)
-            good.append(file)
+            good.append(found[0])
+            rows.append(found[1])
     if errors and not rows:
         raise errors[0]
     ready = time.perf_counter()
@@ -100,38 +104,41 @@ async def _ask(
     return good, problems, await wait(request, future, TIMEOUT_S), ready
 
 
-async def _decode(serving: Serving, served: Served, file: _File) -> Arrays | LoopworksError:
+async def _decode(serving: Serving, served: Served, one: _Asked) -> tuple[Loaded, Arrays] | LoopworksError:
     limit = serving.space.settings.max_image_pixels
+
+    def read() -> tuple[Loaded, Arrays]:
+        loaded = local.one(one.source, one.name, served.bundle.rule.media, limit)
+        return loaded, stage.pack(served, loaded.content, one.name, limit)
+
     try:
-        return await anyio.to_thread.run_sync(
-            stage.pack, served, file.content, file.name, limit, limiter=serving.decoding
-        )
+        return await anyio.to_thread.run_sync(read, limiter=serving.decoding)
     except LoopworksError as error:
         return error
 
 
-def _prediction(served: Served, file: _File, value: dict[str, Any]) -> dict[str, Any]:
-    item = content_id(file.content)
-    return {"id": f"{served.name}/{served.version}/{item}", "name": file.name, "item": item, **value}
+def _prediction(served: Served, one: Loaded, value: dict[str, Any]) -> dict[str, Any]:
+    return {"id": f"{served.name}/{served.version}/{one.item}", "name": one.name, "item": one.item, **value}
 
 
 def _ms(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-async def _files(request: Request) -> list[_File]:
+async def _items(request: Request, media: str) -> list[_Asked]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _from_json(await answer.body(request))
-    if kind == "multipart/form-data":
-        return await _from_form(request)
-    if kind.startswith("image/") or kind in ("application/octet-stream", ""):
-        body = await request.body()
-        return [_File("image", body)] if body else []
-    raise Invalid("content-type", "image/*, multipart/form-data or application/json", kind)
+        return _from_json(await answer.body(request), media)
+    if media in BODIES:
+        if kind == "multipart/form-data":
+            return await _from_form(request)
+        if kind.startswith("image/" if media == "image" else "text/") or kind in ("application/octet-stream", ""):
+            body = await request.body()
+            return [_Asked(media, body)] if body else []
+    raise Invalid("content-type", " or ".join([*filter(None, [BODIES.get(media)]), "application/json"]), kind)
 
 
-async def _from_form(request: Request) -> list[_File]:
+async def _from_form(request: Request) -> list[_Asked]:
     _, options = parse_options_header(request.headers["content-type"])
     if not (boundary := options.get(b"boundary")):
         raise Invalid("content-type", "multipart/form-data with a boundary", "none")
@@ -143,19 +150,24 @@ async def _from_form(request: Request) -> list[_File]:
         for field, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise Invalid(f"field {field!r}", "a file", "text", "curl -F file=@photo.jpg")
-            found.append(_File(value.filename or field, await value.read()))
+            found.append(_Asked(value.filename or field, await value.read()))
     return found
 
 
-def _from_json(body: dict[str, Any]) -> list[_File]:
-    given = body.get("images", [body["image"]] if "image" in body else None)
-    if not isinstance(given, list) or len(given) > MAX_FILES or not all(isinstance(text, str) for text in given):
-        raise Invalid("request body", f"{{'image': base64}} or {{'images': [at most {MAX_FILES}]}}", sorted(body))
+def _from_json(body: dict[str, Any], media: str) -> list[_Asked]:
+    one, many = WORDS[media]
+    kind = dict if media == "row" else str
+    given = body.get(many, [body[one]] if one in body else None)
+    if not isinstance(given, list) or len(given) > MAX_FILES or not all(isinstance(item, kind) for item in given):
+        form = FORMS[media]
+        raise Invalid("request body", f"{{'{one}': {form}}} or {{'{many}': [at most {MAX_FILES}]}}", sorted(body))
+    names = [f"{many}[{i}]" for i in range(len(given))] if many in body else [one]
+    if media != "image":
+        return [_Asked(name, item) for name, item in zip(names, given, strict=True)]
     found = []
-    for i, text in enumerate(given):
-        name = f"images[{i}]" if "images" in body else "image"
+    for name, item in zip(names, given, strict=True):
         try:
-            found.append(_File(name, base64.b64decode(text, validate=True)))
+            found.append(_Asked(name, base64.b64decode(item, validate=True)))
         except (binascii.Error, ValueError) as error:
             raise Invalid(name, "base64", str(error)) from None
     return found
@@ -172,7 +184,7 @@ ROUTES = (
         method="POST",
         path="/predict/{deployment}",
         endpoint=predict,
-        summary="Label images",
+        summary="Answer images, texts or rows",
         body={"type": "string", "format": "binary"},
         media="image/*",
     ),
