@@ -1,7 +1,7 @@
 """``loopworks deploy``, ``serve``, ``predict`` and ``lineage``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,7 +67,7 @@ def serve(
 
 def predict(
     deployment: Annotated[str, typer.Argument(help="Name of the deployment.")],
-    files: Annotated[list[Path] | None, typer.Argument(help="Image or text files.")] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="Image or text files; CSV, TSV, JSON or Parquet with rows.")] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to ask about, for models of texts; repeat it.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Labels to show per item.")] = 3,
     workspace: WorkspaceOption = ".",
@@ -75,15 +75,11 @@ def predict(
 ) -> None:
     """Ask a deployment in this process, without a server."""
     with face(json) as out, opened(workspace) as space:
-        asked = [*(text or []), *(files or [])]
+        asked: list[str | Path] = [*(text or []), *(files or [])]
         if not asked:
             raise Invalid("what to predict", "at least one file, or --text", "nothing")
         answers, problems = space.predict_many(deployment, asked)
-        rows = [
-            (a["name"], ", ".join(f"{x['label']} {x['score']:.3f}" for x in a["labels"][:top]), a["id"])
-            for a in answers
-        ]
-        out.table(("item", "labels", "prediction"), rows)
+        out.table(("item", "answer", "prediction"), [(a["name"], _shown(a, top), a["id"]) for a in answers])
         out.problems(problems)
         out.done({
             "deployment": deployment,
@@ -92,6 +88,15 @@ def predict(
         })
         if problems and not answers:
             raise typer.Exit(2)
+
+
+def _shown(answer: dict[str, Any], top: int) -> str:
+    """An answer in a few words: its likeliest labels, the class chosen by costs in front, or its number."""
+    if "labels" not in answer:
+        return f"{answer['value']:.6g}" if "value" in answer else str(answer)
+    first = [name for name in answer.get("chosen", []) if name != answer["labels"][0]["label"]]
+    listed = ", ".join(f"{one['label']} {one['score']:.3f}" for one in answer["labels"][:top])
+    return f"{', '.join(first)} by costs ({listed})" if len(first) == 1 and len(answer["chosen"]) == 1 else listed
 
 
 def lineage(

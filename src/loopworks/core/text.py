@@ -219,7 +219,9 @@ class TokenRule:
     def tokenizer(self) -> Any:
         """The ``tokenizers.Tokenizer`` of the bundle."""
         if self.folder is None:
-            raise Invalid("token rule", "opened with the folder of its bundle", "no folder", "load it by predictor.load")
+            raise Invalid(
+                "token rule", "opened with the folder of its bundle", "no folder", "load it by predictor.load"
+            )
         path = self.folder / self.file
         if not path.is_file():
             raise Invalid(f"tokenizer {path}", "a file", "nothing there")

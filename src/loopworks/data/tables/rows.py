@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from loopworks.data.tables.version import TableVersion
 
 READING = b"loopworks"
-"""Key of a field's metadata that says as JSON how the column's text is read: type, missing, decimal ..."""
+"""Key of the metadata that says as JSON, of a field, how the column's text is read (type, missing, decimal ...) and, of
+the table, ``left_out``: split -> rows without a target."""
 _TARGET, _NAME = "_target", "_name"
 
 
@@ -63,9 +64,11 @@ class TableSource:
     def rows(self, split: str) -> "pa.Table":
         """The rows of a split that have a target: typed columns without target, id and time, in the order of keys.
 
-        A field's metadata says how its text is read (see ``READING``).
+        A field's metadata says how its text is read (see ``READING``); the table's own says how many rows were left out.
         """
-        return self._read(split).drop_columns([_TARGET, _NAME])
+        left_out = {name: count for name, count in self.left_out.items() if count}
+        told = {READING: json.dumps({"left_out": left_out}).encode()}
+        return self._read(split).drop_columns([_TARGET, _NAME]).replace_schema_metadata(told)
 
     def targets(self, split: str) -> NDArray[Any]:
         """What ``rows`` should be answered with: multi-hot float32, or numbers float64 ``(rows, 1)``."""

@@ -1,16 +1,20 @@
 """A linear model: the recipe where every weight must be explainable, or where rows are few."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
+from loopworks.data.source import Source
 from loopworks.train.contracts import Lesson, Made
 from loopworks.train.tables.fit import TableFit
 from loopworks.train.tables.weighing import MOST_ROWS, PENALTIES, Weigher
 
 NAME = "train.linear"
+FEW_ROWS = 200
+"""Training rows below which a linear model is the safer choice."""
 
 
 @plugins.add(NAME)
@@ -20,8 +24,14 @@ class LinearFit(TableFit):
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
-    penalty: float = 0.0
-    """Strength of the penalty on the weights, 0 or more; 0 finds the best of a few on held-out rows."""
+    penalty: Annotated[float, Field(ge=0, le=1e9)] = 0.0
+    """Strength of the penalty on the weights; 0 finds the best of a few on held-out rows."""
+
+    @classmethod
+    def fitness(cls, source: Source, budget_s: float | None) -> tuple[float, str]:
+        """For tables of few rows."""
+        few = source.counts.get("train", 0) < FEW_ROWS
+        return (0.85, f"fewer than {FEW_ROWS} rows") if few else (0.4, "a baseline for tables")
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""

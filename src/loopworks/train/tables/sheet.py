@@ -1,5 +1,6 @@
 """A table as numbers to learn from: encoded features, targets, weights, and the validation rows beside them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +13,7 @@ from loopworks.core.errors import Failed, Invalid
 from loopworks.core.row import FEATURES, RowRule
 from loopworks.data.source import Rows
 from loopworks.data.tables import leaks
+from loopworks.data.tables.rows import READING
 from loopworks.train.contracts import Lesson
 from loopworks.train.tables.columns import choose
 
@@ -98,9 +100,8 @@ def read(
     if source.counts.get("val", 0) >= FEWEST_VAL:
         told, _, _ = _target(source.targets("val"), classes, (middle, spread))
         val = Part(features=rule.encode(lesson.inputs.get(rule, "val", ctx))[FEATURES], target=told)
-    gone = getattr(source, "left_out", {})
-    if sum(gone.values()):
-        more += (f"rows without a target were left out: {', '.join(f'{n} of {s}' for s, n in gone.items() if n)}",)
+    if gone := json.loads((table.schema.metadata or {}).get(READING, b"{}")).get("left_out"):
+        more += (f"rows without a target were left out: {', '.join(f'{n} of {s}' for s, n in gone.items())}",)
     if lesson.start is not None:
         more += ("tabular models do not go on from an earlier model: this one was learnt anew",)
     return Sheet(

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 
 from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
+from loopworks.data.source import Source
 from loopworks.train.budget import Budget
 from loopworks.train.contracts import Lesson, Made
 from loopworks.train.tables import calibrate, members
@@ -25,6 +26,8 @@ from loopworks.train.tables.sheet import Sheet
 from loopworks.train.tables.weighing import Weigher
 
 NAME = "train.stacked"
+ENOUGH_S = 60.0
+"""Seconds from which a stack is worth its time."""
 STEPS = 50
 """Steps of the search for weights: each adds one member once more."""
 KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -59,6 +62,12 @@ class Stacked(TableFit):
     """Rounds without a gain on held-out rows after which a member's boosting ends."""
     members: Annotated[int, Field(ge=1, le=len(KINDS))] = len(KINDS)
     """Kinds of members to try, at most."""
+
+    @classmethod
+    def fitness(cls, source: Source, budget_s: float | None) -> tuple[float, str]:
+        """The most accurate where a budget gives it the time."""
+        has_time = budget_s is not None and budget_s >= ENOUGH_S
+        return (0.9, f"a budget of {ENOUGH_S:.0f} s or more: time for several models") if has_time else (0.6, "slower")
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""

@@ -240,6 +240,7 @@ def _write(lesson: Lesson, network: "nn.Module", table: NDArray[np.int32], known
         size_bytes=path.stat().st_size,
     )
 
+
 def _check(
     lesson: Lesson, network: Any, table: NDArray[np.int32], rule: TextRule, variant: Variant, texts: list[str]
 ) -> None:
