@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from loopworks.core import rules
 from loopworks.core.errors import Invalid
-from loopworks.core.row import FEATURES, LARGEST, Column, RowRule, terms_of
+from loopworks.core.row import FEATURES, LARGEST, Column, Part, RowRule, terms_of
 from loopworks.core.values import TensorSpec
 
-PARTS = ("year", "month", "day", "weekday", "hour", "minute", "yearday", "days")
+PARTS: tuple[Part, ...] = ("year", "month", "day", "weekday", "hour", "minute", "yearday", "days")
 RULE = RowRule(
     columns=(
         Column(name="age", kind="number", missing=("", "na")),
@@ -38,7 +38,7 @@ FEATURE_ROW = [
 ]  # fmt: skip
 
 
-def encode(rows: list[Mapping[str, Any]], rule: RowRule = RULE) -> Any:
+def encode(rows: Sequence[Mapping[str, Any]], rule: RowRule = RULE) -> Any:
     return rule.encode(rule.pack(rows))[FEATURES]
 
 
@@ -151,10 +151,10 @@ def test_an_arrow_table_gives_what_its_rows_give() -> None:
         "more": [1, 2, 3],
     })
     for table in (told, pa.concat_tables([told.slice(0, 1), told.slice(1)])):
-        by_table, by_rows = RULE.pack(table), RULE.pack(rows)  # type: ignore[arg-type]
+        by_table, by_rows = RULE.pack(table), RULE.pack(rows)
         for name, values in by_rows.items():
             np.testing.assert_array_equal(by_table[name], values)
-    part = RULE.pack(told.select(["age"]))  # type: ignore[arg-type]
+    part = RULE.pack(told.select(["age"]))
     assert part["city"].tolist() == [[b""]] * 3
     assert np.isnan(part["clock"]).all()
 

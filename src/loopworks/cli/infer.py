@@ -67,7 +67,9 @@ def serve(
 
 def predict(
     deployment: Annotated[str, typer.Argument(help="Name of the deployment.")],
-    files: Annotated[list[Path] | None, typer.Argument(help="Image or text files; CSV, TSV, JSON or Parquet with rows.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Image or text files; CSV, TSV, JSON or Parquet with rows.")
+    ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to ask about, for models of texts; repeat it.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Labels to show per item.")] = 3,
     workspace: WorkspaceOption = ".",

@@ -230,6 +230,9 @@ def _make(
             notes.append(f"{name} was left out: it needs {lacking}")
             continue
         origin = Origin(bundle=bundle, onnx=part / bundle.variants[0].file, calibration=calibration, folder=part / name)
+        if unfit := maker.unfit(origin):
+            notes.append(f"{name} was left out: it needs {unfit}")
+            continue
         origin.folder.mkdir()
         began = time.monotonic()
         try:

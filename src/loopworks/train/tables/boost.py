@@ -14,6 +14,8 @@ from loopworks.train.tables.sheet import Sheet, finite
 
 WORTH = 1e-5
 """Share of the loss that held-out rows must gain for a round to count as better."""
+FEW_CELLS = 500_000
+"""Cells of a table up to which one thread grows its trees."""
 Watch = Callable[[int, float | None], bool]
 """Takes the rounds done and the loss on held-out rows, and says whether to go on; may raise ``Cancelled``."""
 
@@ -126,7 +128,8 @@ def parameters(sheet: Sheet, settings: Settings, seed: int) -> dict[str, Any]:
         "feature_pre_filter": False,
         "deterministic": True,
         "force_row_wise": True,
-        "num_threads": settings.threads,
+        # Threads wait for each other after every leaf: on small tables, and beside busy neighbours, one is faster.
+        "num_threads": settings.threads if sheet.train.features.size > FEW_CELLS else 1,
         "seed": seed % 2**31,
         "verbosity": -1,
     }

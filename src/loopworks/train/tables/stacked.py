@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,9 +33,9 @@ STEPS = 50
 KINDS: Mapping[str, Mapping[str, Any]] = {
     "trees": {"rate": 0.05, "leaves": 31, "min_rows": 20, "feature_share": 0.8},
     "linear": {},
-    "deep": {"rate": 0.03, "leaves": 128, "min_rows": 5, "feature_share": 0.5, "row_share": 0.8, "l2": 5.0},
-    "random": {"rate": 0.05, "leaves": 64, "min_rows": 10, "feature_share": 0.8, "is_random": True},
     "shallow": {"rate": 0.05, "leaves": 6, "min_rows": 30, "feature_share": 0.6, "row_share": 0.8},
+    "random": {"rate": 0.05, "leaves": 64, "min_rows": 10, "feature_share": 0.8, "is_random": True},
+    "deep": {"rate": 0.03, "leaves": 128, "min_rows": 5, "feature_share": 0.5, "row_share": 0.8, "l2": 5.0},
 }
 """Members in the order in which they are tried, as long as there is time."""
 
@@ -74,7 +74,7 @@ class Stacked(TableFit):
         budget = clock(source)
         sheet = self.read(source, ctx)
         if not len(sheet.folds):
-            plain = LightGbm(**{name: getattr(self, name) for name in TableFit.__dataclass_fields__})
+            plain = LightGbm(**{name: getattr(self, name) for name in (field.name for field in fields(TableFit))})
             made = plain.run(source, ctx)
             return Made(
                 variant=made.variant, rule=made.rule, params=made.params, costs=made.costs,
