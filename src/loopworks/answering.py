@@ -85,6 +85,8 @@ class Answering:
     def predict(self, deployment: str, source: local.Asked) -> dict[str, Any]:
         """What a deployment says of one item: an image (a path or the bytes of a file), a text, or a row (a mapping).
 
+        For a file with many rows see ``predict_many``.
+
         Returns: the task's answer, with ``id`` (see ``lineage``), ``name`` and ``item``.
         """
         answers, problems = self.predict_many(deployment, [source])
@@ -95,16 +97,23 @@ class Answering:
     def predict_many(
         self, deployment: str, sources: Sequence[local.Asked], *, batch: int = 32
     ) -> tuple[list[dict[str, Any]], list[Problem]]:
-        """Answers for many items, in order; those that cannot be read are listed and left out."""
+        """Answers for many items (the path of a CSV, TSV, JSON or Parquet file stands for all of its rows), in order.
+
+        Those that cannot be read are listed and left out.
+        """
         used = self.deployment(deployment)
         bundle = self.bundle(used)
         found, problems = local.load(sources, bundle.rule.media, self.settings.max_image_pixels)
         answers: list[dict[str, Any]] = []
         task = plugins.get(f"task.{bundle.task}")
         for part in batches(found, batch):
-            outputs = self.answer(bundle, (asked.content for asked in part), used.variant)
-            sizes = [asked.size for asked in part if asked.size is not None]
-            for asked, answer in zip(part, task.decode(outputs, bundle.schema, sizes), strict=True):
+            good, tensors, bad = local.packed(bundle.rule, part, self.settings.max_image_pixels)
+            problems += bad
+            if not good:
+                continue
+            outputs = self._predictor(bundle, used.variant).predict(tensors)
+            sizes = [asked.size for asked in good if asked.size is not None]
+            for asked, answer in zip(good, task.decode(outputs, bundle.schema, sizes), strict=True):
                 answers.append({"id": used.prediction(asked.item), "name": asked.name, "item": asked.item, **answer})
         return answers, problems
 

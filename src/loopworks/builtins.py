@@ -30,6 +30,8 @@ from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import small_cnn, timm
 from loopworks.train.detection import small as small_detector
 from loopworks.train.segmentation import small as small_segmenter
+from loopworks.train.tables import lightgbm, linear, stacked
+from loopworks.train.texts import ngrams
 
 __all__ = [
     "cityscapes",
@@ -49,7 +51,10 @@ __all__ = [
     "label_studio",
     "labelme",
     "labels",
+    "lightgbm",
+    "linear",
     "lines",
+    "ngrams",
     "numbers",
     "onnx_int8",
     "onnxruntime",
@@ -62,6 +67,7 @@ __all__ = [
     "small_detector",
     "small_segmenter",
     "solo",
+    "stacked",
     "steps",
     "text_features",
     "timm",

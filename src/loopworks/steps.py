@@ -21,7 +21,9 @@ from loopworks.core.contracts import Arrays, Context, Learnable, Rule, learnable
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema
+from loopworks.data.source import Source
 from loopworks.data.stage import Version
+from loopworks.data.tables.version import TableVersion
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
 from loopworks.store.lineage import Node
@@ -42,7 +44,7 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
             return made
-        source = _Source(space.version(params["version"]))
+        source = _source(space.version(params["version"]))
         start = space.bundle(params["start"]) if params["start"] else None
         seeded = replace(ctx, seed=params["seed"])
         folder = _fresh(ctx.scratch / "bundle")
@@ -78,7 +80,7 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
         with run:
             best = tournament(
                 bundle,
-                _Source(space.version(bundle.version)),
+                _source(space.version(bundle.version)),
                 folder=folder,
                 max_drop=params["max_drop"],
                 target=params["target"],
@@ -201,12 +203,6 @@ class _Source:
         """Split -> items."""
         return dict(self.version.counts["by_split"])
 
-    @property
-    def typical_size(self) -> tuple[int, int]:
-        """Median width and height of the images, in pixels."""
-        rows = self.version.rows("train")
-        return int(median(row.width for row in rows)), int(median(row.height for row in rows))
-
     def inputs(self, rule: Rule, split: str, progress: Callable[[float, str], None] | None = None) -> Arrays:
         """A split's items by the rule."""
 
@@ -229,9 +225,32 @@ class _Source:
             for row in self.version.rows(split)
         ]
 
+
+@dataclass(frozen=True, slots=True)
+class _Pictures(_Source):
+    """A version of images."""
+
+    @property
+    def typical_size(self) -> tuple[int, int]:
+        """Median width and height of the images, in pixels."""
+        rows = self.version.rows("train")
+        return int(median(row.width for row in rows)), int(median(row.height for row in rows))
+
+
+@dataclass(frozen=True, slots=True)
+class _Writings(_Source):
+    """A version of texts."""
+
     def texts(self, split: str) -> list[str]:
         """A split's texts."""
         return [row.text for row in self.version.rows(split)]
+
+
+def _source(version: Version) -> Source:
+    """The version as its medium has it: what a source offers says what recipes may ask of it."""
+    if isinstance(version, TableVersion):
+        return version.source()
+    return _Pictures(version) if version.task.media == "image" else _Writings(version)
 
 
 def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *, parent: str) -> "Model":

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from loopworks.core import rules
 from loopworks.core.bundle import Variant
 from loopworks.core.contracts import Arrays, Predictor, Rule, Runtime
 from loopworks.core.registry import plugins
@@ -31,4 +32,4 @@ def load(variant: Variant, folder: Path, rule: Rule, *, threads: int = 0) -> Pre
     """
     runtime: Runtime = plugins.get(f"runtime.{variant.runtime}")()
     found = runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
-    return found if isinstance(rule, ImageRule) else Encoded(found, rule)
+    return found if isinstance(rule, ImageRule) else Encoded(found, rules.opened(rule, folder))

@@ -195,7 +195,8 @@ class Classes:
         if schema.is_multi:
             return np.asarray(scores > THRESHOLD)
         picks = np.zeros(scores.shape, np.bool_)
-        picks[np.arange(len(scores)), scores.argmax(axis=1)] = True
+        weighed = scores * np.asarray(schema.costs) if schema.costs else scores
+        picks[np.arange(len(scores)), weighed.argmax(axis=1)] = True
         return picks
 
 

@@ -174,13 +174,14 @@ def _scores(
 ) -> dict[str, dict[str, Score]]:
     """Scores on val and test, from the answers of the file that will be deployed."""
     predictor = predictors.load(made.variant, folder, made.rule, threads=threads)
+    schema = replace(source.schema, costs=made.costs)
     found = {}
     try:
         for split, step in (("val", ctx.part(0.0, 0.5)), ("test", ctx.part(0.5, 1.0))):
             if source.counts.get(split, 0):
                 items = inputs.get(made.rule, split, step.part(0.0, 0.5))
                 outputs = answers(predictor, items, tick=partial(_tick, step.part(0.5, 1.0), split))
-                found[split] = scores.score(source.task, source.targets(split), outputs, source.schema, seed=ctx.seed)
+                found[split] = scores.score(source.task, source.targets(split), outputs, schema, seed=ctx.seed)
     finally:
         predictor.close()
     return found
@@ -194,7 +195,7 @@ def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping
     variant = replace(made.variant, metrics=metrics)
     return Bundle(
         task=source.task.name,
-        schema=source.schema,
+        schema=replace(source.schema, costs=made.costs),
         rule=made.rule,
         inputs=made.rule.inputs(),
         outputs=source.task.outputs(source.schema),
