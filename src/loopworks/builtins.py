@@ -28,7 +28,7 @@ from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, numbers, regions
 from loopworks.train import small_cnn, timm
-from loopworks.train.texts import ngrams
+from loopworks.train.texts import encoder, ngrams
 
 __all__ = [
     "cityscapes",
@@ -40,6 +40,7 @@ __all__ = [
     "datumaro_bridge",
     "datumaro_json",
     "delimited",
+    "encoder",
     "folders",
     "huggingface",
     "image_features",

@@ -106,6 +106,7 @@ def test_a_text_alone_is_what_it_is_in_a_batch(texts: list[str]) -> None:
 def test_counts_are_those_of_the_pieces(text: str) -> None:
     found = RULE.pieces([text])
     assert (found.start >= 0).all()
+    assert (found.end <= len(plain(text))).all()
     assert (found.start < found.end).all()
     assert (found.bucket >= 0).all()
     assert (found.bucket < RULE.buckets).all()
