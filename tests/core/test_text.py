@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loopworks.core import rules
 from loopworks.core.errors import Invalid
+from loopworks.core.predictor import opened
 from loopworks.core.text import TextRule, TokenRule, plain
 
 RULE = TextRule()
@@ -223,7 +224,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tokens_are_filled_up_and_cut(folder: Path) -> None:
-    rule = rules.opened(TokenRule(most_tokens=4), folder)
+    rule = opened(TokenRule(most_tokens=4), folder)
     found = rule.encode(rule.pack(["my card", "", "my card is lost"]))["tokens"]
     assert found.tolist() == [[2, 3, 4, 0], [2, 0, 0, 0], [2, 3, 4, 5]]
     assert found.dtype == np.int64
