@@ -31,7 +31,7 @@ from loopworks.train import small_cnn, timm
 from loopworks.train.detection import small as small_detector
 from loopworks.train.segmentation import small as small_segmenter
 from loopworks.train.tables import lightgbm, linear, stacked
-from loopworks.train.texts import ngrams
+from loopworks.train.texts import encoder, ngrams
 
 __all__ = [
     "cityscapes",
@@ -44,6 +44,7 @@ __all__ = [
     "datumaro_json",
     "delimited",
     "detection",
+    "encoder",
     "folders",
     "huggingface",
     "image_features",

@@ -136,6 +136,14 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class Opened(Protocol):
+    """A rule that needs a file of its bundle to encode, say a tokenizer; ``core.predictor.opened`` asks."""
+
+    def opened(self, folder: Path) -> Rule:
+        """The same rule, told where the bundle lies."""
+
+
+@runtime_checkable
 class Learnable(Task, Protocol):
     """A task kind that models can be trained for, scored and asked. Pure values and functions.
 
