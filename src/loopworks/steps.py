@@ -7,21 +7,17 @@ files, then blobs, then one catalog transaction that also says which job made th
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Context, Learnable, Rule, learnable
+from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
-from loopworks.core.values import LabelSchema
-from loopworks.data.stage import Version
+from loopworks.data.learning import VersionSource
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
 from loopworks.store.lineage import Node
@@ -42,7 +38,7 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
             return made
-        source = _Source(space.version(params["version"]))
+        source = VersionSource(space.version(params["version"]))
         start = space.bundle(params["start"]) if params["start"] else None
         seeded = replace(ctx, seed=params["seed"])
         folder = _fresh(ctx.scratch / "bundle")
@@ -78,7 +74,7 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
         with run:
             best = tournament(
                 bundle,
-                _Source(space.version(bundle.version)),
+                VersionSource(space.version(bundle.version)),
                 folder=folder,
                 max_drop=params["max_drop"],
                 target=params["target"],
@@ -136,63 +132,6 @@ class _Run:
                 self._writer.metric(f"final_{split}_{name}", 0, score.value)
         self._writer.artifact(bundle.folder / bundles.FILE)
         self._writer.register(model.name, f"loopworks-bundle:{model.bundle}", {"loopworks.ref": model.ref})
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A version as the stages after ``data`` read it."""
-
-    version: Version
-
-    @property
-    def id(self) -> str:
-        """Id of the version."""
-        return self.version.id
-
-    @property
-    def task(self) -> Learnable:
-        """Its task kind."""
-        return learnable(self.version.task)
-
-    @property
-    def schema(self) -> LabelSchema:
-        """Its classes."""
-        return self.version.schema
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Split -> items."""
-        return dict(self.version.counts["by_split"])
-
-    @property
-    def typical_size(self) -> tuple[int, int]:
-        """Median width and height of the images, in pixels."""
-        rows = self.version.rows("train")
-        return int(median(row.width for row in rows)), int(median(row.height for row in rows))
-
-    def inputs(self, rule: Rule, split: str, progress: Callable[[float, str], None] | None = None) -> Arrays:
-        """A split's items by the rule."""
-
-        def tell(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done / max(total, 1), f"reading {split}")
-
-        return self.version.inputs(rule, split, tell)
-
-    def targets(self, split: str) -> NDArray[Any]:
-        """A split's labels."""
-        return self.version.targets(split)
-
-    def facts(self, split: str) -> list[dict[str, Any]]:
-        """What is known of each item beside its label."""
-        return [
-            {"name": row.name, "width": row.width, "height": row.height, "tags": row.tags, **row.attributes}
-            for row in self.version.rows(split)
-        ]
-
-    def texts(self, split: str) -> list[str]:
-        """A split's texts."""
-        return [row.text for row in self.version.rows(split)]
 
 
 def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *, parent: str) -> "Model":

@@ -323,9 +323,9 @@ class Workspace(Exchange):
             key: the same key gives the same job, so that a script that runs again goes on with it.
         """
         found = version if isinstance(version, Version) else self.version(version)
-        from loopworks.train.stage import check_params
+        from loopworks.train.recipes import check
 
-        check_params(recipe, params or {})
+        check(recipe, params or {}, found.task.name)
         job = {
             "version": found.id,
             "name": name or found.dataset,

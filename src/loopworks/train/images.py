@@ -20,7 +20,7 @@ from loopworks.core.settings import quiet_libraries
 from loopworks.core.values import ImageRule
 from loopworks.data.source import Source
 from loopworks.tasks import scores
-from loopworks.train.contracts import Lesson, Made
+from loopworks.train.contracts import Draw, Lesson, Made
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
 TINY_PX = 48
 """Largest side of an image that counts as tiny, in pixels."""
+SHORT_S = 60.0
+"""A budget under which no pretrained backbone is worth its start."""
 STEPS, FEWEST, MOST = 400, 15, 200
 """Optimizer steps that a training without a budget aims at, and the fewest and most epochs it makes of them."""
 FEW = 512
@@ -256,6 +258,16 @@ def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
     if not has_val:
         notes.append("there is no validation split: the weights of the last epoch were kept, unchecked")
     return notes
+
+
+def augmentation(draw: Draw) -> dict[str, Any]:
+    """How much a search lets images change; mirroring stays as it is, since it may change the class."""
+    return {
+        "shift": draw.number("shift", 0.0, 0.15),
+        "scale": draw.number("scale", 0.0, 0.25),
+        "rotate_deg": draw.number("rotate_deg", 0.0, 15.0),
+        "light": draw.number("light", 0.0, 0.3),
+    }
 
 
 def channel_stats(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
