@@ -21,7 +21,8 @@ from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
 from loopworks.infer import local
-from loopworks.store import bundles, deployments, garbage, lineage, models
+from loopworks.models import Models
+from loopworks.store import bundles, deployments, garbage, lineage
 from loopworks.store.deployments import Deployment
 from loopworks.store.garbage import Sweep
 from loopworks.store.home import Home, create_home, open_home
@@ -63,7 +64,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange):
+class Workspace(Exchange, Models):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:
@@ -394,24 +395,6 @@ class Workspace(Exchange):
         return self.model(self.jobs.result(job.id, on_progress)["model"])
 
     # ---- models
-
-    def models(self) -> list[Model]:
-        """All models, newest first."""
-        with self.home.catalog.read() as tx:
-            return models.every(tx)
-
-    def model(self, ref: "Model | str") -> Model:
-        """A model by NAME (its newest number), NAME:NUMBER or NAME@ALIAS."""
-        if isinstance(ref, Model):
-            return ref
-        with self.home.catalog.read() as tx:
-            return models.get(tx, ref)
-
-    def alias(self, ref: Model | str, alias: str) -> None:
-        """Point ``alias`` (such as champion) of the model's name to this number."""
-        found = self.model(ref)
-        with self.home.catalog.begin() as tx:
-            models.set_alias(tx, found.name, alias, found.number)
 
     def bundle(self, ref: "Model | Deployment | str") -> Bundle:
         """The bundle of a model or deployment, as a folder on this machine."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from loopworks.cli.model import ModelArgument
+from loopworks.cli.models import ModelArgument
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 

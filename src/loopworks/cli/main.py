@@ -6,7 +6,7 @@ import typer
 from typer.core import TyperGroup
 
 from loopworks import __version__
-from loopworks.cli import data, infer, jobs, label, model, space
+from loopworks.cli import data, infer, jobs, label, model, models, space
 from loopworks.cli.output import Options
 
 ORDER = (
@@ -56,6 +56,7 @@ space.register(app)
 data.register(app)
 label.register(app)
 model.register(app)
+models.register(app)
 infer.register(app)
 jobs.register(app)
 

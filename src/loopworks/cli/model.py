@@ -1,18 +1,19 @@
-"""``loopworks train``, ``optimize`` and ``models``."""
+"""``loopworks train`` and ``optimize``."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loopworks.cli.models import ModelArgument
 from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+from loopworks.core.errors import Invalid
 from loopworks.core.units import bytes_text
 
 if TYPE_CHECKING:
     from loopworks.jobs import Job
     from loopworks.workspace import Model
 
-ModelArgument = Annotated[str, typer.Argument(help="Model: NAME, NAME:NUMBER or NAME@ALIAS.")]
 WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job, or leave it to the worker.")]
 
 
@@ -20,11 +21,10 @@ def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
     app.command("train")(train)
     app.command("optimize")(optimize)
-    app.command("models")(models)
 
 
 def train(
-    dataset: Annotated[str, typer.Argument(help="Dataset (freezes it first) or the id of a frozen version.")],
+    dataset: Annotated[str, typer.Argument(help="Dataset (freezes it first) or the id of a frozen version.")] = "",
     budget: Annotated[str, typer.Option(help="Time that training may take, e.g. 90s or 5m.")] = "",
     recipe: Annotated[str, typer.Option(help="auto, or a recipe such as small-cnn or timm.")] = "auto",
     settings: Annotated[
@@ -32,6 +32,7 @@ def train(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model; default the dataset's.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the recipes and the task kinds they learn.")] = False,
     wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -40,7 +41,12 @@ def train(
 
     The test set is only looked at, never learnt from or chosen by.
     """
+    if listed:
+        _list(json)
+        return
     with face(json) as out, opened(workspace) as space:
+        if not dataset:
+            raise Invalid("dataset", "the name of a dataset or the id of a version", "nothing", "loopworks data ls")
         version = space.find_version(dataset)
         params = _params(settings or [])
         if not wait:
@@ -85,20 +91,14 @@ def optimize(
         _show(out, space.bundle(best), best)
 
 
-def models(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
-    """List the models, newest first."""
-    with face(json) as out, opened(workspace) as space:
-        found = space.models()
-        rows = [
-            (m.ref, m.task, m.variant, _headline(m), m.version[:12], f"{m.created_at:%Y-%m-%d %H:%M}") for m in found
-        ]
-        out.table(("model", "task", "variant", "test", "version", "made (UTC)"), rows)
-        out.done({"models": [m.to_json() for m in found]})
+def _list(json: bool) -> None:
+    from loopworks.train.recipes import recipes
 
-
-def _headline(model: "Model") -> str:
-    scores = model.metrics.get("test") or model.metrics.get("val") or {}
-    return ", ".join(f"{k} {v['value']:.3f}" for k, v in list(scores.items())[:1]) or "-"
+    with face(json) as out:
+        found = recipes()
+        rows = [(one["name"], ", ".join(one["tasks"]), one["about"]) for one in found]
+        out.table(("recipe", "learns", ""), rows)
+        out.done({"recipes": found})
 
 
 def _left(out: Out, job: "Job") -> None:
@@ -138,8 +138,6 @@ def _variant_row(variant: Any, headline: str, chosen: str) -> tuple[object, ...]
 
 def _params(pairs: Sequence[str]) -> dict[str, Any]:
     import json
-
-    from loopworks.core.errors import Invalid
 
     found: dict[str, Any] = {}
     for pair in pairs:

@@ -16,7 +16,20 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import clean, events, formats, look, page, predict, protocol, space, split, table, versions
+from loopworks.server.routes import (
+    clean,
+    events,
+    formats,
+    look,
+    models,
+    page,
+    predict,
+    protocol,
+    space,
+    split,
+    table,
+    versions,
+)
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -32,6 +45,7 @@ ROUTES: tuple[Api, ...] = (
     *protocol.ROUTES,
     *predict.ROUTES,
     *space.ROUTES,
+    *models.ROUTES,
     *split.ROUTES,
     *table.ROUTES,
     *clean.ROUTES,

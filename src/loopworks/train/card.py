@@ -45,6 +45,8 @@ def html(
     for heading, columns, rows, note in _tables(bundle, evaluation):
         if heading == "Worst mistakes" and media:
             continue  # they come as pictures
+        if heading == "Variants":
+            parts += [_pictures(evaluation), _mistakes(evaluation, media or {})]
         if heading == "What it is":
             rows = [*facts, *rows]
         parts.append(f"<section><h2>{escape(heading)}</h2>")
@@ -53,7 +55,6 @@ def html(
         if rows:
             parts.append(_table(columns, rows))
         parts.append("</section>")
-    parts += [_pictures(evaluation), _mistakes(evaluation, media or {})]
     limits = "".join(f"<li>{escape(line)}</li>" for line in _limits(bundle, evaluation))
     parts.append(f"<section><h2>Limits</h2><ul>{limits}</ul></section>")
     return _PAGE.format(title=escape(title), body="\n".join(part for part in parts if part))
@@ -83,7 +84,7 @@ def _tables(bundle: Bundle, evaluation: Mapping[str, Any]) -> Iterator[tuple[str
     if by_class := shown.get("by_class"):
         columns = list(next(iter(by_class.values())))
         worst = sorted(by_class.items(), key=lambda one: next(iter(one[1].values())))
-        rows = [(name, *(_number(values.get(column)) for column in columns)) for name, values in worst[:ROWS]]
+        rows = [(name, *(_cell(column, values.get(column)) for column in columns)) for name, values in worst[:ROWS]]
         more = f", the worst {ROWS} of {len(by_class)}" if len(by_class) > ROWS else ""
         yield f"By class ({where}{more})", ("class", *columns), rows, ""
     if "slices" in shown:
@@ -110,8 +111,8 @@ def _facts(bundle: Bundle, evaluation: Mapping[str, Any]) -> Iterator[Cells]:
         yield "classes", f"{', '.join(classes[:ROWS])}{more} ({len(classes)}{many})"
     yield "recipe", bundle.recipe
     yield "learnt from version", bundle.version
-    yield "input", ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in bundle.inputs)
-    yield "output", ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in bundle.outputs)
+    for name, tensors in (("input", bundle.inputs), ("output", bundle.outputs)):
+        yield name, ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in tensors) or "none"
     for note in bundle.notes:
         yield "note", note
     if calibration := _shown(evaluation).get("calibration"):
@@ -215,12 +216,16 @@ def _interval(score: Mapping[str, Any]) -> str:
     return f"{_number(score['value'])} [{_number(score['low'])}, {_number(score['high'])}]"
 
 
+def _cell(column: str, value: object) -> str:
+    return f"{value:.0f}" if column == "count" and isinstance(value, int | float) else _number(value)
+
+
 def _number(value: object) -> str:
     if value is None:
         return "-"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
-    return f"{value:.0f}" if isinstance(value, float) and abs(value) > 1 else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.5g}"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 360, 250, 46, 36, 10, 12
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 360, 250, 60, 36, 10, 12
 COLORS = ("#1f6feb", "#d1480c", "#1a7f37", "#8250df", "#bf8700", "#0a7ea4", "#cf222e", "#57606a")
 Points = Sequence[Sequence[float]]
 

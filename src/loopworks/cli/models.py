@@ -1,0 +1,117 @@
+"""``loopworks models``: list, compare, name, show."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+
+if TYPE_CHECKING:
+    from loopworks.train.compare import Comparison
+    from loopworks.workspace import Model
+
+group = typer.Typer(help="Models: list, compare, alias, card.", invoke_without_command=True)
+
+ModelArgument = Annotated[str, typer.Argument(help="Model: NAME, NAME:NUMBER or NAME@ALIAS.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Hang the commands under ``app``."""
+    app.add_typer(group, name="models")
+
+
+@group.callback()
+def ls(context: typer.Context, workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """List the models, newest first."""
+    if context.invoked_subcommand:
+        return
+    with face(json) as out, opened(workspace) as space:
+        found, aliases = space.models(), space.aliases()
+        rows = [
+            (
+                m.ref,
+                ", ".join(aliases.get(m.ref, [])),
+                m.task,
+                m.variant,
+                headline(m),
+                m.version[:12],
+                f"{m.created_at:%Y-%m-%d %H:%M}",
+            )
+            for m in found
+        ]
+        out.table(("model", "alias", "task", "variant", "test", "version", "made (UTC)"), rows)
+        out.done({"models": [m.to_json() for m in found], "aliases": aliases})
+
+
+@group.command("compare")
+def compare(
+    left: ModelArgument, right: ModelArgument, workspace: WorkspaceOption = ".", json: JsonOption = False
+) -> None:
+    """Two models on the same test items: better, worse, or not separable."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.compare(left, right)
+        _compared(out, found)
+        out.done({"comparison": found.to_json()})
+
+
+@group.command("alias")
+def alias(
+    model: ModelArgument,
+    name: Annotated[str, typer.Argument(help="champion, challenger, or any word.")],
+    force: Annotated[bool, typer.Option("--force", help="Make it champion even if it is not better.")] = False,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Give a model a name.
+
+    A new champion must be better than the one before on the same test items.
+    """
+    with face(json) as out, opened(workspace) as space:
+        found = space.alias(model, name, force=force)
+        if found is not None:
+            _compared(out, found)
+        ref = space.model(model).ref
+        out.say(f"{ref} is now {name}")
+        out.done({"model": ref, "alias": name, "comparison": None if found is None else found.to_json()})
+
+
+@group.command("card")
+def card(
+    model: ModelArgument,
+    html: Annotated[Path | None, typer.Option(help="Write the page with pictures to this file.")] = None,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """What a model is, how good it is, and where it is not."""
+    with face(json) as out, opened(workspace) as space:
+        if html is not None:
+            html.write_text(space.card(model), encoding="utf-8")
+            out.say(f"wrote {html}")
+            out.done({"model": space.model(model).ref, "html": str(html)})
+            return
+        text = space.card(model, form="markdown")
+        out.say(text)
+        out.done({"model": space.model(model).ref, "markdown": text})
+
+
+def headline(model: "Model") -> str:
+    """The first score of a model, on test where there is one."""
+    scores = model.metrics.get("test") or model.metrics.get("val") or {}
+    return ", ".join(f"{k} {v['value']:.3f}" for k, v in list(scores.items())[:1]) or "-"
+
+
+def _compared(out: Out, found: "Comparison") -> None:
+    rows = [
+        (
+            name,
+            f"{one.left.value:.4f}",
+            f"{one.right.value:.4f}",
+            f"{one.difference.value:+.4f} [{one.difference.low:+.4f}, {one.difference.high:+.4f}]",
+        )
+        for name, one in found.metrics.items()
+    ]
+    out.table(("metric", found.left, found.right, "difference"), rows)
+    out.say(found.sentence())
+    for note in found.notes:
+        out.say(f"note: {note}")

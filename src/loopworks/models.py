@@ -1,0 +1,258 @@
+"""What a workspace does with its models: compare them, crown a champion, show their cards and reasons, take in others.
+
+``Workspace`` inherits ``Models``; nothing else does.
+"""
+
+import base64
+import io
+from collections.abc import Iterable, Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from loopworks.core import predictor as predictors
+from loopworks.core.bundle import Bundle
+from loopworks.core.contracts import Arrays
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
+from loopworks.data.learning import VersionSource
+from loopworks.data.version import VersionRow
+from loopworks.store import bundles, models
+from loopworks.store.home import Home
+from loopworks.store.models import Model
+from loopworks.tasks.answers import answers, rows
+from loopworks.train import card as cards
+from loopworks.train import compare as paired
+from loopworks.train import judge, recipes
+from loopworks.train.compare import Comparison
+
+if TYPE_CHECKING:
+    from loopworks.data.stage import Version
+
+CHAMPION = "champion"
+TEST = "test"
+THUMBNAIL_PX = 256
+
+
+class Models:
+    """The part of a workspace that looks after models."""
+
+    home: Home
+
+    def version(self, version: str) -> "Version":
+        """A frozen version by its id."""
+        raise NotImplementedError
+
+    # ---- who is there
+
+    def models(self) -> list[Model]:
+        """All models, newest first."""
+        with self.home.catalog.read() as tx:
+            return models.every(tx)
+
+    def model(self, ref: "Model | str") -> Model:
+        """A model by NAME (its newest number), NAME:NUMBER or NAME@ALIAS."""
+        if isinstance(ref, Model):
+            return ref
+        with self.home.catalog.read() as tx:
+            return models.get(tx, ref)
+
+    def aliases(self) -> dict[str, list[str]]:
+        """Reference of a model -> its aliases, such as champion."""
+        told: dict[str, list[str]] = {}
+        with self.home.catalog.read() as tx:
+            for name in {model.name for model in models.every(tx)}:
+                for alias, number in models.aliases(tx, name).items():
+                    told.setdefault(f"{name}:{number}", []).append(alias)
+        return told
+
+    def recipes(self, task: str = "") -> list[dict[str, Any]]:
+        """Every recipe, or those that learn a task kind: ``name``, ``about``, ``tasks``, ``is_tunable``, ``schema``."""
+        return recipes.recipes(task)
+
+    def _folder(self, model: Model) -> Bundle:
+        return bundles.load(self.home.blobs, model.bundle, self.home.cache)
+
+    # ---- compare
+
+    def compare(self, left: Model | str, right: Model | str) -> Comparison:
+        """The left model against the right one, on the test items of the newer of their two versions.
+
+        Both answer the same items; items that either learnt from, or was chosen by, are left out. The verdict is by the
+        task's headline: better or worse where the 95 % interval of the paired difference leaves zero out, else not
+        separable.
+
+        Raises: Conflict: they answer different questions. Invalid: too few items are left.
+        """
+        first, second = self.model(left), self.model(right)
+        ours, theirs = self._folder(first), self._folder(second)
+        task = paired.same_task(ours, theirs)
+        versions = [self.version(model.version) for model in (first, second)]
+        newer = max(versions, key=lambda version: (version.created_at, version.number))
+        source = VersionSource(newer)
+        kept = _unseen(source, [version for version in versions if version.id != newer.id])
+        outputs = [
+            paired.translated(task, self._answers(bundle, source, kept), bundle.schema, source.schema, model.ref)
+            for bundle, model in ((ours, first), (theirs, second))
+        ]
+        verdict, metrics = paired.compare(
+            task, source.schema, source.targets(TEST)[kept], *outputs, seed=self.home.settings.seed
+        )
+        notes = list(paired.class_notes(source.schema, [(first.ref, ours.schema), (second.ref, theirs.schema)]))
+        if versions[0].id != versions[1].id:
+            notes.append(f"they learnt from different versions; both were asked about test items of {newer.id[:12]}")
+        if dropped := source.counts[TEST] - len(kept):
+            notes.append(
+                f"{dropped} test items were left out: one of the models learnt from them or was chosen by them"
+            )
+        return Comparison(
+            left=first.ref,
+            right=second.ref,
+            headline=task.headline,
+            verdict=verdict,
+            metrics=metrics,
+            version=newer.id,
+            items=len(kept),
+            left_out=dropped,
+            notes=tuple(notes),
+        )
+
+    def alias(self, ref: Model | str, alias: str, *, force: bool = False) -> Comparison | None:
+        """Point ``alias`` of the model's name to this number.
+
+        A new ``champion`` must be better than the one before on the same test items.
+
+        Args:
+            ref: the model.
+            alias: champion, challenger, or any word.
+            force: make it champion also where it is worse or not separable.
+        Returns: for a new champion, how it compares with the one before; ``None`` where there was none to compare with.
+        Raises: Conflict: not better than the champion; the error says the figures.
+        """
+        found = self.model(ref)
+        told = None
+        if alias == CHAMPION and (before := self.champion(found.name)) is not None and before.ref != found.ref:
+            told = self._challenge(found, before, force)
+        with self.home.catalog.begin() as tx:
+            models.set_alias(tx, found.name, alias, found.number)
+        return told
+
+    def champion(self, name: str) -> Model | None:
+        """The champion of a name, if there is one."""
+        with self.home.catalog.read() as tx:
+            number = models.aliases(tx, name).get(CHAMPION)
+            return None if number is None else models.get(tx, f"{name}:{number}")
+
+    def _challenge(self, model: Model, before: Model, force: bool) -> Comparison | None:
+        try:
+            found = self.compare(model, before)
+        except LoopworksError as error:
+            if force:
+                return None
+            raise Conflict(
+                f"a new champion must be better than {before.ref}; they cannot be compared: {error.message}",
+                error.hint or "force (--force) takes it all the same",
+            ) from None
+        if found.verdict != "better" and not force:
+            raise Conflict(
+                f"a new champion must be better than {before.ref}; got: {found.sentence()}",
+                "a larger test split separates closer models; force (--force) takes it all the same",
+            )
+        return found
+
+    def _answers(self, bundle: Bundle, source: VersionSource, kept: Any) -> Arrays:
+        predictor = predictors.load(bundle.variant(), bundle.folder, bundle.rule, threads=self.home.settings.threads)
+        try:
+            return answers(predictor, rows(source.inputs(bundle.rule, TEST), kept))
+        finally:
+            predictor.close()
+
+    # ---- card
+
+    def evaluation(self, ref: Model | str) -> dict[str, Any]:
+        """Everything that was measured of a model on val and test; docs/train.md says what each part is.
+
+        Raises: NotFound: nothing was measured, e.g. of a model that came from elsewhere.
+        """
+        return judge.read(self._folder(self.model(ref)))
+
+    def card(self, ref: Model | str, *, form: str = "html") -> str:
+        """The card of a model: what it is, how it was made, how good it is and where it is not.
+
+        Args:
+            ref: the model.
+            form: html (one page with pictures and the worst mistakes), or markdown.
+        """
+        if form not in ("html", "markdown"):
+            raise Invalid("form of a card", "html or markdown", form)
+        model = self.model(ref)
+        bundle = self._folder(model)
+        try:
+            evaluation = judge.read(bundle)
+        except NotFound:
+            evaluation = {}
+        if form == "markdown":
+            return cards.markdown(bundle, evaluation, model.ref)
+        names = [alias for alias, number in self._numbers(model.name).items() if number == model.number]
+        facts = [("model", model.ref), *([("aliases", ", ".join(names))] if names else [])]
+        facts += [("made", f"{model.created_at:%Y-%m-%d %H:%M} UTC"), ("run", model.run)]
+        if model.parent:
+            facts.append(("made from", model.parent))
+        return cards.html(bundle, evaluation, f"Model {model.ref}", self._media(model, evaluation), facts)
+
+    def _numbers(self, name: str) -> dict[str, int]:
+        with self.home.catalog.read() as tx:
+            return models.aliases(tx, name)
+
+    def _media(self, model: Model, evaluation: Mapping[str, Any]) -> dict[str, str]:
+        """HTML of the items of the worst mistakes; what is gone or cannot be read is left out."""
+        splits = evaluation.get("splits", {})
+        where = TEST if TEST in splits else "val"
+        wanted = {one["item"] for one in splits.get(where, {}).get("mistakes", ())}
+        if not wanted:
+            return {}
+        try:
+            found = [row for row in self.version(model.version).rows(where) if row.item_id in wanted]
+        except (LoopworksError, AttributeError):  # the version is erased, or one of a table, whose rows are no files
+            return {}
+        return {row.item_id: shown for row in found if (shown := _shown(row))}
+
+
+def _unseen(source: VersionSource, others: Iterable["Version"]) -> Any:
+    """Positions of the test items that are in no other version's train or val."""
+    count = source.counts.get(TEST, 0)
+    if not count:
+        raise Invalid("version to compare by", "one with test items", f"{source.id[:12]} without", "split with test=")
+    used = {
+        str(row["item"])
+        for version in map(VersionSource, others)
+        for split in ("train", "val")
+        if version.counts.get(split, 0)
+        for row in version.facts(split)
+    }
+    kept = np.asarray([i for i, row in enumerate(source.facts(TEST)) if str(row["item"]) not in used], np.int64)
+    if len(kept) < paired.LEAST:
+        raise Invalid(
+            "test items that neither model learnt from",
+            f"at least {paired.LEAST}",
+            f"{len(kept)} of {count} in version {source.id[:12]}",
+            "keep the splits of earlier versions, or train both models on one version",
+        )
+    return kept
+
+
+def _shown(row: VersionRow) -> str:
+    """An item as HTML: a thumbnail, or the start of its text."""
+    if row.text:
+        return f"<p>{escape(row.text[:400])}</p>"
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(row.read())) as opened:
+            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    except (OSError, ValueError, LoopworksError):  # the file is gone or broken since: the card stays whole without it
+        return ""
+    kept = io.BytesIO()
+    picture.save(kept, "JPEG", quality=80)
+    return f'<img alt="{escape(row.name)}" src="data:image/jpeg;base64,{base64.b64encode(kept.getvalue()).decode()}">'

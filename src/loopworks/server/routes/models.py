@@ -1,0 +1,99 @@
+"""Recipes, comparisons, aliases and cards over HTTP."""
+
+from typing import TYPE_CHECKING
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from loopworks.core.errors import Invalid
+from loopworks.server import answer
+from loopworks.server.route import Api, text_schema
+from loopworks.server.serving import Serving
+
+if TYPE_CHECKING:
+    from loopworks.workspace import Workspace
+
+_MODEL = "/api/models/{model}"
+
+
+def _space(request: Request) -> "Workspace":
+    serving: Serving = request.app.state.serving
+    return serving.space
+
+
+def recipes(request: Request) -> Response:
+    """Every recipe with the task kinds that it learns and its parameters."""
+    return answer.json({"recipes": _space(request).recipes(request.query_params.get("task", ""))})
+
+
+def compare(request: Request) -> Response:
+    """Two models on the same test items."""
+    left, right = (request.query_params.get(name, "") for name in ("left", "right"))
+    if not left or not right:
+        raise Invalid("left and right", "two models", f"{left or 'nothing'} and {right or 'nothing'}")
+    return answer.json({"comparison": _space(request).compare(left, right).to_json()})
+
+
+async def alias(request: Request) -> Response:
+    """Give a model a name; a new champion must be better than the one before."""
+    body = await answer.body(request)
+    name, force = body.get("alias"), body.get("force", False)
+    if not isinstance(name, str) or not isinstance(force, bool):
+        raise Invalid("request body", "{'alias': text, 'force': true or false}", body)
+    model = request.path_params["model"]
+    found = await run_in_threadpool(_space(request).alias, model, name, force=force)
+    ref = await run_in_threadpool(lambda: _space(request).model(model).ref)
+    return answer.json({"model": ref, "alias": name, "comparison": None if found is None else found.to_json()})
+
+
+def card(request: Request) -> Response:
+    """The card of a model as a page, or as Markdown."""
+    form = request.query_params.get("form", "html")
+    text = _space(request).card(request.path_params["model"], form=form)
+    if form == "markdown":
+        return Response(text, media_type="text/markdown; charset=utf-8")
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox",
+    }
+    return Response(text, media_type="text/html; charset=utf-8", headers=headers)
+
+
+def evaluation(request: Request) -> Response:
+    """Everything that was measured of a model."""
+    return answer.json({"evaluation": _space(request).evaluation(request.path_params["model"])})
+
+
+ROUTES = (
+    Api(
+        method="GET",
+        path="/api/recipes",
+        endpoint=recipes,
+        summary="Recipes and their parameters",
+        query={"task": "only those that learn this task kind"},
+    ),
+    Api(
+        method="GET",
+        path="/api/compare",
+        endpoint=compare,
+        summary="Two models on the same test items",
+        query={"left": "a model", "right": "another"},
+    ),
+    Api(
+        method="POST",
+        path=f"{_MODEL}/alias",
+        endpoint=alias,
+        summary="Name a model, e.g. champion",
+        body=text_schema(alias="champion, challenger, or any word", force_="true: also where it is not better"),
+    ),
+    Api(
+        method="GET",
+        path=f"{_MODEL}/card",
+        endpoint=card,
+        summary="The card of a model",
+        query={"form": "html or markdown"},
+        answer="text/html",
+    ),
+    Api(method="GET", path=f"{_MODEL}/evaluation", endpoint=evaluation, summary="All measurements of a model"),
+)
