@@ -58,6 +58,15 @@ class Tunable(Protocol):
         """Parameters of one trial; what is left out keeps its default."""
 
 
+@runtime_checkable
+class Heavy(Protocol):
+    """A recipe class whose libraries take seconds to import."""
+
+    @classmethod
+    def load(cls) -> None:
+        """Import them, so that a clock that starts now measures the training alone."""
+
+
 class Packed:
     """Items of a source, packed once per rule and split however often they are asked for."""
 

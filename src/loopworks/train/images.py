@@ -72,6 +72,11 @@ class ImageFit:
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Epochs without a better validation result after which training stops; 0 is half of all epochs."""
 
+    @classmethod
+    def load(cls) -> None:
+        """Import what a training needs."""
+        load_libraries()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:

@@ -49,6 +49,11 @@ def schema_of(kind: type) -> dict[str, Any]:
     return schema
 
 
+def parameters(kind: type) -> set[str]:
+    """Names of a recipe's parameters."""
+    return {field.name for field in fields(kind)}
+
+
 def tasks_of(kind: type) -> frozenset[str]:
     """Task kinds that a recipe says it learns; empty where it says none."""
     return frozenset(getattr(kind, "tasks", ()))
@@ -101,7 +106,7 @@ def choose(source: Source, budget_s: float | None, params: Mapping[str, Any] | N
         if not tasks_of(kind):
             continue
         share, why = kind.fitness(source, budget_s) if isinstance(kind, Fit) else (PLAIN_FITNESS, "it learns the task")
-        takes = set(params or {}) <= {field.name for field in fields(kind)}
+        takes = set(params or {}) <= parameters(kind)
         found.append((takes, share, name, why))
     if not found:
         raise _none(source.task.name)
