@@ -23,7 +23,6 @@ import numpy as np
 
 import loopworks as lw
 from benchmarks.figure import Figure
-from loopworks.core import image
 from loopworks.core.bundle import Bundle, Variant, write
 from loopworks.core.values import ImageRule, LabelSchema, TensorSpec
 from loopworks.infer import protocol
@@ -132,13 +131,13 @@ class Raw:
         self._bundle = bundle
         self._jpeg = jpeg
         self._own = threading.local()
-        self._row = image.decode(jpeg, bundle.rule)[np.newaxis]
+        self._row = bundle.rule.pack([jpeg])["image"]
 
     def work(self, kind: str) -> None:
         """Decode (``jpeg``) and run."""
         if not hasattr(self._own, "predictor"):
             self._own.predictor = OnnxPredictor(self._bundle.path("model.onnx"), 1)
-        row = image.decode(self._jpeg, self._bundle.rule)[np.newaxis] if kind == "jpeg" else self._row
+        row = self._bundle.rule.pack([self._jpeg])["image"] if kind == "jpeg" else self._row
         self._own.predictor.predict({"image": row})
 
     def tensor(self) -> tuple[bytes, int | None]:

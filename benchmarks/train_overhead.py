@@ -46,14 +46,16 @@ def learner(case: str, facts: dict[str, Any], epochs: int) -> Any:
 
     from loopworks.train.augment import Augment, Change
     from loopworks.train.loop import Learner, Plan
+    from loopworks.train.objectives import Classes
 
     change = Change(shift=0.08, scale=0.1, rotate_deg=8.0, light=0.1)
     middle = torch.full((3,), 127.0)
     plan = Plan(
-        epochs=epochs, batch=facts["batch"], rate=1e-3, weight_decay=0.05, smoothing=0.05, patience=epochs,
-        is_multi=False, threads=1,
+        epochs=epochs, batch=facts["batch"], rate=1e-3, weight_decay=0.05, patience=epochs, threads=1,
+       
     )  # fmt: skip
-    return Learner(network(case, facts["size"]), Augment(change, middle, middle, torch.device("cpu")), plan)
+    objective = Classes(Augment(change, middle, middle, torch.device("cpu")), is_multi=False, smoothing=0.05)
+    return Learner(network(case, facts["size"]), objective, plan)
 
 
 def data(facts: dict[str, Any]) -> Any:
@@ -99,7 +101,8 @@ def bare(case: str, facts: dict[str, Any], split: Any) -> float:
             batches.epoch = epoch
             for images, targets in batches:
                 optimizer.zero_grad()
-                loss = pupil.loss(model(pupil.augment(images)), targets)
+                x, wanted = pupil.objective.prepare(images, targets, is_training=True)
+                loss = pupil.objective.loss(model(x), wanted)
                 loss.backward()
                 optimizer.step()
             ends.append(time.process_time())

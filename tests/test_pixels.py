@@ -53,12 +53,11 @@ def test_training_server_and_edge_see_the_same_pixels(tmp_path: Path, colors: An
         dataset.add(tmp_path / "photos")
         dataset.assign([item.id for item in dataset.items()], "train")
         version = dataset.freeze()
-        trained_on = dict(
-            zip((r.name for r in version.rows("train")), version.pixels(bundle.rule, "train"), strict=True)
-        )
+        names = [row.name for row in version.rows("train")]
+        trained_on = dict(zip(names, version.inputs(bundle.rule, "train")["image"], strict=True))
     with Engine() as engine:
         served = engine.load("tiny", bundle)
-        asked = stage.images(served, [file.read_bytes() for file in files])[bundle.inputs[0].name]
+        asked = stage.join([stage.pack(served, file.read_bytes()) for file in files])["image"]
     for file, pixels in zip(files, asked, strict=True):
         name = file.relative_to(tmp_path / "photos").as_posix()
         assert np.array_equal(trained_on[name], pixels), name

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from loopworks_means import Means
 
 from loopworks.core.contracts import Learnable
@@ -71,6 +70,8 @@ class TestMeans(StepContract):
 def test_the_file_tells_dark_from_bright(tmp_path: Path) -> None:
     task = lesson(tmp_path)
     made = Means().run(task, context(tmp_path))
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(str(task.folder / made.variant.file), providers=["CPUExecutionProvider"])
     (scores,) = session.run(None, dict(Shades().inputs(made.rule, "val")))
     assert (scores.argmax(axis=1) == Shades().targets("val").argmax(axis=1)).all()

@@ -11,19 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from loopworks.answering import Answering
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
 from loopworks.data.learning import VersionSource
 from loopworks.data.version import VersionRow
-from loopworks.store import bundles, models
-from loopworks.store.home import Home
+from loopworks.store import models
 from loopworks.store.models import Model
 from loopworks.tasks.answers import answers, rows
 from loopworks.train import card as cards
 from loopworks.train import compare as paired
 from loopworks.train import judge, recipes
+from loopworks.train import search as searches
 from loopworks.train.compare import Comparison
 
 if TYPE_CHECKING:
@@ -34,28 +35,14 @@ TEST = "test"
 THUMBNAIL_PX = 256
 
 
-class Models:
+class Models(Answering):
     """The part of a workspace that looks after models."""
-
-    home: Home
 
     def version(self, version: str) -> "Version":
         """A frozen version by its id."""
         raise NotImplementedError
 
     # ---- who is there
-
-    def models(self) -> list[Model]:
-        """All models, newest first."""
-        with self.home.catalog.read() as tx:
-            return models.every(tx)
-
-    def model(self, ref: "Model | str") -> Model:
-        """A model by NAME (its newest number), NAME:NUMBER or NAME@ALIAS."""
-        if isinstance(ref, Model):
-            return ref
-        with self.home.catalog.read() as tx:
-            return models.get(tx, ref)
 
     def aliases(self) -> dict[str, list[str]]:
         """Reference of a model -> its aliases, such as champion."""
@@ -70,8 +57,12 @@ class Models:
         """Every recipe, or those that learn a task kind: ``name``, ``about``, ``tasks``, ``is_tunable``, ``schema``."""
         return recipes.recipes(task)
 
-    def _folder(self, model: Model) -> Bundle:
-        return bundles.load(self.home.blobs, model.bundle, self.home.cache)
+    def board(self, ref: Model | str) -> dict[str, Any]:
+        """The leader board of the search that a model comes from: its trials, the best first.
+
+        Raises: NotFound: the model does not come from a search.
+        """
+        return searches.board(self.bundle(ref))
 
     # ---- compare
 
@@ -85,7 +76,7 @@ class Models:
         Raises: Conflict: they answer different questions. Invalid: too few items are left.
         """
         first, second = self.model(left), self.model(right)
-        ours, theirs = self._folder(first), self._folder(second)
+        ours, theirs = self.bundle(first), self.bundle(second)
         task = paired.same_task(ours, theirs)
         versions = [self.version(model.version) for model in (first, second)]
         newer = max(versions, key=lambda version: (version.created_at, version.number))
@@ -96,7 +87,7 @@ class Models:
             for bundle, model in ((ours, first), (theirs, second))
         ]
         verdict, metrics = paired.compare(
-            task, source.schema, source.targets(TEST)[kept], *outputs, seed=self.home.settings.seed
+            task, source.schema, source.targets(TEST)[kept], *outputs, seed=self.settings.seed
         )
         notes = list(paired.class_notes(source.schema, [(first.ref, ours.schema), (second.ref, theirs.schema)]))
         if versions[0].id != versions[1].id:
@@ -161,7 +152,7 @@ class Models:
         return found
 
     def _answers(self, bundle: Bundle, source: VersionSource, kept: Any) -> Arrays:
-        predictor = predictors.load(bundle.variant(), bundle.folder, bundle.rule, threads=self.home.settings.threads)
+        predictor = predictors.load(bundle.variant(), bundle.folder, bundle.rule, threads=self.settings.threads)
         try:
             return answers(predictor, rows(source.inputs(bundle.rule, TEST), kept))
         finally:
@@ -174,7 +165,7 @@ class Models:
 
         Raises: NotFound: nothing was measured, e.g. of a model that came from elsewhere.
         """
-        return judge.read(self._folder(self.model(ref)))
+        return judge.read(self.bundle(self.model(ref)))
 
     def card(self, ref: Model | str, *, form: str = "html") -> str:
         """The card of a model: what it is, how it was made, how good it is and where it is not.
@@ -186,7 +177,7 @@ class Models:
         if form not in ("html", "markdown"):
             raise Invalid("form of a card", "html or markdown", form)
         model = self.model(ref)
-        bundle = self._folder(model)
+        bundle = self.bundle(model)
         try:
             evaluation = judge.read(bundle)
         except NotFound:

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
+from loopworks.core.settings import Settings
 from loopworks.data.learning import VersionSource
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
@@ -25,6 +26,7 @@ from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
     from loopworks.store.runs import Status
+    from loopworks.train.trial import Order, Trial
     from loopworks.workspace import Model
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,57 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
             model = _keep(space, ctx, bundle, params["name"], run.id, parent="")
             run.finish(bundle, model)
         return {"model": model.ref, "bundle": model.bundle}
+
+
+@plugins.add("job.search")
+def search(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Search for the best recipe and parameters and keep the model; ``params`` as in ``Workspace.search``."""
+    from loopworks.train.search import search as look
+    from loopworks.train.spread import on_cluster
+
+    with open(location, create=False) as space:
+        if (made := _made(space, ctx)) is not None:
+            return made
+        start = space.bundle(params["start"]) if params["start"] else None
+        cluster, lanes = on_cluster(space.settings, _Elsewhere(str(space.folder.resolve()), params, space.settings))
+        run = _Run(space, params["name"], dict(params), ctx)
+        with run:
+            bundle = look(
+                VersionSource(space.version(params["version"])),
+                budget_s=params["budget_s"],
+                trials=params["trials"],
+                names=params["recipes"],
+                params=params["params"],
+                folder=_fresh(ctx.scratch / "bundle"),
+                ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.95)),
+                start=start,
+                threads=space.settings.threads,
+                on_trial=run.child,
+                cluster=cluster,
+                lanes=lanes,
+            )
+            model = _keep(space, ctx, bundle, params["name"], run.id, parent="")
+            run.finish(bundle, model)
+        return {"model": model.ref, "bundle": model.bundle}
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """What a node of a cluster does for a trial: it opens the workspace, which it must reach at the same place."""
+
+    location: str
+    params: Mapping[str, Any]
+    settings: Settings
+
+    def __call__(self, order: "Order", folder: Path) -> "Trial":
+        from loopworks.train.sealed import seal
+        from loopworks.train.trial import attempt
+
+        ctx = Context(seed=order.seed, scratch=folder, report=lambda share, text: None, stopped=lambda: False)
+        with open(self.location, create=False) as space:
+            start = space.bundle(self.params["start"]) if self.params["start"] else None
+            source = seal(VersionSource(space.version(self.params["version"])))
+            return attempt(order, source, folder, ctx, start=start)
 
 
 @plugins.add("job.optimize")
@@ -116,6 +169,16 @@ class _Run:
         """MLflow's id of the run."""
         return self._writer.id
 
+    def child(self, trial: "Trial") -> None:
+        """One trial of a search, as a run below this one."""
+        tags = {"loopworks.trial": str(trial.number), "loopworks.state": trial.state}
+        values = [("val_headline", 0, trial.value)] if trial.value is not None else []
+        points = [(name, int(step), value) for name, curve in trial.points.items() for step, value in curve]
+        named = {"recipe": trial.recipe, **trial.params}
+        final = [(f"final_{name}", step, value) for name, step, value in values]
+        status: Status = "failed" if trial.state == "failed" else "cancelled" if trial.state == "pruned" else "done"
+        self._writer.child(f"trial {trial.number}", named, tags, [*points, *final], status)
+
     def watch(self, ctx: Context) -> Context:
         """The same context, whose metrics also reach the run."""
 
@@ -127,6 +190,8 @@ class _Run:
 
     def finish(self, bundle: Bundle, model: "Model") -> None:
         """Write the final scores and register the model; its tag holds the number that the catalog gave it."""
+        if warnings := [note for note in bundle.notes if note.startswith("warning")]:
+            self._writer.tag("loopworks.warnings", "; ".join(warnings))
         for split, scores in bundle.metrics.items():
             for name, score in scores.items():
                 self._writer.metric(f"final_{split}_{name}", 0, score.value)

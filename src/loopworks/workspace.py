@@ -7,28 +7,23 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from loopworks.core import image
-from loopworks.core import predictor as predictors
-from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Predictor, Rule, learnable
-from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound, from_json
+from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.core.registry import plugins
-from loopworks.core.settings import Settings
 from loopworks.core.units import seconds
-from loopworks.core.values import LineageNode, Problem
+from loopworks.core.values import LineageNode
 from loopworks.data import arrival
 from loopworks.data import stage as data
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
-from loopworks.infer import local
 from loopworks.models import Models
-from loopworks.store import bundles, deployments, garbage, lineage
+from loopworks.store import garbage
 from loopworks.store.deployments import Deployment
 from loopworks.store.garbage import Sweep
 from loopworks.store.home import Home, create_home, open_home
-from loopworks.store.ids import batches
-from loopworks.store.lineage import Node
 from loopworks.store.models import Model
+from loopworks.train import recipes as recipes_
 
 if TYPE_CHECKING:
     from loopworks.data.features.model import Answers
@@ -36,6 +31,7 @@ if TYPE_CHECKING:
     from loopworks.label.stage import Labeling
 
 Progress = Callable[["Job"], None]
+SEARCH = "search"
 WARM = (
     "loopworks.builtins",
     "loopworks.train.loop",
@@ -97,11 +93,6 @@ class Workspace(Exchange, Models):
     def folder(self) -> Path:
         """Where the workspace lies."""
         return self.home.folder
-
-    @property
-    def settings(self) -> Settings:
-        """Settings in force."""
-        return self.home.settings
 
     @property
     def jobs(self) -> "Jobs":
@@ -315,7 +306,7 @@ class Workspace(Exchange, Models):
 
         Args:
             version: what to learn from, or its id.
-            recipe: ``auto``, or a ``train.NAME`` plug-in without ``train.``.
+            recipe: ``auto``, a ``train.NAME`` plug-in without ``train.``, or ``search``: see ``search``.
             params: parameters of the recipe.
             budget: time that training may take, e.g. ``"5m"``; empty leaves it to the recipe.
             name: of the model; default the dataset's name.
@@ -323,10 +314,10 @@ class Workspace(Exchange, Models):
             seed: same seed, same version, same model; default the workspace's setting.
             key: the same key gives the same job, so that a script that runs again goes on with it.
         """
+        if recipe == SEARCH:
+            return self.search_job(version, budget=budget, params=params, name=name, start=start, seed=seed, key=key)
         found = version if isinstance(version, Version) else self.version(version)
-        from loopworks.train.recipes import check
-
-        check(recipe, params or {}, found.task.name)
+        recipes_.check(recipe, params or {}, found.task.name)
         job = {
             "version": found.id,
             "name": name or found.dataset,
@@ -337,6 +328,89 @@ class Workspace(Exchange, Models):
             "seed": self.settings.seed if seed is None else seed,
         }
         return self.jobs.get(self.jobs.submit("train", job, title=f"train {job['name']}", key=key))
+
+    def search(
+        self,
+        version: Version | str,
+        *,
+        budget: str | float | None = None,
+        trials: int | None = None,
+        money: float | None = None,
+        recipes: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        name: str = "",
+        start: Model | str | None = None,
+        seed: int | None = None,
+        on_progress: Progress | None = None,
+        key: str | None = None,
+    ) -> Model:
+        """Search for the best recipe and parameters, as a durable job, and wait for it; as ``search_job``.
+
+        ``board(model)`` is its leader board.
+        """
+        job = self.search_job(
+            version,
+            budget=budget,
+            trials=trials,
+            money=money,
+            recipes=recipes,
+            params=params,
+            name=name,
+            start=start,
+            seed=seed,
+            key=key,
+        )
+        return self.result(job, on_progress)
+
+    def search_job(
+        self,
+        version: Version | str,
+        *,
+        budget: str | float | None = None,
+        trials: int | None = None,
+        money: float | None = None,
+        recipes: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        name: str = "",
+        start: Model | str | None = None,
+        seed: int | None = None,
+        key: str | None = None,
+    ) -> "Job":
+        """Queue a search and return its job at once; the validation split alone decides.
+
+        Args:
+            version: what to learn from, or its id.
+            budget: time for everything, e.g. ``"10m"``; kept within 10 %.
+            trials: how many recipes with parameters to try; without a budget each takes the time it wants.
+            money: what it may cost, by the setting ``price_per_hour``; a budget of the time that this buys.
+            recipes: only these; default all that suit the data.
+            params: fixed for all trials.
+            name: of the model; default the dataset's name.
+            start: a model to start each trial from.
+            seed: same seed and number of trials, same search.
+            key: the same key gives the same job.
+        """
+        from loopworks.train.search import LEAST_S, budget_of
+
+        found = version if isinstance(version, Version) else self.version(version)
+        for one in recipes or ("auto",):
+            recipes_.check(one, params or {}, found.task.name)
+        limit = budget_of(budget, money, self.settings.price_per_hour)
+        if limit is None and trials is None:
+            raise Invalid("search", "given a budget, a number of trials or money", "none", 'budget="10m", or trials=20')
+        if limit is not None and limit < LEAST_S:
+            raise Invalid("budget of a search", f"at least {LEAST_S:.0f} s", f"{limit:g} s", "train without a search")
+        job = {
+            "version": found.id,
+            "name": name or found.dataset,
+            "recipes": list(recipes),
+            "params": dict(params or {}),
+            "budget_s": limit,
+            "trials": trials,
+            "start": "" if start is None else self.model(start).ref,
+            "seed": self.settings.seed if seed is None else seed,
+        }
+        return self.jobs.get(self.jobs.submit("search", job, title=f"search {job['name']}", key=key))
 
     def optimize(
         self,
@@ -394,78 +468,6 @@ class Workspace(Exchange, Models):
         """Wait for a job that makes a model; raises what the job failed with."""
         return self.model(self.jobs.result(job.id, on_progress)["model"])
 
-    # ---- models
-
-    def bundle(self, ref: "Model | Deployment | str") -> Bundle:
-        """The bundle of a model or deployment, as a folder on this machine."""
-        if isinstance(ref, Deployment):
-            ref = f"{ref.model}:{ref.number}"
-        return bundles.load(self.home.blobs, self.model(ref).bundle, self.home.cache)
-
-    # ---- infer
-
-    def deploy(self, model: Model | str, name: str = "", *, variant: str = "") -> Deployment:
-        """Put a model to use under ``name`` (default: the model's); the revisions before stay on record."""
-        found = self.model(model)
-        bundle = self.bundle(found)
-        chosen = bundle.variant(variant)
-        if chosen.is_refused:
-            raise Invalid(
-                "variant", "one inside the accuracy budget", f"{chosen.name}: {chosen.note}", "deploy another variant"
-            )
-        with self.home.catalog.begin() as tx:
-            done = deployments.add(tx, name or found.name, model=found.name, number=found.number, variant=chosen.name)
-            lineage.link(tx, Node("model", found.ref), Node("deployment", done.ref))
-        return done
-
-    def deployments(self) -> list[Deployment]:
-        """What answers requests now, by name."""
-        with self.home.catalog.read() as tx:
-            return deployments.every(tx)
-
-    def deployment(self, name: str, revision: int | None = None) -> Deployment:
-        """The deployment called ``name``: as it is, or as an earlier revision was."""
-        with self.home.catalog.read() as tx:
-            return deployments.get(tx, name, revision)
-
-    def predict(self, deployment: str, source: local.Asked) -> dict[str, Any]:
-        """What a deployment says of one item: an image (a path or the bytes of a file), a text, or a row (a mapping).
-
-        Returns: the task's answer, with ``id`` (see ``lineage``), ``name`` and ``item``.
-        """
-        answers, problems = self.predict_many(deployment, [source])
-        if problems:
-            raise _error(problems[0])
-        return answers[0]
-
-    def predict_many(
-        self, deployment: str, sources: Sequence[local.Asked], *, batch: int = 32
-    ) -> tuple[list[dict[str, Any]], list[Problem]]:
-        """Answers for many items, in order; those that cannot be read are listed and left out."""
-        used = self.deployment(deployment)
-        bundle = self.bundle(used)
-        found, problems = local.load(sources, bundle.rule.media, self.settings.max_image_pixels)
-        answers: list[dict[str, Any]] = []
-        task = plugins.get(f"task.{bundle.task}")
-        for part in batches(found, batch):
-            outputs = self.answer(bundle, (asked.content for asked in part), used.variant)
-            sizes = [asked.size for asked in part if asked.size is not None]
-            for asked, answer in zip(part, task.decode(outputs, bundle.schema, sizes), strict=True):
-                answers.append({"id": used.prediction(asked.item), "name": asked.name, "item": asked.item, **answer})
-        return answers, problems
-
-    def answer(self, bundle: Bundle, contents: Iterable[Any], variant: str = "", *, batch: int = 64) -> Arrays:
-        """A model's raw answer for items (bytes of image files, texts, rows), in order."""
-        limit = self.settings.max_image_pixels
-        return local.answer(self._predictor(bundle, variant), bundle, contents, batch=batch, max_pixels=limit)
-
-    def _predictor(self, bundle: Bundle, variant: str) -> Predictor:
-        chosen = bundle.variant(variant)
-        key = (str(bundle.folder), chosen.name)
-        if key not in self._predictors:
-            self._predictors[key] = predictors.load(chosen, bundle.folder, bundle.rule, threads=self.settings.threads)
-        return self._predictors[key]
-
     # ---- lineage
 
     def lineage(self, what: str) -> list[LineageNode]:
@@ -477,10 +479,6 @@ class Workspace(Exchange, Models):
         from loopworks.trace import Trace
 
         return Trace(self).of(what)
-
-
-def _error(problem: Problem) -> LoopworksError:
-    return from_json({"error": {"code": problem.error, "message": problem.message, "hint": problem.hint}})
 
 
 __all__ = ["Deployment", "Model", "Workspace", "open"]

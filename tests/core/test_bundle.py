@@ -259,7 +259,7 @@ def test_the_schema_describes_every_field() -> None:
     assert set(schema()["properties"]) == set(schema()["required"]) == names
     variant = schema()["$defs"]["variant"]
     assert set(variant["properties"]) == set(variant["required"]) == {f.name for f in fields(Variant)}
-    rule = schema()["properties"]["preprocessing"]
+    rule = schema()["$defs"]["image"]
     assert set(rule["properties"]) == set(rule["required"]) == set(ImageRule(height=1, width=1).to_json())
 
 

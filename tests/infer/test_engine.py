@@ -395,9 +395,9 @@ def test_images_become_answers(engine: Engine, tmp_path: Path, colors: Any, pict
     values, answer = predict(engine, "colors", files)
     assert [value["chosen"] for value in values] == [["red"], ["green"], ["blue"]]
     assert values[0]["labels"][0]["score"] == pytest.approx(float(answer.outputs["scores"][0, 0]), abs=1e-6)
-    with pytest.raises(Invalid, match="image 2 must be an image"):
+    with pytest.raises(Invalid, match="item 2 must be an image"):
         predict(engine, "colors", [files[0], b"no image"])
-    with pytest.raises(Invalid, match="images must be at least one; got none"):
+    with pytest.raises(Invalid, match="items must be at least one; got none"):
         predict(engine, "colors", [])
     with pytest.raises(Invalid, match="at most 100 pixels"):
         predict(engine, "colors", files, max_pixels=100)

@@ -92,7 +92,7 @@ def test_int8_is_quantized_and_smaller(best: Bundle) -> None:
 
 
 def test_every_variant_answers_any_batch_from_the_new_folder(best: Bundle, source: Memory) -> None:
-    pixels = source.pixels(best.rule, "test")
+    pixels = source.inputs(best.rule, "test")["image"]
     for variant in best.variants:
         runtime = plugins.get(f"runtime.{variant.runtime}")()
         predictor = runtime.load(best.path(variant.file), threads=1, precision=variant.precision)
@@ -130,12 +130,12 @@ def test_calibration_sees_training_images_alone(
             return ""
 
         def run(self, source: Origin, ctx: Context) -> Variant:
-            seen.append(source.calibration)
+            seen.append(source.calibration["image"])
             raise RuntimeError("seen enough")
 
     monkeypatch.setitem(plugins._found, "optimize.spy", Spy)
     made = optimize(model, source, folder=tmp_path / "b", ctx=context(tmp_path), variants=["spy"])
-    train_images = {image.tobytes() for image in source.pixels(model.rule, "train")}
+    train_images = {image.tobytes() for image in source.inputs(model.rule, "train")["image"]}
     assert {image.tobytes() for image in seen[0]} <= train_images
     assert made.chosen == "onnx-fp32"
     assert any("spy could not be made: RuntimeError: seen enough" in note for note in made.notes)
@@ -339,7 +339,7 @@ def test_latency_and_throughput_are_medians_over_interleaved_rounds(
     monkeypatch.setattr("loopworks.optimize.measure.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(measure, "SLOT_S", 0.05)
     predictors = {"fast": Slow(clock, 0.001), "slow": Slow(clock, 0.004)}
-    found = measure.speeds(predictors, "image", np.zeros((3, 2, 2, 3), np.uint8), context(tmp_path))
+    found = measure.speeds(predictors, {"image": np.zeros((3, 2, 2, 3), np.uint8)}, context(tmp_path))
     assert found["fast"].latency_ms()["p50"] == pytest.approx(1.0)
     assert found["slow"].latency_ms() == pytest.approx({"p50": 4.0, "p99": 4.0})
     assert found["fast"].throughput_per_s() == pytest.approx(32**0.5 / 0.001)

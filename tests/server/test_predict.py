@@ -91,7 +91,7 @@ def test_bad_images_are_listed_and_the_good_ones_answered(client: TestClient, ph
 @pytest.mark.parametrize(
     ("content", "kind", "words"),
     [
-        (b"", "image/png", "images must be at least one; got none"),
+        (b"", "image/png", "items must be at least one; got none"),
         (b"no image", "image/png", "image must be an image"),
         (b"{}", "application/json", "request body must be {'image': base64}"),
         (b'{"image": 3}', "application/json", "request body must be {'image': base64}"),

@@ -10,12 +10,13 @@ from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
-from loopworks.tasks.image_classification import ImageClassification
+from loopworks.tasks.classes import Classes
+from loopworks.tasks.scores import score
 from loopworks.testing import TaskContract
 
 SINGLE = LabelSchema(classes=("dog", "cat", "bird"))
 MULTI = LabelSchema(classes=("dog", "cat", "bird"), is_multi=True)
-TASK = ImageClassification()
+TASK = Classes("image-classification", "image")
 
 
 def labels(*names: str) -> tuple[Shape, ...]:
@@ -107,7 +108,7 @@ def test_uncertainty_stays_in_0_to_1_for_scores_that_do_not() -> None:
 def test_accuracy_and_macro_f1_by_hand() -> None:
     """Truth d d c b, answer d c c b: accuracy 3/4; F1 dog 2/3, cat 2/3, bird 1, so macro F1 is 7/9."""
     truth = TASK.targets([labels("dog"), labels("dog"), labels("cat"), labels("bird")], SINGLE)
-    found = TASK.score(truth, scores([0.9, 0, 0.1], [0.3, 0.6, 0.1], [0, 1, 0], [0, 0, 1]), SINGLE)
+    found = score(TASK, truth, scores([0.9, 0, 0.1], [0.3, 0.6, 0.1], [0, 1, 0], [0, 0, 1]), SINGLE)
     assert found["accuracy"].value == 0.75
     assert found["macro_f1"].value == pytest.approx(7 / 9)
     assert found["accuracy"].count == 4
@@ -116,7 +117,7 @@ def test_accuracy_and_macro_f1_by_hand() -> None:
 def test_multi_label_accuracy_wants_the_whole_set() -> None:
     """Truth {dog, cat} and {}, answer {dog} and {}: half of the sets are right; F1 dog 1, cat 0."""
     truth = TASK.targets([labels("dog", "cat"), labels()], MULTI)
-    found = TASK.score(truth, scores([0.9, 0.2, 0.1], [0.1, 0.1, 0.1]), MULTI)
+    found = score(TASK, truth, scores([0.9, 0.2, 0.1], [0.1, 0.1, 0.1]), MULTI)
     assert found["accuracy"].value == 0.5
     assert found["macro_f1"].value == 0.5
 
@@ -141,7 +142,7 @@ def test_agreement_by_hand() -> None:
 def test_an_answer_of_another_model_is_refused(answer: Arrays) -> None:
     """numpy would stretch one column over all classes and count a score that means nothing."""
     with pytest.raises(Invalid, match="output 'scores' of the model must be of shape"):
-        TASK.score(np.zeros((2, 3), np.float32), answer, SINGLE)
+        score(TASK, np.zeros((2, 3), np.float32), answer, SINGLE)
     with pytest.raises(Invalid, match="output 'scores' of the model must be of shape"):
         TASK.decode(answer, SINGLE)
 
@@ -149,7 +150,7 @@ def test_an_answer_of_another_model_is_refused(answer: Arrays) -> None:
 def test_no_items_cannot_be_scored_or_compared() -> None:
     nothing = {"scores": np.zeros((0, 3), np.float32)}
     with pytest.raises(Invalid, match="items to score must be at least one"):
-        TASK.score(np.zeros((0, 3), np.float32), nothing, SINGLE)
+        score(TASK, np.zeros((0, 3), np.float32), nothing, SINGLE)
     with pytest.raises(Invalid, match="must be of the same items, at least one"):
         TASK.agreement(nothing, nothing, SINGLE)
     assert TASK.decode(nothing, SINGLE) == []

@@ -77,7 +77,7 @@ def test_a_row_has_one_number(value: Any) -> None:
     with pytest.raises(Invalid, match="value of a row must be a number"):
         kind.check([Shape(label="", kind="value", attributes=dump({"value": value}))], SCHEMA)
     with pytest.raises(Invalid, match="label of a row must be one value"):
-        kind.check([good, good], SCHEMA)
+        kind.check([good, Shape(label="", kind="value", attributes=dump({"value": 3.5}))], SCHEMA)
 
 
 def test_what_cannot_be_trained_yet_says_so() -> None:

@@ -15,10 +15,10 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
-from loopworks.core.contracts import Arrays, Context
+from loopworks.core.contracts import Arrays, Context, Metric
 from loopworks.core.errors import Cancelled, Invalid, NotFound
-from loopworks.core.values import LabelSchema, Score, Shape, TensorSpec
-from loopworks.tasks.image_classification import ImageClassification
+from loopworks.core.values import LabelSchema, Shape, TensorSpec
+from loopworks.tasks.classes import Classes
 from loopworks.testing import (
     BlobsContract,
     PredictorContract,
@@ -603,7 +603,7 @@ class TaskTests(TaskContract):
     faults: Mapping[str, Any] = {}
 
     def task(self) -> Any:
-        return type("Faulty", (ImageClassification,), dict(self.faults))()
+        return type("Faulty", (Classes,), dict(self.faults))("image-classification", "image")
 
     def schema(self) -> LabelSchema:
         return SCHEMA
@@ -615,22 +615,32 @@ class TaskTests(TaskContract):
         return {"scores": np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 2, 1]]}
 
 
-def _scored(change: Callable[[Score], Score]) -> Callable[..., dict[str, Score]]:
-    def score(self: Any, *args: Any, **kwargs: Any) -> dict[str, Score]:
-        return {name: change(s) for name, s in ImageClassification.score(self, *args, **kwargs).items()}
+def _measured(change: Callable[[str, float], float]) -> Callable[..., dict[str, Metric]]:
+    """Metrics whose values are changed."""
 
-    return score
+    def metrics(self: Any, *args: Any) -> dict[str, Metric]:
+        found = Classes.metrics(self, *args)
+        return {name: _changed(name, metric, change) for name, metric in found.items()}
 
-
-def _stretching(self: Any, targets: Any, outputs: Any, schema: Any, *, seed: int = 0) -> Any:
-    rows = np.broadcast_to(targets, outputs["scores"].shape)
-    return ImageClassification.score(self, rows, outputs, schema, seed=seed)
+    return metrics
 
 
-def _unseeded(self: Any, targets: Any, outputs: Any, schema: Any, *, seed: int = 0) -> Any:
-    found = ImageClassification.score(self, targets, outputs, schema, seed=seed)
-    high = float(np.random.default_rng().uniform(found["accuracy"].high, 1.0))
-    return {"accuracy": Score(value=found["accuracy"].value, low=0.0, high=high, count=6)}
+def _changed(name: str, metric: Metric, change: Callable[[str, float], float]) -> Metric:
+    return lambda at: change(name, metric(at))
+
+
+def _stretching(self: Any, targets: Any, outputs: Any, schema: Any) -> Any:
+    return Classes.metrics(self, np.broadcast_to(targets, outputs["scores"].shape), outputs, schema)
+
+
+def _of_all(self: Any, targets: Any, outputs: Any, schema: Any) -> dict[str, Metric]:
+    every = np.arange(len(targets))
+    found = Classes.metrics(self, targets, outputs, schema)
+    return {name: _changed(name, metric, lambda *_, whole=metric: whole(every)) for name, metric in found.items()}
+
+
+def _refuse() -> None:
+    raise Invalid("labels", "others", "these")
 
 
 def _painting(self: Any, image: Any, shapes: Any) -> Any:
@@ -639,23 +649,20 @@ def _painting(self: Any, image: Any, shapes: Any) -> Any:
 
 
 def _one_sided(self: Any, left: Any, right: Any, schema: Any) -> float:
-    apart = ImageClassification.agreement(self, left, right, schema)
+    apart = Classes.agreement(self, left, right, schema)
     return apart if apart == 1.0 else float(left["scores"][0, 0]) / 2
 
 
-BASE = ImageClassification
+BASE = Classes
 FAULTY_TASKS: list[tuple[str, dict[str, Any]]] = [
     ("test_check_is_canonical_and_idempotent", {"check": lambda self, shapes, schema: tuple(shapes)}),
     ("test_an_unknown_class_is_refused", {"check": lambda self, shapes, schema: tuple(shapes)}),
-    ("test_an_unknown_class_is_refused", {"targets": lambda self, labels, schema: np.zeros((len(labels), 3))}),
+    ("test_an_unknown_class_is_refused", {"targets": lambda self, labels, schema, sizes: np.zeros((len(labels), 3))}),
     (
         "test_targets_have_a_row_per_item",
-        {"targets": lambda self, labels, schema: np.zeros((len(labels), 2), np.float32)},
+        {"targets": lambda self, labels, schema, sizes: BASE.targets(self, labels, schema)[1:]},
     ),
-    (
-        "test_targets_have_a_row_per_item",
-        {"targets": lambda self, labels, schema: BASE.targets(self, labels, schema)[1:]},
-    ),
+    ("test_the_truth_can_be_taught", {"teachable": lambda self, targets, schema: _refuse()}),
     (
         "test_perfect_answers_have_the_promised_tensors",
         {"outputs": lambda self, schema: (TensorSpec(name="scores", datatype="FP32", shape=(-1, 7)),)},
@@ -670,14 +677,18 @@ FAULTY_TASKS: list[tuple[str, dict[str, Any]]] = [
     ),
     (
         "test_labels_of_perfect_answers_are_the_truth",
-        {"labels": lambda self, outputs, schema, author: [(Shape(label="dog", source="model", author=author),)] * 6},
+        {
+            "labels": lambda self, outputs, schema, author, sizes: (
+                [((Shape(label="dog", source="model", author=author), 1.0),)] * 6
+            )
+        },
     ),
     (
         "test_labels_of_perfect_answers_are_the_truth",
-        {"labels": lambda self, outputs, schema, author: BASE.labels(self, outputs, schema, "")},
+        {"labels": lambda self, outputs, schema, author, sizes: BASE.labels(self, outputs, schema, "")},
     ),
-    ("test_decoded_answers_are_plain_json", {"decode": lambda self, outputs, schema: list(outputs["scores"])}),
-    ("test_decoded_answers_are_plain_json", {"decode": lambda self, outputs, schema: [{}]}),
+    ("test_decoded_answers_are_plain_json", {"decode": lambda self, outputs, schema, sizes: list(outputs["scores"])}),
+    ("test_decoded_answers_are_plain_json", {"decode": lambda self, outputs, schema, sizes: [{}]}),
     (
         "test_uncertainty_is_between_0_and_1_and_higher_where_nothing_is_known",
         {"uncertainty": lambda self, outputs, schema: 1 - BASE.uncertainty(self, outputs, schema)},
@@ -686,25 +697,40 @@ FAULTY_TASKS: list[tuple[str, dict[str, Any]]] = [
         "test_uncertainty_is_between_0_and_1_and_higher_where_nothing_is_known",
         {"uncertainty": lambda self, outputs, schema: 2 * BASE.uncertainty(self, outputs, schema)},
     ),
+    ("test_a_perfect_answer_scores_1", {"metrics": _measured(lambda name, value: 0.9)}),
+    ("test_a_perfect_answer_scores_1", {"metrics": lambda self, *args: {"map": BASE.metrics(self, *args)["accuracy"]}}),
     (
-        "test_a_perfect_answer_scores_1",
-        {"score": _scored(lambda s: Score(value=0.9, low=0.8, high=1.0, count=s.count))},
-    ),
-    ("test_a_perfect_answer_scores_1", {"score": lambda self, *a, **k: {"map": BASE.score(self, *a, **k)["accuracy"]}}),
-    (
-        "test_a_score_lies_in_its_interval_within_bounds",
-        {"score": _scored(lambda s: Score(value=s.value, low=s.low, high=s.value - 0.1, count=s.count))},
+        "test_metrics_are_numbers_and_at_most_1_where_more_is_better",
+        {"metrics": _measured(lambda name, value: value if value == 1.0 else 1.1)},
     ),
     (
-        "test_a_score_lies_in_its_interval_within_bounds",
-        {"score": _scored(lambda s: Score(value=s.value, low=s.low, high=s.high, count=1))},
+        "test_metrics_are_numbers_and_at_most_1_where_more_is_better",
+        {"metrics": _measured(lambda name, value: value if value == 1.0 else float("nan"))},
+    ),
+    ("test_a_wrong_answer_scores_less", {"metrics": _measured(lambda name, value: 1.0)}),
+    ("test_metrics_of_some_items_do_not_depend_on_the_others", {"metrics": _of_all}),
+    ("test_targets_of_other_items_are_refused", {"metrics": _stretching}),
+    (
+        "test_quality_is_in_0_to_1_and_highest_where_the_answer_is_right",
+        {"quality": lambda self, targets, outputs, schema: 2 * BASE.quality(self, targets, outputs, schema)},
     ),
     (
-        "test_a_wrong_answer_scores_less",
-        {"score": _scored(lambda s: Score(value=1.0, low=1.0, high=1.0, count=s.count))},
+        "test_quality_is_in_0_to_1_and_highest_where_the_answer_is_right",
+        {"quality": lambda self, targets, outputs, schema: 1 - BASE.quality(self, targets, outputs, schema)},
     ),
-    ("test_the_same_seed_gives_the_same_scores", {"score": _unseeded}),
-    ("test_targets_of_other_items_are_refused", {"score": _stretching}),
+    (
+        "test_classes_are_judged_one_by_one",
+        {"by_class": lambda self, targets, outputs, schema: {"dog": {"count": 2.0, "f1": 1.0}}},
+    ),
+    (
+        "test_classes_are_judged_one_by_one",
+        {"by_class": lambda self, targets, outputs, schema: {"horse": {"f1": 1.0}}},
+    ),
+    ("test_features_are_a_row_per_item", {"features": lambda self, outputs, schema: outputs["scores"].ravel()}),
+    (
+        "test_features_are_a_row_per_item",
+        {"features": lambda self, outputs, schema: outputs["scores"].astype(np.float64)},
+    ),
     ("test_agreement_is_1_with_itself_and_less_with_another", {"agreement": lambda self, left, right, schema: 1.0}),
     ("test_agreement_is_1_with_itself_and_less_with_another", {"agreement": _one_sided}),
     ("test_a_picture_is_an_rgb_image", {"draw": _painting}),

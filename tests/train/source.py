@@ -1,13 +1,14 @@
 """A source in memory: real digits, or coloured squares."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from loopworks.core.contracts import Learnable
+from loopworks.core.contracts import Arrays, Learnable, Rule
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
 from loopworks.data.source import Progress
@@ -32,16 +33,19 @@ class Memory:
         height, width = self.images["train"].shape[1:3]
         return width, height
 
-    def pixels(self, rule: ImageRule, split: str, progress: Progress | None = None) -> NDArray[np.uint8]:
+    def inputs(self, rule: Rule, split: str, progress: Progress | None = None) -> Arrays:
+        assert isinstance(rule, ImageRule)
         size = (rule.width, rule.height)
         if progress is not None:
             progress(0.0, f"decode {split}")
-        return np.stack([
-            np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in self.images[split]
-        ])
+        pixels = [np.asarray(Image.fromarray(x).resize(size, Image.Resampling.BILINEAR)) for x in self.images[split]]
+        return {"image": np.stack(pixels)}
 
     def targets(self, split: str) -> NDArray[np.float32]:
         return self.labels[split]
+
+    def facts(self, split: str) -> Sequence[Mapping[str, Any]]:
+        return [{"name": f"{split} {place}"} for place in range(len(self.images[split]))]
 
 
 def squares(

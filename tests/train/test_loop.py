@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from loopworks.core.contracts import Context
+from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
 from loopworks.train import loop
 from loopworks.train.augment import Augment, Change
 from loopworks.train.budget import Budget
 from loopworks.train.loop import Batches, Learner, Plan, Progress, Split, fit, rate_share
 from loopworks.train.nets import CompactCnn
+from loopworks.train.objectives import Classes
 
 pytestmark = pytest.mark.train
 CHANGE = Change(shift=0.1, scale=0.1, rotate_deg=10, light=0.1, flip="horizontal")
@@ -30,8 +31,8 @@ def context(folder: Path, seed: int = 0, stop: Callable[[], bool] = lambda: Fals
 
 def plan(**changes: Any) -> Plan:
     values: dict[str, Any] = {
-        "epochs": 4, "batch": 8, "rate": 5e-3, "weight_decay": 0.05, "smoothing": 0.0, "patience": 99,
-        "is_multi": False, "threads": 1, "checkpoint_every_s": 0.0,
+        "epochs": 4, "batch": 8, "rate": 5e-3, "weight_decay": 0.05, "patience": 99, "threads": 1,
+        "checkpoint_every_s": 0.0,
     }  # fmt: skip
     return Plan(**{**values, **changes})
 
@@ -49,14 +50,15 @@ def learner(the_plan: Plan, seed: int = 0) -> Learner:
         torch.manual_seed(seed)
         network = CompactCnn(2, [4, 8], 1, 1, 0.2)
     ones = torch.full((3,), 127.0)
-    return Learner(network, Augment(CHANGE, ones, ones, torch.device("cpu")), the_plan)
+    augment = Augment(CHANGE, ones, ones, torch.device("cpu"))
+    return Learner(network, Classes(augment, is_multi=False, smoothing=0.0), the_plan)
 
 
 VAL = split(10, seed=9)
 
 
-def accuracy(answers: np.ndarray[Any, Any]) -> float:
-    return float((answers.argmax(axis=1) == VAL.targets.numpy().argmax(axis=1)).mean())
+def accuracy(answers: Arrays) -> float:
+    return float((answers["scores"].argmax(axis=1) == VAL.targets.numpy().argmax(axis=1)).mean())
 
 
 def run(the_plan: Plan, ctx: Context, val: Split | None = VAL, train: Split | None = None, **more: Any) -> Any:

@@ -85,7 +85,7 @@ def test_any_onnx_runtime_gives_our_answers_from_raw_pixels(bundle: Bundle, sour
     (scores,) = session.get_outputs()
     assert (image.name, image.type, image.shape) == ("image", "tensor(uint8)", ["batch", 16, 16, 3])
     assert (scores.name, scores.type, scores.shape) == ("scores", "tensor(float)", ["batch", 3])
-    pixels = source.pixels(bundle.rule, "test")
+    pixels = source.inputs(bundle.rule, "test")["image"]
     found = session.run(None, {"image": pixels})[0]
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
     right = float((found.argmax(axis=1) == source.targets("test").argmax(axis=1)).mean())
@@ -144,7 +144,7 @@ def test_several_labels_per_image_are_learnt_independently(tmp_path: Path) -> No
     source = squares(is_multi=True, train=48)
     made = train(tmp_path, source, params={**QUICK, "epochs": 12, "rate": 0.01})
     session = onnxruntime.InferenceSession(str(made.path("model.onnx")), providers=["CPUExecutionProvider"])
-    scores = session.run(None, {"image": source.pixels(made.rule, "test")})[0]
+    scores = session.run(None, {"image": source.inputs(made.rule, "test")["image"]})[0]
     assert ((scores > 0.5).sum(axis=1) > 1).any()
     hits = float(((scores > 0.5) == (source.targets("test") > 0.5)).mean())
     assert hits > 0.8
@@ -268,13 +268,19 @@ def test_a_recipe_of_one_file_works_like_ours(tmp_path: Path, bundle: Bundle, mo
     assert (made.recipe, made.notes) == ("train.copy", ("made by a plug-in",))
 
 
+def chances(raw: Any) -> dict[str, Any]:
+    return {"scores": raw.softmax(1)}
+
+
 def test_an_export_that_answers_otherwise_fails(bundle: Bundle, tmp_path: Path) -> None:
     import torch
 
     from loopworks.train.export import Served, check
     from loopworks.train.nets import CompactCnn
 
-    other = Served(CompactCnn(3, [4, 8, 16], 1, 1, 0.0).eval(), torch.zeros(3), torch.ones(3), False).eval()
+    assert isinstance(bundle.rule, ImageRule)
+    network = CompactCnn(3, [4, 8, 16], 1, 1, 0.0).eval()
+    other = Served(network, torch.zeros(3), torch.ones(3), chances, ["scores"]).eval()
     with pytest.raises(Failed, match="within 0.0001 of torch's"):
         check(other, bundle.rule, bundle.path("model.onnx"))
     broken = tmp_path / "broken.onnx"
@@ -292,7 +298,7 @@ def test_a_network_that_cannot_be_exported_fails_with_a_hint(tmp_path: Path) -> 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x.mean((2, 3)) if x.sum() > 0 else x.amax((2, 3))
 
-    served = Served(Odd(), torch.zeros(3), torch.ones(3), False).eval()
+    served = Served(Odd(), torch.zeros(3), torch.ones(3), chances, ["scores"]).eval()
     with pytest.raises(Failed, match="export to ONNX must succeed") as caught:
         export(served, ImageRule(height=8, width=8), tmp_path / "model.onnx")
     assert "backbone" in caught.value.hint

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopworks.cli.models import ModelArgument
+from loopworks.cli.models import ModelArgument, show_board
 from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
 from loopworks.core.units import bytes_text
@@ -32,6 +32,11 @@ def train(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model; default the dataset's.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Search for recipe and parameters; val alone decides.")
+    ] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of the search.")] = None,
+    money: Annotated[float | None, typer.Option(help="What the search may cost; see price_per_hour.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes and the task kinds they learn.")] = False,
     wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
@@ -49,6 +54,25 @@ def train(
             raise Invalid("dataset", "the name of a dataset or the id of a version", "nothing", "loopworks data ls")
         version = space.find_version(dataset)
         params = _params(settings or [])
+        if search or recipe == "search" or trials is not None or money is not None:
+            job = space.search_job(
+                version,
+                budget=budget or None,
+                trials=trials,
+                money=money,
+                recipes=[] if recipe in ("auto", "search") else [recipe],
+                params=params,
+                name=name,
+                seed=seed,
+            )
+            if not wait:
+                _left(out, job)
+                return
+            with out.job(f"searching on {version.id[:12]}") as follow:
+                model = space.result(job, follow)
+            show_board(out, space.board(model))
+            _show(out, space.bundle(model), model)
+            return
         if not wait:
             job = space.train_job(version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed)
             _left(out, job)

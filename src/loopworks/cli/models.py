@@ -1,7 +1,8 @@
 """``loopworks models``: list, compare, name, show."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -93,6 +94,36 @@ def card(
         text = space.card(model, form="markdown")
         out.say(text)
         out.done({"model": space.model(model).ref, "markdown": text})
+
+
+@group.command("board")
+def board(model: ModelArgument, workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """The trials of the search that a model comes from, the best first."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.board(model)
+        show_board(out, found)
+        out.done({"model": space.model(model).ref, "board": found})
+
+
+def show_board(out: Out, board: Mapping[str, Any], limit: int = 20) -> None:
+    """The leader board of a search."""
+    rows = [
+        (
+            one["number"],
+            one["recipe"].partition(".")[2],
+            "-" if one["value"] is None else f"{one['value']:.4f}",
+            one["state"],
+            f"{one['seconds']:.1f}",
+            one["note"] or ", ".join(f"{name}={_short(value)}" for name, value in one["params"].items()) or "defaults",
+        )
+        for one in board["trials"][:limit]
+    ]
+    columns = ("trial", "recipe", f"{board['headline']} val", "ended", "s", "parameters")
+    out.table(columns, rows, title=f"search: trial {board['best']} of {len(board['trials'])} is the best on val")
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def headline(model: "Model") -> str:

@@ -9,13 +9,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopworks.core import rules
-from loopworks.core.contracts import Rule
 from loopworks.core.errors import Damaged, Invalid, NotFound, TooNew
 from loopworks.core.fields import Fields, is_text
 from loopworks.core.values import LabelSchema, Score, TensorSpec
+
+if TYPE_CHECKING:
+    from loopworks.core.contracts import Rule
 
 FORMAT = 1
 FILE = "bundle.json"
@@ -91,7 +93,7 @@ class Bundle:
 
     task: str
     schema: LabelSchema
-    rule: Rule
+    rule: "Rule"
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     version: str

@@ -1,23 +1,27 @@
 """Reading the rule of a model: one class per medium, told by ``kind``."""
 
-from collections.abc import Callable
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from loopworks.core.contracts import Rule
 from loopworks.core.errors import Invalid
 from loopworks.core.fields import Fields
-from loopworks.core.values import ImageRule
 
-_READERS: dict[str, Callable[[Any, str], Rule]] = {"image": ImageRule.from_json}
+if TYPE_CHECKING:
+    from loopworks.core.contracts import Rule
+
+_KINDS = {"image": ("values", "ImageRule")}
+"""Kind -> module of ``core`` and class; imported where it is met, so that a bundle of images needs no more."""
 
 
-def read(body: Any, where: str = "preprocessing") -> Rule:
+def read(body: Any, where: str = "preprocessing") -> "Rule":
     """The rule that its ``to_json`` wrote.
 
     Raises: Invalid: of no known kind, or not as that kind is written.
     """
     fields = Fields.of(body, where)
     kind = fields.body.get("kind")
-    if not isinstance(kind, str) or kind not in _READERS:
-        raise Invalid(fields.path("kind"), ", ".join(_READERS), kind if kind is not None else "nothing")
-    return _READERS[kind](body, where)
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise Invalid(fields.path("kind"), ", ".join(_KINDS), kind if kind is not None else "nothing")
+    module, name = _KINDS[kind]
+    found: Rule = getattr(importlib.import_module(f"loopworks.core.{module}"), name).from_json(body, where)
+    return found

@@ -5,13 +5,13 @@ import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from loopworks.core.errors import Invalid
 from loopworks.core.fields import Fields, is_text
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Source = Literal["person", "import", "model"]
 Fit = Literal["stretch", "crop", "pad"]
@@ -253,8 +253,10 @@ class ImageRule:
 
     def pack(
         self, contents: Sequence[Any], *, names: Sequence[str] = (), max_pixels: int | None = None
-    ) -> dict[str, NDArray[Any]]:
+    ) -> "dict[str, NDArray[Any]]":
         """Image files as ``inputs``; ``Invalid`` names the first that is not a whole image."""
+        import numpy as np  # here, so that a bundle is read without it
+
         from loopworks.core import image  # which is about this rule, and so imports it
 
         limit = image.MAX_PIXELS if max_pixels is None else max_pixels
@@ -262,7 +264,7 @@ class ImageRule:
         pixels = [image.decode(data, self, name, limit) for data, name in zip(contents, names, strict=True)]
         return {"image": np.stack(pixels)}
 
-    def encode(self, batch: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    def encode(self, batch: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
         """The batch as it is: everything else is in the model's graph."""
         return batch
 

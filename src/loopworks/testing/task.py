@@ -134,9 +134,11 @@ class TaskContract:
 
     def test_metrics_of_some_items_do_not_depend_on_the_others(self) -> None:
         at = np.arange(len(self.truth()) // 2)
-        some = {name: values[at] for name, values in self._turned().items()}
+        right, wrong = self.perfect(), self._turned()
+        mixed = {name: np.concatenate([right[name][at], wrong[name][len(at) :]]) for name in right}
+        some = {name: values[at] for name, values in mixed.items()}
         alone = self.task().metrics(self._targets()[at], some, self.schema())
-        for name, metric in self.task().metrics(self._targets(), self._turned(), self.schema()).items():
+        for name, metric in self.task().metrics(self._targets(), mixed, self.schema()).items():
             assert np.isclose(metric(at), alone[name](at)), f"{name} of some items must be what it is without the rest"
 
     def test_targets_of_other_items_are_refused(self) -> None:

@@ -14,7 +14,7 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context
 from loopworks.core.errors import Failed, Invalid, Missing, NotFound
 from loopworks.core.registry import plugins
-from loopworks.core.units import seconds_text
+from loopworks.core.units import seconds, seconds_text
 from loopworks.data.source import Source
 from loopworks.train import recipes, stage
 from loopworks.train import trial as trials_
@@ -46,8 +46,8 @@ SUITED = 0.5
 BOARD = 500
 PLAIN = (str, int, float, bool)
 
-Cluster = Callable[[Sequence[Order]], Iterator[tuple[Trial, Mapping[str, bytes]]]]
-"""Runs orders elsewhere, side by side; gives each trial as it ends, and its files."""
+Cluster = Callable[[Sequence[Order], Callable[[], None]], Iterator[tuple[Trial, Mapping[str, bytes]]]]
+"""Runs orders elsewhere, side by side; gives each trial as it ends, and its files; calls the second while it waits."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -131,7 +131,7 @@ class Searcher:
 
     def _elsewhere(self, asked: Sequence[tuple["optuna.Trial", Order]]) -> Iterator[Trial]:
         assert self.cluster is not None
-        for trial, files in self.cluster([order for _, order in asked]):
+        for trial, files in self.cluster([order for _, order in asked], lambda: self._say(asked[0][1])):
             folder = self._of(trial.number)
             for name, content in files.items():
                 path = folder / name
@@ -331,6 +331,22 @@ def search(
         raise
     ctx.tick(1.0, "searched")
     return replace(bundle, folder=folder)
+
+
+def budget_of(budget: str | float | None, money: float | None, price_per_hour: float) -> float | None:
+    """Seconds that time and money allow, whichever ends first; ``None`` where neither is given.
+
+    Raises: Invalid: not above zero, or money without a price.
+    """
+    limits = [] if budget is None else [seconds(budget)]
+    if money is not None:
+        if not 0 < money < 1e9:
+            raise Invalid("money", "above zero", money)
+        if not price_per_hour:
+            hint = "set price_per_hour in loopworks.toml, or LOOPWORKS_PRICE_PER_HOUR"
+            raise Invalid("price_per_hour", "set where a search is given money", 0, hint)
+        limits.append(money / price_per_hour * 3600)
+    return min(limits, default=None)
 
 
 def board(bundle: Bundle) -> dict[str, Any]:

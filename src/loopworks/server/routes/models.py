@@ -60,6 +60,27 @@ def card(request: Request) -> Response:
     return Response(text, media_type="text/html; charset=utf-8", headers=headers)
 
 
+def board(request: Request) -> Response:
+    """The leader board of the search that a model comes from."""
+    return answer.json({"board": _space(request).board(request.path_params["model"])})
+
+
+async def search(request: Request) -> Response:
+    """Start a search for recipe and parameters; the answer is its job."""
+    body = await answer.body(request)
+    space = _space(request)
+    known = {"version": str, "budget": str | int | float, "trials": int, "money": int | float, "recipes": list}
+    known |= {"params": dict, "name": str, "seed": int}
+    for name, value in body.items():
+        if name not in known or isinstance(value, bool) or not isinstance(value, known[name]):
+            raise Invalid("request body", f"an object with {', '.join(known)}", {name: value})
+    if "version" not in body:
+        raise Invalid("version", "a dataset or the id of a version", "nothing")
+    version = await run_in_threadpool(space.find_version, body.pop("version"))
+    job = await run_in_threadpool(lambda: space.search_job(version, **body))
+    return answer.json({"job": job.to_json()}, 202, {"Location": f"/api/jobs/{job.id}"})
+
+
 def evaluation(request: Request) -> Response:
     """Everything that was measured of a model."""
     return answer.json({"evaluation": _space(request).evaluation(request.path_params["model"])})
@@ -94,6 +115,28 @@ ROUTES = (
         summary="The card of a model",
         query={"form": "html or markdown"},
         answer="text/html",
+    ),
+    Api(method="GET", path=f"{_MODEL}/board", endpoint=board, summary="The trials of a model's search"),
+    Api(
+        method="POST",
+        path="/api/search",
+        endpoint=search,
+        summary="Start a search for recipe and parameters",
+        body={
+            "type": "object",
+            "required": ["version"],
+            "properties": {
+                "version": {"type": "string", "description": "dataset or version"},
+                "budget": {"type": ["string", "number"], "description": "time, e.g. 10m"},
+                "trials": {"type": "integer"},
+                "money": {"type": "number", "description": "by the setting price_per_hour"},
+                "recipes": {"type": "array", "items": {"type": "string"}},
+                "params": {"type": "object", "description": "fixed for all trials"},
+                "name": {"type": "string", "description": "of the model"},
+                "seed": {"type": "integer"},
+            },
+        },
+        status=202,
     ),
     Api(method="GET", path=f"{_MODEL}/evaluation", endpoint=evaluation, summary="All measurements of a model"),
 )
