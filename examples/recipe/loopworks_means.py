@@ -94,7 +94,7 @@ def write(means: NDArray[np.float32], sharpness: float, rule: ImageRule, path: A
 
     classes = len(means)
     flat = means.reshape(classes, -1).astype(np.float64)
-    scale = sharpness * 100 / flat.shape[1]
+    scale = sharpness * 10 / flat.shape[1]
     # |x - m|^2 is |x|^2 - 2 x m + |m|^2, and |x|^2 is the same for all classes.
     weights = (2 * scale * flat.T / 255).astype(np.float32)
     offsets = (-scale * (flat**2).sum(axis=1)).astype(np.float32)

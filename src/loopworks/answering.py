@@ -79,7 +79,7 @@ class Answering:
         """
         answers, problems = self.predict_many(deployment, [source])
         if problems:
-            raise _error(problems[0])
+            raise error_of(problems[0])
         return answers[0]
 
     def predict_many(
@@ -111,5 +111,6 @@ class Answering:
         return self._predictors[key]
 
 
-def _error(problem: Problem) -> LoopworksError:
+def error_of(problem: Problem) -> LoopworksError:
+    """The error behind a problem."""
     return from_json({"error": {"code": problem.error, "message": problem.message, "hint": problem.hint}})

@@ -27,7 +27,7 @@ from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, numbers, regions
-from loopworks.train import small_cnn, timm
+from loopworks.train import explain, small_cnn, timm
 
 __all__ = [
     "cityscapes",
@@ -39,6 +39,7 @@ __all__ = [
     "datumaro_bridge",
     "datumaro_json",
     "delimited",
+    "explain",
     "folders",
     "huggingface",
     "image_features",

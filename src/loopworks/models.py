@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loopworks.answering import Answering
+from loopworks.answering import Answering, error_of
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
 from loopworks.data.learning import VersionSource
 from loopworks.data.version import VersionRow
+from loopworks.infer import local
 from loopworks.store import models
 from loopworks.store.models import Model
 from loopworks.tasks.answers import answers, rows
@@ -29,6 +30,7 @@ from loopworks.train.compare import Comparison
 
 if TYPE_CHECKING:
     from loopworks.data.stage import Version
+    from loopworks.train.explain import Reasons
 
 CHAMPION = "champion"
 TEST = "test"
@@ -190,6 +192,33 @@ class Models(Answering):
         if model.parent:
             facts.append(("made from", model.parent))
         return cards.html(bundle, evaluation, f"Model {model.ref}", self._media(model, evaluation), facts)
+
+    # ---- reasons
+
+    def explain(self, ref: Model | str, source: local.Asked, *, label: str = "") -> "Reasons":
+        """Why a model or deployment answers as it does for one item.
+
+        Args:
+            ref: name of a deployment, or NAME, NAME:NUMBER or NAME@ALIAS of a model.
+            source: an image (a path or the bytes of a file), a text, or a row (a mapping).
+            label: a class; empty is the one that the model gives.
+        Returns: words or columns with their weights; of an image, a map and a picture of it.
+        Raises: NotFound: no such model, deployment or class. Invalid: it cannot be explained, or the item not be read.
+        """
+        from loopworks.train.explain import explain
+
+        bundle, variant = self._asked(ref)
+        found, problems = local.load([source], bundle.rule.media, self.settings.max_image_pixels)
+        if problems:
+            raise error_of(problems[0])
+        return explain(bundle, found[0].content, label, variant)
+
+    def _asked(self, ref: Model | str) -> tuple[Bundle, str]:
+        if isinstance(ref, str):
+            for used in self.deployments():
+                if used.name == ref:
+                    return self.bundle(used), used.variant
+        return self.bundle(self.model(ref)), ""
 
     def _numbers(self, name: str) -> dict[str, int]:
         with self.home.catalog.read() as tx:

@@ -10,7 +10,8 @@ from loopworks.cli import data, infer, jobs, label, model, models, space
 from loopworks.cli.output import Options
 
 ORDER = (
-    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "serve", "predict", "lineage",
+    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "serve", "predict", "explain",
+    "lineage",
     "jobs", "worker", "doctor", "demo",
 )  # fmt: skip
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+from loopworks.core.errors import Invalid
 
 if TYPE_CHECKING:
     from loopworks.train.compare import Comparison
@@ -20,6 +21,7 @@ ModelArgument = Annotated[str, typer.Argument(help="Model: NAME, NAME:NUMBER or 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
     app.add_typer(group, name="models")
+    app.command("explain")(explain)
 
 
 @group.callback()
@@ -124,6 +126,41 @@ def show_board(out: Out, board: Mapping[str, Any], limit: int = 20) -> None:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def explain(
+    model: Annotated[str, typer.Argument(help="A deployment, or a model: NAME, NAME:NUMBER or NAME@ALIAS.")],
+    item: Annotated[str, typer.Argument(help="An image file, a text (or a .txt file), or a row as JSON.")],
+    label: Annotated[str, typer.Option(help="A class; default the one that the model gives.")] = "",
+    picture: Annotated[Path | None, typer.Option(help="Write the image with the map over it to this PNG file.")] = None,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Why a model answers as it does for one item."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.explain(model, _item(item), label=label)
+        out.say(f"{found.label or 'value'}: {found.score:.4g} ({found.unit}); {found.method}")
+        strongest = sorted(found.parts, key=lambda part: -abs(part["weight"]))[:20]
+        rows = [(part.get("text", part.get("column", "")), f"{part['weight']:+.4f}") for part in strongest]
+        if rows:
+            out.table(("part", "weight"), rows)
+        if picture is not None:
+            if not found.picture:
+                raise Invalid("--picture", "given for an image", model, "texts and rows have no picture")
+            picture.write_bytes(found.picture)
+            out.say(f"wrote {picture}")
+        out.done({"reasons": found.to_json()})
+
+
+def _item(text: str) -> Any:
+    import json
+
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text  # a text that begins with a brace
+    return Path(text) if text.endswith(".txt") and Path(text).is_file() else text
 
 
 def headline(model: "Model") -> str:

@@ -1,5 +1,7 @@
 """Recipes, comparisons, aliases and cards over HTTP."""
 
+import base64
+import binascii
 from typing import TYPE_CHECKING
 
 from starlette.concurrency import run_in_threadpool
@@ -60,6 +62,30 @@ def card(request: Request) -> Response:
     return Response(text, media_type="text/html; charset=utf-8", headers=headers)
 
 
+async def explain(request: Request) -> Response:
+    """Why a model or deployment answers as it does for one item: an image in base64, a text or a row."""
+    body = await answer.body(request)
+    kinds = [name for name in ("image", "text", "row") if name in body]
+    label = body.get("label", "")
+    if len(kinds) != 1 or not isinstance(label, str):
+        raise Invalid(
+            "request body", "{'image': base64} or {'text': text} or {'row': object}, and 'label'", sorted(body)
+        )
+    item = body[kinds[0]]
+    if not isinstance(item, dict if kinds[0] == "row" else str):
+        raise Invalid(kinds[0], "an object" if kinds[0] == "row" else "text", type(item).__name__)
+    if kinds[0] == "image":
+        try:
+            item = base64.b64decode(item, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise Invalid("image", "base64", str(error)) from None
+    elif kinds[0] == "text":
+        item = item.encode()  # a text is never taken for the path of a file here
+    found = await run_in_threadpool(_space(request).explain, request.path_params["model"], item, label=label)
+    picture = base64.b64encode(found.picture).decode() if found.picture else None
+    return answer.json({"reasons": found.to_json(), "picture": picture})
+
+
 def board(request: Request) -> Response:
     """The leader board of the search that a model comes from."""
     return answer.json({"board": _space(request).board(request.path_params["model"])})
@@ -115,6 +141,21 @@ ROUTES = (
         summary="The card of a model",
         query={"form": "html or markdown"},
         answer="text/html",
+    ),
+    Api(
+        method="POST",
+        path=f"{_MODEL}/explain",
+        endpoint=explain,
+        summary="Why a model answers as it does",
+        body={
+            "type": "object",
+            "properties": {
+                "image": {"type": "string", "description": "base64"},
+                "text": {"type": "string"},
+                "row": {"type": "object"},
+                "label": {"type": "string", "description": "a class; default the model's answer"},
+            },
+        },
     ),
     Api(method="GET", path=f"{_MODEL}/board", endpoint=board, summary="The trials of a model's search"),
     Api(
