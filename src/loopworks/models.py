@@ -5,8 +5,10 @@
 
 import base64
 import io
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,12 +16,14 @@ import numpy as np
 from loopworks.answering import Answering, error_of
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays
+from loopworks.core.contracts import Arrays, Context, learnable
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
+from loopworks.core.registry import plugins
 from loopworks.data.learning import VersionSource
 from loopworks.data.version import VersionRow
 from loopworks.infer import local
-from loopworks.store import models
+from loopworks.store import bundles, lineage, models
+from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 from loopworks.tasks.answers import answers, rows
 from loopworks.train import card as cards
@@ -30,6 +34,7 @@ from loopworks.train.compare import Comparison
 
 if TYPE_CHECKING:
     from loopworks.data.stage import Version
+    from loopworks.train.adopt import Signature
     from loopworks.train.explain import Reasons
 
 CHAMPION = "champion"
@@ -80,6 +85,9 @@ class Models(Answering):
         first, second = self.model(left), self.model(right)
         ours, theirs = self.bundle(first), self.bundle(second)
         task = paired.same_task(ours, theirs)
+        for model in (first, second):
+            if not model.version:
+                raise Invalid(f"model {model.ref}", "one with a version", "none", "add it with a version, then compare")
         versions = [self.version(model.version) for model in (first, second)]
         newer = max(versions, key=lambda version: (version.created_at, version.number))
         source = VersionSource(newer)
@@ -192,6 +200,75 @@ class Models(Answering):
         if model.parent:
             facts.append(("made from", model.parent))
         return cards.html(bundle, evaluation, f"Model {model.ref}", self._media(model, evaluation), facts)
+
+    # ---- models from elsewhere
+
+    def register(
+        self,
+        path: str | Path,
+        name: str,
+        *,
+        task: str = "",
+        version: "Version | str" = "",
+        classes: Sequence[str] = (),
+        is_multi: bool = False,
+        signature: "Signature | None" = None,
+    ) -> Model:
+        """Take in a model that was trained elsewhere; it is then compared, optimized, deployed and asked like ours.
+
+        Args:
+            path: an ONNX file, or a folder with ``config.json`` and ``model.safetensors`` of an image classifier (timm
+                or transformers).
+            name: of the model.
+            task: its task kind; default that of the version, else image-classification.
+            version: to score it on (val and test); without one nothing is known of how good it is.
+            classes: in the order of the model's answer; default those of the folder, or of the version.
+            is_multi: whether an item may carry several classes; as the version says, where there is one.
+            signature: what the file does not say: size and normalization of images, what the answer means.
+        Raises: Invalid: no model, or one that does not fit; the error says what was found in the file.
+        """
+        from loopworks.train.adopt import adopt
+
+        if not models.NAME.fullmatch(name):
+            raise Invalid("model name", "1 to 64 letters, digits, - or _", repr(name))
+        found = self.version(version) if isinstance(version, str) and version else version or None
+        source = None if found is None or isinstance(found, str) else VersionSource(found)
+        kind = plugins.get(f"task.{task or (source.task.name if source else 'image-classification')}")
+        if source is not None and source.task.name != kind.name:
+            raise Invalid("task", f"{source.task.name}, as the version's", kind.name)
+        with tempfile.TemporaryDirectory(prefix="loopworks-add-", dir=self.home.cache) as scratch:
+            ctx = Context(
+                seed=self.settings.seed,
+                scratch=Path(scratch) / "scratch",
+                report=lambda share, text: None,
+                stopped=lambda: False,
+            )
+            bundle = adopt(
+                Path(path).expanduser(),
+                task=learnable(kind),
+                classes=classes,
+                is_multi=is_multi,
+                signature=signature,
+                source=source,
+                folder=Path(scratch) / "bundle",
+                ctx=ctx,
+                threads=self.settings.threads,
+            )
+            key = bundles.save(self.home.blobs, bundle.folder)
+        with self.home.catalog.begin() as tx:
+            model = models.add(
+                tx,
+                name,
+                bundle=key,
+                run="",
+                version=bundle.version,
+                task=bundle.task,
+                variant=bundle.chosen,
+                metrics=bundle.to_json()["metrics"],
+            )
+            if bundle.version:
+                lineage.link(tx, Node("version", bundle.version), Node("model", model.ref))
+        return model
 
     # ---- reasons
 

@@ -455,6 +455,9 @@ class Workspace(Exchange, Models):
         chosen = None if variants is None else list(variants)
         check_request(max_drop, target, chosen)
         found = self.model(model)
+        if not found.version:
+            hint = "add it again with a version, whose items it is measured on"
+            raise Invalid(f"model {found.ref} to optimize", "one with a dataset version", "none", hint)
         job = {
             "model": found.ref,
             "max_drop": max_drop,

@@ -98,6 +98,50 @@ def card(
         out.done({"model": space.model(model).ref, "markdown": text})
 
 
+@group.command("add")
+def add(
+    path: Annotated[Path, typer.Argument(help="An .onnx file, or a folder with config.json and model.safetensors.")],
+    name: Annotated[str, typer.Argument(help="Name of the model.")],
+    version: Annotated[str, typer.Option(help="Dataset or version to score it on.")] = "",
+    task: Annotated[str, typer.Option(help="Task kind; default that of the version.")] = "",
+    classes: Annotated[
+        list[str] | None, typer.Option("--class", help="A class, in the order of the model's answer; repeat it.")
+    ] = None,
+    multi: Annotated[bool, typer.Option("--multi", help="An item may carry several classes.")] = False,
+    size: Annotated[int, typer.Option(min=0, max=8192, help="Height and width of images; 0: as the file says.")] = 0,
+    fit: Annotated[str, typer.Option(help="stretch, crop or pad.")] = "stretch",
+    mean: Annotated[str, typer.Option(help="Per channel, 0..255, e.g. 123.7,116.3,103.5.")] = "0,0,0",
+    std: Annotated[str, typer.Option(help="Per channel, 0..255.")] = "255,255,255",
+    answers: Annotated[str, typer.Option(help="chances, logits, or auto: by trying.")] = "auto",
+    output: Annotated[str, typer.Option(help="Output that holds the answer; default the one that fits.")] = "",
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Take in a model that was trained elsewhere.
+
+    It is tried once, and scored where a version is given.
+    """
+    from loopworks.train.adopt import signature
+
+    with face(json) as out, opened(workspace) as space:
+        told = signature({
+            "image_size": size,
+            "fit": fit,
+            "mean": mean,
+            "std": std,
+            "answers": answers,
+            "output": output,
+        })
+        found = space.find_version(version) if version else ""
+        model = space.register(
+            path, name, task=task, version=found, classes=classes or (), is_multi=multi, signature=told
+        )
+        out.say(f"{model.ref}: {headline(model)}")
+        for note in space.bundle(model).notes:
+            out.say(f"note: {note}")
+        out.done({"model": model.to_json()})
+
+
 @group.command("board")
 def board(model: ModelArgument, workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
     """The trials of the search that a model comes from, the best first."""

@@ -62,6 +62,35 @@ def card(request: Request) -> Response:
     return Response(text, media_type="text/html; charset=utf-8", headers=headers)
 
 
+async def add(request: Request) -> Response:
+    """Take in a model that was trained elsewhere, from the server's disk."""
+    from loopworks.train.adopt import signature
+
+    body = await answer.body(request)
+    for name, kind in (("path", str), ("name", str), ("version", str), ("task", str), ("classes", list)):
+        if not isinstance(body.get(name, kind()), kind):
+            raise Invalid(name, "text" if kind is str else "a list of text", body[name])
+    if not body.get("path") or not body.get("name"):
+        raise Invalid("path and name", "given", sorted(body))
+    told = body.get("signature", {})
+    if not isinstance(told, dict):
+        raise Invalid("signature", "an object", type(told).__name__)
+    space = _space(request)
+    version = await run_in_threadpool(space.find_version, body["version"]) if body.get("version") else ""
+    found = await run_in_threadpool(
+        lambda: space.register(
+            body["path"],
+            body["name"],
+            task=body.get("task", ""),
+            version=version,
+            classes=[str(one) for one in body.get("classes", [])],
+            is_multi=body.get("is_multi") is True,
+            signature=signature(told),
+        )
+    )
+    return answer.json({"model": found.to_json()}, 201)
+
+
 async def explain(request: Request) -> Response:
     """Why a model or deployment answers as it does for one item: an image in base64, a text or a row."""
     body = await answer.body(request)
@@ -156,6 +185,29 @@ ROUTES = (
                 "label": {"type": "string", "description": "a class; default the model's answer"},
             },
         },
+    ),
+    Api(
+        method="POST",
+        path="/api/models",
+        endpoint=add,
+        summary="Take in a model from the server's disk",
+        body={
+            "type": "object",
+            "required": ["path", "name"],
+            "properties": {
+                "path": {"type": "string", "description": "an .onnx file or a model folder"},
+                "name": {"type": "string"},
+                "version": {"type": "string", "description": "dataset or version to score it on"},
+                "task": {"type": "string"},
+                "classes": {"type": "array", "items": {"type": "string"}},
+                "is_multi": {"type": "boolean"},
+                "signature": {
+                    "type": "object",
+                    "description": "image_size, fit, mean, std, answers, output: see docs/train.md",
+                },
+            },
+        },
+        status=201,
     ),
     Api(method="GET", path=f"{_MODEL}/board", endpoint=board, summary="The trials of a model's search"),
     Api(
