@@ -46,12 +46,6 @@ class Answering:
         with self.home.catalog.read() as tx:
             return models.get(tx, ref)
 
-    def alias(self, ref: Model | str, alias: str) -> None:
-        """Point ``alias`` (such as champion) of the model's name to this number."""
-        found = self.model(ref)
-        with self.home.catalog.begin() as tx:
-            models.set_alias(tx, found.name, alias, found.number)
-
     def bundle(self, ref: "Model | Deployment | str") -> Bundle:
         """The bundle of a model or deployment, as a folder on this machine."""
         if isinstance(ref, Deployment):
@@ -91,7 +85,7 @@ class Answering:
         """
         answers, problems = self.predict_many(deployment, [source])
         if problems:
-            raise _error(problems[0])
+            raise error_of(problems[0])
         return answers[0]
 
     def predict_many(
@@ -128,7 +122,7 @@ class Answering:
             raise Invalid("deployment to draw", "one for images", f"{deployment}, for media {bundle.rule.media}")
         found, problems = local.load([source], "image", self.settings.max_image_pixels)
         if problems:
-            raise _error(problems[0])
+            raise error_of(problems[0])
         asked = found[0]
         width, height = asked.size or (1, 1)
         share = min(1.0, DRAWN_PX / max(width, height))
@@ -153,5 +147,6 @@ class Answering:
         return self._predictors[key]
 
 
-def _error(problem: Problem) -> LoopworksError:
+def error_of(problem: Problem) -> LoopworksError:
+    """The error behind a problem."""
     return from_json({"error": {"code": problem.error, "message": problem.message, "hint": problem.hint}})

@@ -27,7 +27,7 @@ from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
-from loopworks.train import small_cnn, timm
+from loopworks.train import explain, small_cnn, timm
 from loopworks.train.detection import small as small_detector
 from loopworks.train.segmentation import small as small_segmenter
 from loopworks.train.tables import lightgbm, linear, stacked
@@ -45,6 +45,7 @@ __all__ = [
     "delimited",
     "detection",
     "encoder",
+    "explain",
     "folders",
     "huggingface",
     "image_features",

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loopworks.cli.model import ModelArgument
+from loopworks.cli.models import ModelArgument
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
 

@@ -214,6 +214,42 @@ class Pictured(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Odds:
+    """A model's chances beside the truth, class by class."""
+
+    chances: NDArray[np.float64]
+    """In 0..1, shape ``(items, classes)``."""
+    truth: NDArray[np.bool_]
+    """Whether the item is of the class, same shape."""
+    is_exclusive: bool
+    """Whether an item is of exactly one class, so that the highest chance is the answer."""
+
+
+@runtime_checkable
+class Chances(Protocol):
+    """A task kind whose answer is a chance per class: it can be calibrated, and drawn as curves and confusion."""
+
+    def odds(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> Odds:
+        """The model's chances beside the truth; the columns are the classes of ``schema``."""
+
+
+@runtime_checkable
+class Told(Protocol):
+    """A task kind that can say truth and answer in a few words, for lists of mistakes."""
+
+    def tell(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> list[tuple[str, str]]:
+        """Truth and answer of each item, each of at most some 80 characters."""
+
+
+@runtime_checkable
+class Translated(Protocol):
+    """A task kind whose answers can be read by another list of classes, so that models of both can be compared."""
+
+    def translate(self, outputs: Arrays, before: LabelSchema, now: LabelSchema) -> Arrays:
+        """Answers of a model that knew ``before``, as one of ``now`` would give them: unknown classes never occur."""
+
+
 def learnable(task: Task) -> Learnable:
     """The task kind as one that models can be trained for; ``Invalid`` where it is for labels alone as yet."""
     if not isinstance(task, Learnable):

@@ -94,13 +94,15 @@ class TableSource:
         return rule.pack(self.rows(split))  # a row rule takes Arrow tables too
 
     def facts(self, split: str) -> list[dict[str, Any]]:
-        """Each row's id as ``name``, and its cells."""
+        """Each row's cells, and its id as ``item`` and ``name`` (columns of these names are left out)."""
         from loopworks.data.tables.pages import plain
 
         rows = self._read(split).drop_columns([_TARGET])
-        return [
-            {"name": row.pop(_NAME), **{name: plain(value) for name, value in row.items()}} for row in rows.to_pylist()
-        ]
+        found = []
+        for row in rows.to_pylist():
+            key = row.pop(_NAME)
+            found.append({**{name: plain(value) for name, value in row.items()}, "item": key, "name": key})
+        return found
 
     @property
     def _has_classes(self) -> bool:
