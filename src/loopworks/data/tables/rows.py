@@ -64,7 +64,8 @@ class TableSource:
     def rows(self, split: str) -> "pa.Table":
         """The rows of a split that have a target: typed columns without target, id and time, in the order of keys.
 
-        A field's metadata says how its text is read (see ``READING``); the table's own says how many rows were left out.
+        A field's metadata says how its text is read (see ``READING``); the table's own says how many rows were left
+        out.
         """
         left_out = {name: count for name, count in self.left_out.items() if count}
         told = {READING: json.dumps({"left_out": left_out}).encode()}
