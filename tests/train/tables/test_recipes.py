@@ -251,7 +251,7 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
         ({"costs": {"yes": 0}}, "costs must be above 0"),
         ({"monotone": {"city": 1}}, r"monotone must be of columns of numbers \(number, age, paid\); got city"),
         ({"monotone": {"age": 2}}, "monotone.age must be"),
-        ({"rate": 0}, "rate must be greater than 0"),
+        ({"rate": -1}, "rate must be greater than or equal to 0"),
     ],
 )
 def test_wrong_parameters_are_one_clear_error(params: dict[str, Any], words: str, tmp_path: Path) -> None:
