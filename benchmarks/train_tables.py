@@ -1,4 +1,4 @@
-"""Tabular recipes against AutoGluon in the same time, and plain gradient boosting: ``python -m benchmarks train_tables``.
+"""Tabular recipes against AutoGluon in the same time, and plain boosting: ``python -m benchmarks train_tables``.
 
 Each data set is cut once (train 64 %, val 16 %, test 20 %, seed 1). Peers learn from train and val together, ours learn
 from train and settle on val what is to be settled. Everybody answers the same test rows; the errors below are 1 - AUC,
