@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loopworks.core import rules
 from loopworks.core.errors import Invalid
+from loopworks.core.predictor import opened
 from loopworks.core.text import TextRule, TokenRule, plain
 
 RULE = TextRule()
@@ -106,6 +107,7 @@ def test_a_text_alone_is_what_it_is_in_a_batch(texts: list[str]) -> None:
 def test_counts_are_those_of_the_pieces(text: str) -> None:
     found = RULE.pieces([text])
     assert (found.start >= 0).all()
+    assert (found.end <= len(plain(text))).all()
     assert (found.start < found.end).all()
     assert (found.bucket >= 0).all()
     assert (found.bucket < RULE.buckets).all()
@@ -224,7 +226,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_tokens_are_filled_up_and_cut(folder: Path) -> None:
-    rule = rules.opened(TokenRule(most_tokens=4), folder)
+    rule = opened(TokenRule(most_tokens=4), folder)
     found = rule.encode(rule.pack(["my card", "", "my card is lost"]))["tokens"]
     assert found.tolist() == [[2, 3, 4, 0], [2, 0, 0, 0], [2, 3, 4, 5]]
     assert found.dtype == np.int64

@@ -1,11 +1,12 @@
 """``loopworks deploy``, ``serve``, ``predict`` and ``lineage``."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from loopworks.cli.model import ModelArgument
+from loopworks.cli.models import ModelArgument
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
 
@@ -72,6 +73,7 @@ def predict(
     ] = None,
     text: Annotated[list[str] | None, typer.Option(help="A text to ask about, for models of texts; repeat it.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Labels to show per item.")] = 3,
+    draw: Annotated[str, typer.Option(help="Picture (PNG) to write, of the one image with the answer in it.")] = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
@@ -80,8 +82,13 @@ def predict(
         asked: list[str | Path] = [*(text or []), *(files or [])]
         if not asked:
             raise Invalid("what to predict", "at least one file, or --text", "nothing")
+        if draw and len(asked) != 1:
+            raise Invalid("--draw", "one image", f"{len(asked)} items", "draw them one by one")
         answers, problems = space.predict_many(deployment, asked)
-        out.table(("item", "answer", "prediction"), [(a["name"], _shown(a, top), a["id"]) for a in answers])
+        out.table(("item", "answer", "prediction"), [(a["name"], _said(a, top), a["id"]) for a in answers])
+        if draw and answers:
+            Path(draw).write_bytes(space.draw(deployment, asked[0]))
+            out.say(f"drawn into {draw}")
         out.problems(problems)
         out.done({
             "deployment": deployment,
@@ -92,13 +99,19 @@ def predict(
             raise typer.Exit(2)
 
 
-def _shown(answer: dict[str, Any], top: int) -> str:
-    """An answer in a few words: its likeliest labels, the class chosen by costs in front, or its number."""
-    if "labels" not in answer:
-        return f"{answer['value']:.6g}" if "value" in answer else str(answer)
-    first = [name for name in answer.get("chosen", []) if name != answer["labels"][0]["label"]]
-    listed = ", ".join(f"{one['label']} {one['score']:.3f}" for one in answer["labels"][:top])
-    return f"{', '.join(first)} by costs ({listed})" if len(first) == 1 and len(answer["chosen"]) == 1 else listed
+def _said(answer: Mapping[str, Any], top: int) -> str:
+    """An answer in one line: its first list with the scores, or its values."""
+    facts = {key: value for key, value in answer.items() if key not in ("id", "name", "item")}
+    for rows in facts.values():
+        if isinstance(rows, list) and all(isinstance(row, dict) and {"label", "score"} <= row.keys() for row in rows):
+            shown = ", ".join(f"{row['label']} {row['score']:.3f}" for row in rows[:top]) or "-"
+            chosen = facts.get("chosen", [])
+            if len(chosen) == 1 and chosen[0] != rows[0]["label"]:  # the costs of mistakes spoke against the likeliest
+                shown = f"{chosen[0]} by costs ({shown})"
+            return shown + (f" and {len(rows) - top} more" if len(rows) > top else "")
+    return ", ".join(
+        f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+    )
 
 
 def lineage(

@@ -1,7 +1,6 @@
 """Reading the rule of a model: one class per medium, told by ``kind``."""
 
 import importlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core.errors import Invalid
@@ -30,10 +29,4 @@ def read(body: Any, where: str = "preprocessing") -> "Rule":
         raise Invalid(fields.path("kind"), ", ".join(_KINDS), kind if kind is not None else "nothing")
     module, name = _KINDS[kind]
     found: Rule = getattr(importlib.import_module(f"loopworks.core.{module}"), name).from_json(body, where)
-    return found
-
-
-def opened(rule: "Rule", folder: Path) -> "Rule":
-    """The rule, able to encode: a rule that needs a file of its bundle is told where the bundle lies."""
-    found: Rule = rule.opened(folder) if hasattr(rule, "opened") else rule
     return found

@@ -127,8 +127,9 @@ class TextRule:
         return Pieces(
             row=row,
             bucket=(hashes >> shift).astype(np.int32),
-            start=np.maximum(line.place[start] - line.first[row], 0),  # the break before a text is no part of it
-            end=line.place[end - 1] + 1 - line.first[row],
+            # The breaks before and after a text are no part of it.
+            start=np.maximum(line.place[start] - line.first[row], 0),
+            end=np.minimum(line.place[end - 1] + 1 - line.first[row], line.sizes[row]),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -300,8 +301,8 @@ class _Line:
         whole = " ".join(["", *texts, ""])
         codes = np.frombuffer(whole.encode("utf-32-le", "surrogatepass"), np.uint32)
         kinds = _kinds_of(codes)
-        sizes = np.array([len(text) + 1 for text in texts], np.int64)
-        self.first = np.cumsum(sizes) - sizes + 1
+        self.sizes = np.array([len(text) for text in texts], np.int64)
+        self.first = np.cumsum(self.sizes + 1) - self.sizes
         """Where each text begins."""
         kept = kinds != _BREAK
         kept[1:] |= kinds[:-1] != _BREAK  # the first break after a word stays

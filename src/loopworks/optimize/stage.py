@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core import predictor as predictors
-from loopworks.core import rules
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Context, Predictor
 from loopworks.core.errors import Cancelled, Conflict, Failed, Invalid, LoopworksError, NoSpace, NotFound
@@ -219,7 +218,7 @@ def _make(
     """Add an entry per variant that could be made and asked; the others become notes."""
     wanted = list(names)
     packed = _calibration(source, bundle, ctx)
-    calibration = rules.opened(bundle.rule, bundle.folder).encode(packed)
+    calibration = predictors.opened(bundle.rule, bundle.folder).encode(packed)
     notes = []
     for place, full in enumerate(wanted):
         name = full.partition(".")[2]

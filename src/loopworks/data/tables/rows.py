@@ -64,7 +64,8 @@ class TableSource:
     def rows(self, split: str) -> "pa.Table":
         """The rows of a split that have a target: typed columns without target, id and time, in the order of keys.
 
-        A field's metadata says how its text is read (see ``READING``); the table's own says how many rows were left out.
+        A field's metadata says how its text is read (see ``READING``); the table's own says how many rows were left
+        out.
         """
         left_out = {name: count for name, count in self.left_out.items() if count}
         told = {READING: json.dumps({"left_out": left_out}).encode()}
@@ -94,13 +95,15 @@ class TableSource:
         return rule.pack(self.rows(split))  # a row rule takes Arrow tables too
 
     def facts(self, split: str) -> list[dict[str, Any]]:
-        """Each row's id as ``name``, and its cells."""
+        """Each row's cells, and its id as ``item`` and ``name`` (columns of these names are left out)."""
         from loopworks.data.tables.pages import plain
 
         rows = self._read(split).drop_columns([_TARGET])
-        return [
-            {"name": row.pop(_NAME), **{name: plain(value) for name, value in row.items()}} for row in rows.to_pylist()
-        ]
+        found = []
+        for row in rows.to_pylist():
+            key = row.pop(_NAME)
+            found.append({**{name: plain(value) for name, value in row.items()}, "item": key, "name": key})
+        return found
 
     @property
     def _has_classes(self) -> bool:

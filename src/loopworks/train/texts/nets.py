@@ -66,3 +66,35 @@ class PieceNet(nn.Module):
         with torch.no_grad():
             for weight in (self.vectors, self.bias) if self.head is None else (self.head.weight, self.head.bias):
                 weight /= temperature
+
+
+class TokenNet(nn.Module):
+    """An encoder of transformers as the training loop calls it: tokens in, logits out."""
+
+    def __init__(self, model: nn.Module, pad: int) -> None:
+        """Wrap ``model``; tokens ``pad`` are nothing to it."""
+        super().__init__()
+        self.model = model
+        self.pad = pad
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits ``(texts, classes)``; the first token of a text always counts, so that none is empty."""
+        is_first = torch.arange(tokens.shape[1], device=tokens.device) == 0
+        there = (tokens != self.pad) | is_first
+        found: Tensor = self.model(input_ids=tokens, attention_mask=there.long()).logits
+        return found
+
+
+class ServedTokens(nn.Module):
+    """The same with chances for an answer."""
+
+    def __init__(self, network: TokenNet, *, is_multi: bool) -> None:
+        """Wrap ``network``."""
+        super().__init__()
+        self.network = network
+        self.is_multi = is_multi
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Chances ``(texts, classes)``."""
+        logits: Tensor = self.network(tokens)
+        return logits.sigmoid() if self.is_multi else logits.softmax(1)

@@ -1,6 +1,6 @@
 """The light recipe for texts: runs of words and characters into a small network, without any weights from outside."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from loopworks.train.ragged import Ragged
 
 NAME = "train.ngrams"
-BATCH, STEPS, FEWEST = 128, 1600, 8
+BATCH, STEPS, FEWEST = 128, 900, 8
 SEEN_TWICE = 1000
 """Training texts from which on a piece must be in two of them to be known."""
 MOST_WEIGHTS = 12_000_000
@@ -52,7 +52,7 @@ class Ngrams(TextFit):
     """Width of the hidden layer; 0 is logistic regression."""
     drop_pieces: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of a text's runs that are left out at random while training."""
-    drop_hidden: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    drop_hidden: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """Share of the hidden layer that is left out at random while training."""
     rate: Annotated[float, Field(gt=0, le=1)] = 5e-3
     """Highest learning rate, no unit."""
