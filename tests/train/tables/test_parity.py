@@ -64,7 +64,7 @@ def test_every_way_through_a_tree_is_the_same(classes: int, has_gaps: bool, tmp_
     asked[-50:, 3] = [301, 5000, 7, 299, 0] * 10  # codes that never came
     session = converted(booster, 5, classes or 1, tmp_path / "m.onnx")
     found = session.run(None, {FEATURES: asked})[0]
-    wanted = booster.predict(asked, raw_score=True).reshape(len(asked), -1)
+    wanted = np.asarray(booster.predict(asked, raw_score=True)).reshape(len(asked), -1)
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
     for place in (0, 3000, len(asked) - 1):
         np.testing.assert_allclose(

@@ -105,7 +105,8 @@ class LightGbm(TableFit):
             held = None
         if grown.is_cut:
             notes.append(f"ended by the time budget after {grown.rounds} rounds: a faster machine gives another model")
-        return self.made(source, ctx, sheet, [grown.trees], [1.0], held, {"rounds_used": grown.rounds, "rate_used": settings.rate}, notes)
+        facts = {"rounds_used": grown.rounds, "rate_used": settings.rate}
+        return self.made(source, ctx, sheet, [grown.trees], [1.0], held, facts, notes)
 
 
 def watched(ctx: Context, budget: Budget, rounds: int, share: float = 1.0, name: str = "") -> Watch:
