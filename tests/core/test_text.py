@@ -143,10 +143,12 @@ def test_many_texts_go_in_chunks() -> None:
         parts = RULE.counts(texts)
     finally:
         text._CHUNK = before
-    assert all((one == other).all() for one, other in zip(whole, parts, strict=True))
+    assert all(np.array_equal(one, other) for one, other in zip(whole, parts, strict=True))
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"bytes", "a text; got bytes"), ("\ud800", "Unicode text"), (3, "int")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(b"bytes", "a text; got bytes"), ("\ud800", "Unicode text"), (3, "int")]
+)
 def test_what_is_no_text_is_refused_by_name(content: Any, words: str) -> None:
     for rule in (RULE, TokenRule()):
         with pytest.raises(Invalid, match=f"note.txt must be .*{words}"):

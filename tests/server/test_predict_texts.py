@@ -67,7 +67,7 @@ def test_a_text_comes_as_json_as_plain_text_or_as_a_file(told_client: TestClient
     by_python = space.predict("told", "a Pothole")
     # One known word has weight 1, so its vector is the logit: 1 / (1 + e^-5).
     assert by_python["labels"][0] == {"label": "street", "score": pytest.approx(1 / (1 + np.exp(-5)), abs=1e-6)}
-    files = [("file", ("a.txt", b"a Pothole", "text/plain")), ("file", ("b.txt", "the lamp".encode(), "text/plain"))]
+    files = [("file", ("a.txt", b"a Pothole", "text/plain")), ("file", ("b.txt", b"the lamp", "text/plain"))]
     for answer in (
         ask(told_client, json={"text": "a Pothole"}),
         ask(told_client, content=b"a Pothole", headers={"content-type": "text/plain"}),

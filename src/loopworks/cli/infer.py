@@ -75,7 +75,7 @@ def predict(
 ) -> None:
     """Ask a deployment in this process, without a server."""
     with face(json) as out, opened(workspace) as space:
-        asked = [*(text or []), *(files or [])]
+        asked: list[str | Path] = [*(text or []), *(files or [])]
         if not asked:
             raise Invalid("what to predict", "at least one file, or --text", "nothing")
         answers, problems = space.predict_many(deployment, asked)

@@ -47,7 +47,22 @@ WORDS = {
     "light": ["lamp", "dark", "bulb", "lantern"],
     "垃圾": ["垃圾", "垃圾桶", "异味", "清运"],
 }
-FILLER = "the at near my house since monday please somebody a very big in front of school it is was there".split()
+FILLER = [
+    "the",
+    "at",
+    "near",
+    "my",
+    "house",
+    "since",
+    "monday",
+    "please",
+    "somebody",
+    "a",
+    "big",
+    "in",
+    "front",
+    "school",
+]
 
 
 def complaints(

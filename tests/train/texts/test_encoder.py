@@ -25,7 +25,7 @@ from loopworks.train.texts.explain import attributions, evidence
 
 pytest.importorskip("transformers", reason="needs the [train] extra")
 pytestmark = [pytest.mark.train, pytest.mark.slow]
-QUICK = {"weights": "random", "width": 32, "vocabulary": 400, "epochs": 12, "batch": 8, "rate": 3e-3}
+QUICK = {"weights": "random", "width": 32, "vocabulary": 400, "epochs": 20, "batch": 8, "rate": 2e-3}
 
 
 def train(folder: Path, **more: Any) -> Bundle:

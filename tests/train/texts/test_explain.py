@@ -34,7 +34,9 @@ def test_the_word_that_makes_the_class_has_the_most_weight(bundle: Bundle) -> No
         attributions(bundle, text, "nope")
 
 
-@pytest.mark.parametrize("text", ["a lamp, THE lamp", "垃圾桶有异味", "ﬁne caf\u0065\u0301 Straße pothole", "", "?!", "xyzzy"])
+@pytest.mark.parametrize(
+    "text", ["a lamp, THE lamp", "垃圾桶有异味", "ﬁne caf\u0065\u0301 Straße pothole", "", "?!", "xyzzy"]
+)
 def test_the_weights_add_up_to_the_answer(bundle: Bundle, text: str) -> None:
     scores = ask(bundle, text)[0].astype(np.float64)
     logits = np.log(scores) - np.log(scores).mean()
@@ -54,7 +56,10 @@ def test_the_weights_add_up_without_a_hidden_layer_and_with_several_labels(tmp_p
         assert found.base + sum(weight for _, _, weight in found.spans) == pytest.approx(found.total, abs=1e-3)
 
 
-@given(st.text(max_size=30) | st.sampled_from(["ﬁ e\u0301x", "각 한글", "\u1100\u1161\u11a8", "Å\u0301", "İstanbul", "ﷺ x"]))
+@given(
+    st.text(max_size=30)
+    | st.sampled_from(["ﬁ e\u0301x", "각 한글", "\u1100\u1161\u11a8", "Å\u0301", "İstanbul", "ﷺ x"])
+)
 def test_words_lie_in_the_text_in_their_order(text: str) -> None:
     found = words(text)
     for start, end in found:

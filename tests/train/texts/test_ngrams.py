@@ -211,6 +211,15 @@ def test_texts_of_one_class_are_refused(tmp_path: Path) -> None:
         train(tmp_path, replace(source, labels=only))
 
 
+def test_a_few_right_answers_give_no_boundless_certainty() -> None:
+    import torch
+
+    from loopworks.train.texts.course import temperature
+
+    found = temperature(torch.eye(3) * 3, torch.eye(3), is_multi=False)
+    assert 0.3 < found < 1.0
+
+
 @pytest.mark.parametrize("is_multi", [False, True])
 def test_the_temperature_is_found_that_logits_were_made_hotter_by(is_multi: bool) -> None:
     import torch

@@ -1,6 +1,6 @@
 """The light recipe for texts: runs of words and characters into a small network, without any weights from outside."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
@@ -145,7 +145,7 @@ class _Counted:
     texts: int
     row: NDArray[np.int64]
     bucket: NDArray[np.int32]
-    count: NDArray[np.int32]
+    count: NDArray[Any]
 
 
 def _counted(rule: TextRule, lesson: Lesson, split: str, ctx: Context) -> _Counted:
@@ -239,6 +239,7 @@ def _write(lesson: Lesson, network: "nn.Module", table: NDArray[np.int32], known
         files=(MODEL,),
         size_bytes=path.stat().st_size,
     )
+
 
 def _check(
     lesson: Lesson, network: Any, table: NDArray[np.int32], rule: TextRule, variant: Variant, texts: list[str]
