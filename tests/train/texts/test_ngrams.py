@@ -22,9 +22,19 @@ from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled, Invalid
 from loopworks.core.text import TextRule
 from loopworks.core.values import LabelSchema
+from loopworks.testing import PluginContract
 from loopworks.train import stage
+from loopworks.train.texts.ngrams import Ngrams
 
 pytestmark = pytest.mark.train
+
+
+class TestNgramsAsAPlugin(PluginContract):
+    plugin = Ngrams
+    refused = {"words": 9, "drop_pieces": 1.0, "pieces": 0, "most_chars": 0}
+    name = "train.ngrams"
+
+
 QUICK = {"epochs": 8, "hidden": 16, "rate": 0.02}
 
 
