@@ -1,4 +1,4 @@
-"""The steps that run as durable jobs, in a child process of the worker: training and optimizing.
+"""The steps that run as durable jobs, in a child process of the worker: training, optimizing, long work on data.
 
 A step may be killed and run again at any moment. What it makes is written in an order that makes this harmless:
 files, then blobs, then one catalog transaction that also says which job made the model.
@@ -10,18 +10,15 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Context, Learnable, Rule, learnable
+from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
-from loopworks.core.values import LabelSchema
-from loopworks.data.stage import Version
+from loopworks.core.settings import Settings
+from loopworks.data.learning import source_of
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
 from loopworks.store.lineage import Node
@@ -29,6 +26,7 @@ from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
     from loopworks.store.runs import Status
+    from loopworks.train.trial import Order, Trial
     from loopworks.workspace import Model
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
             return made
-        source = _Source(space.version(params["version"]))
+        source = source_of(space.version(params["version"]))
         start = space.bundle(params["start"]) if params["start"] else None
         seeded = replace(ctx, seed=params["seed"])
         folder = _fresh(ctx.scratch / "bundle")
@@ -63,6 +61,57 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
         return {"model": model.ref, "bundle": model.bundle}
 
 
+@plugins.add("job.search")
+def search(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Search for the best recipe and parameters and keep the model; ``params`` as in ``Workspace.search``."""
+    from loopworks.train.search import search as look
+    from loopworks.train.spread import on_cluster
+
+    with open(location, create=False) as space:
+        if (made := _made(space, ctx)) is not None:
+            return made
+        start = space.bundle(params["start"]) if params["start"] else None
+        cluster, lanes = on_cluster(space.settings, _Elsewhere(str(space.folder.resolve()), params, space.settings))
+        run = _Run(space, params["name"], dict(params), ctx)
+        with run:
+            bundle = look(
+                source_of(space.version(params["version"])),
+                budget_s=params["budget_s"],
+                trials=params["trials"],
+                names=params["recipes"],
+                params=params["params"],
+                folder=_fresh(ctx.scratch / "bundle"),
+                ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.95)),
+                start=start,
+                threads=space.settings.threads,
+                on_trial=run.child,
+                cluster=cluster,
+                lanes=lanes,
+            )
+            model = _keep(space, ctx, bundle, params["name"], run.id, parent="")
+            run.finish(bundle, model)
+        return {"model": model.ref, "bundle": model.bundle}
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """What a node of a cluster does for a trial: it opens the workspace, which it must reach at the same place."""
+
+    location: str
+    params: Mapping[str, Any]
+    settings: Settings
+
+    def __call__(self, order: "Order", folder: Path) -> "Trial":
+        from loopworks.train.sealed import seal
+        from loopworks.train.trial import attempt
+
+        ctx = Context(seed=order.seed, scratch=folder, report=lambda share, text: None, stopped=lambda: False)
+        with open(self.location, create=False) as space:
+            start = space.bundle(self.params["start"]) if self.params["start"] else None
+            source = seal(source_of(space.version(self.params["version"])))
+            return attempt(order, source, folder, ctx, start=start)
+
+
 @plugins.add("job.optimize")
 def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
     """Make and measure the variants of a model and keep the result as a new model; ``params`` as in ``Workspace``."""
@@ -78,7 +127,7 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
         with run:
             best = tournament(
                 bundle,
-                _Source(space.version(bundle.version)),
+                source_of(space.version(bundle.version)),
                 folder=folder,
                 max_drop=params["max_drop"],
                 target=params["target"],
@@ -89,6 +138,38 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
             done = _keep(space, ctx, best, model.name, run.id, parent=model.ref)
             run.finish(best, done)
         return {"model": done.ref, "bundle": done.bundle}
+
+
+@plugins.add("job.check")
+def check(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Check a dataset; ``params`` as in ``Workspace.check_job``.
+
+    The findings are in the catalog, their number here: what a job leaves behind names no item, which may be erased.
+    """
+    with open(location, create=False) as space:
+        clean = space.dataset(params["dataset"]).clean
+        found = clean.check(*params["checks"], params=params["params"], seed=params["seed"], progress=ctx.tick)
+        told = {name: value for name, value in found.to_json().items() if name != "problems"}
+        return {**told, "findings": len(found.findings), "unread": len(found.problems)}
+
+
+@plugins.add("job.embed")
+def embed(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Compute rows of a descriptor; ``params`` as in ``Workspace.embed_job``."""
+    with open(location, create=False) as space:
+        return space.dataset(params["dataset"]).embed(params["descriptor"], progress=_counting(ctx))
+
+
+@plugins.add("job.score")
+def score(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Ask a model about items; ``params`` as in ``Workspace.score_job``."""
+    with open(location, create=False) as space:
+        done = space.score(params["dataset"], params["model"], query=params["query"], progress=_counting(ctx))
+        return {"model": done["model"], "items": done["items"], "unread": len(done["problems"])}
+
+
+def _counting(ctx: Context) -> Callable[[int, int], None]:
+    return lambda done, total: ctx.tick(done / max(total, 1), f"{done} of {total} items")
 
 
 class _Run:
@@ -120,79 +201,38 @@ class _Run:
         """MLflow's id of the run."""
         return self._writer.id
 
+    def child(self, trial: "Trial") -> None:
+        """One trial of a search, as a run below this one."""
+        tags = {"loopworks.trial": str(trial.number), "loopworks.state": trial.state}
+        values = [("val_headline", 0, trial.value)] if trial.value is not None else []
+        points = [(name, int(step), value) for name, curve in trial.points.items() for step, value in curve]
+        named = {"recipe": trial.recipe, **trial.params}
+        final = [(f"final_{name}", step, value) for name, step, value in values]
+        status: Status = "failed" if trial.state == "failed" else "cancelled" if trial.state == "pruned" else "done"
+        self._writer.child(f"trial {trial.number}", named, tags, [*points, *final], status)
+
     def watch(self, ctx: Context) -> Context:
-        """The same context, whose metrics also reach the run."""
+        """The same context, whose metrics and pictures also reach the run."""
 
         def metric(name: str, step: int, value: float) -> None:
             ctx.metric(name, step, value)
             self._writer.metric(name, step, value)
 
-        return replace(ctx, metric=metric)
+        def picture(name: str, step: int, png: bytes) -> None:
+            ctx.picture(name, step, png)
+            self._writer.picture(name, step, png)
+
+        return replace(ctx, metric=metric, picture=picture)
 
     def finish(self, bundle: Bundle, model: "Model") -> None:
         """Write the final scores and register the model; its tag holds the number that the catalog gave it."""
+        if warnings := [note for note in bundle.notes if note.startswith("warning")]:
+            self._writer.tag("loopworks.warnings", "; ".join(warnings))
         for split, scores in bundle.metrics.items():
             for name, score in scores.items():
                 self._writer.metric(f"final_{split}_{name}", 0, score.value)
         self._writer.artifact(bundle.folder / bundles.FILE)
         self._writer.register(model.name, f"loopworks-bundle:{model.bundle}", {"loopworks.ref": model.ref})
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A version as the stages after ``data`` read it."""
-
-    version: Version
-
-    @property
-    def id(self) -> str:
-        """Id of the version."""
-        return self.version.id
-
-    @property
-    def task(self) -> Learnable:
-        """Its task kind."""
-        return learnable(self.version.task)
-
-    @property
-    def schema(self) -> LabelSchema:
-        """Its classes."""
-        return self.version.schema
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Split -> items."""
-        return dict(self.version.counts["by_split"])
-
-    @property
-    def typical_size(self) -> tuple[int, int]:
-        """Median width and height of the images, in pixels."""
-        rows = self.version.rows("train")
-        return int(median(row.width for row in rows)), int(median(row.height for row in rows))
-
-    def inputs(self, rule: Rule, split: str, progress: Callable[[float, str], None] | None = None) -> Arrays:
-        """A split's items by the rule."""
-
-        def tell(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done / max(total, 1), f"reading {split}")
-
-        return self.version.inputs(rule, split, tell)
-
-    def targets(self, split: str) -> NDArray[Any]:
-        """A split's labels."""
-        return self.version.targets(split)
-
-    def facts(self, split: str) -> list[dict[str, Any]]:
-        """What is known of each item beside its label."""
-        return [
-            {"name": row.name, "width": row.width, "height": row.height, "tags": row.tags, **row.attributes}
-            for row in self.version.rows(split)
-        ]
-
-    def texts(self, split: str) -> list[str]:
-        """A split's texts."""
-        return [row.text for row in self.version.rows(split)]
 
 
 def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *, parent: str) -> "Model":

@@ -21,6 +21,10 @@ def _no_metric(name: str, step: int, value: float) -> None:
     """Drop a metric nobody asked for."""
 
 
+def _no_picture(name: str, step: int, png: bytes) -> None:
+    """Drop a picture nobody asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """All that a running step may touch: no globals, no clock, no network it was not given."""
@@ -33,6 +37,8 @@ class Context:
     stopped: Callable[[], bool]
     metric: Callable[[str, int, float], None] = _no_metric
     """Takes a metric's name, the step or epoch it belongs to, and its value."""
+    picture: Callable[[str, int, bytes], None] = _no_picture
+    """Takes a picture's name, the step or epoch it belongs to, and it as PNG: for people who watch the run."""
     job: str = ""
     """Id of the job that this run belongs to; empty outside of one."""
 
@@ -189,6 +195,59 @@ class Learnable(Task, Protocol):
 
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of items, in 0..1, on which two models give the same label."""
+
+
+@runtime_checkable
+class Pictured(Protocol):
+    """A task kind that can show what a model says of images while it learns."""
+
+    def sample(
+        self, images: NDArray[np.uint8], targets: NDArray[Any], outputs: Arrays, schema: LabelSchema
+    ) -> NDArray[np.uint8]:
+        """One picture ``(height, width, 3)`` of a few images with the truth and the model's answer.
+
+        Args:
+            images: as the model takes them, shape ``(items, height, width, 3)``.
+            targets: the truth, as ``targets`` made it.
+            outputs: the model's answer to them.
+            schema: the classes.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Odds:
+    """A model's chances beside the truth, class by class."""
+
+    chances: NDArray[np.float64]
+    """In 0..1, shape ``(items, classes)``."""
+    truth: NDArray[np.bool_]
+    """Whether the item is of the class, same shape."""
+    is_exclusive: bool
+    """Whether an item is of exactly one class, so that the highest chance is the answer."""
+
+
+@runtime_checkable
+class Chances(Protocol):
+    """A task kind whose answer is a chance per class: it can be calibrated, and drawn as curves and confusion."""
+
+    def odds(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> Odds:
+        """The model's chances beside the truth; the columns are the classes of ``schema``."""
+
+
+@runtime_checkable
+class Told(Protocol):
+    """A task kind that can say truth and answer in a few words, for lists of mistakes."""
+
+    def tell(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> list[tuple[str, str]]:
+        """Truth and answer of each item, each of at most some 80 characters."""
+
+
+@runtime_checkable
+class Translated(Protocol):
+    """A task kind whose answers can be read by another list of classes, so that models of both can be compared."""
+
+    def translate(self, outputs: Arrays, before: LabelSchema, now: LabelSchema) -> Arrays:
+        """Answers of a model that knew ``before``, as one of ``now`` would give them: unknown classes never occur."""
 
 
 def learnable(task: Task) -> Learnable:

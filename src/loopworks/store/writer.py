@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,28 @@ class Writer:
         """Keep a copy of a file with the run; the file must stay until ``close``."""
         self._work.put(("artifact", (path,)))
 
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Keep a picture of one step with the run."""
+        self._work.put(("picture", (name, step, png)))
+
     def register(self, name: str, source: str, tags: Mapping[str, str]) -> None:
         """Register the run's model."""
         self._work.put(("register", (name, source, dict(tags))))
+
+    def tag(self, name: str, value: str) -> None:
+        """Say something of the run that people look for."""
+        self._work.put(("tag", (name, value)))
+
+    def child(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        points: Sequence[tuple[str, int, float]],
+        status: Status,
+    ) -> None:
+        """A whole run below this one, e.g. a trial of a search: its parameters, curves and how it ended."""
+        self._work.put(("child", (name, dict(params), dict(tags), list(points), status)))
 
     def close(self, status: Status) -> None:
         """Write what is left, end the run, and raise what went wrong."""
@@ -82,5 +101,11 @@ class Writer:
         if kind == "register":
             name, source, tags = values
             runs.register(name, self._id, source, tags)
+        elif kind == "child":
+            name, params, tags, points, status = values
+            run = runs.start(self._begin[0], name, params, {**tags, "mlflow.parentRunId": self._id})
+            for point in points:
+                runs.metric(run, *point)
+            runs.end(run, status)
         else:
             getattr(runs, kind)(self._id, *values)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.contracts import Arrays, Metric, Sizes
+from loopworks.core.contracts import Arrays, Metric, Odds, Sizes
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape, TensorSpec
@@ -157,6 +157,32 @@ class Classes:
             return np.asarray(np.where(truth, scores, 1.0 - scores).min(axis=1, initial=1.0))
         return np.asarray((scores * truth).sum(axis=1))
 
+    def odds(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> Odds:
+        """The scores beside the truth."""
+        scores = np.clip(np.nan_to_num(self._scores(outputs, schema).astype(np.float64)), 0.0, 1.0)
+        return Odds(chances=scores, truth=targets > THRESHOLD, is_exclusive=not schema.is_multi)
+
+    def tell(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> list[tuple[str, str]]:
+        """Names of the classes, with the chances of those that the model gave."""
+        scores = self._scores(outputs, schema)
+        chosen = self._chosen(scores, schema)
+        return [
+            (
+                ", ".join(schema.classes[i] for i in np.flatnonzero(real > THRESHOLD)) or "none",
+                ", ".join(f"{schema.classes[i]} {row[i]:.2f}" for i in np.flatnonzero(picks)) or "none",
+            )
+            for real, row, picks in zip(targets, scores, chosen, strict=True)
+        ]
+
+    def translate(self, outputs: Arrays, before: LabelSchema, now: LabelSchema) -> dict[str, NDArray[Any]]:
+        """The columns by the classes' names; a class that the model does not know has no chance."""
+        scores = self._scores(outputs, before)
+        found = np.zeros((len(scores), len(now.classes)), scores.dtype)
+        for column, name in enumerate(now.classes):
+            if name in before.classes:
+                found[:, column] = scores[:, before.classes.index(name)]
+        return {OUTPUT: found}
+
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of items with the same label from both."""
         ours, theirs = (self._chosen(self._scores(outputs, schema), schema) for outputs in (left, right))
@@ -195,7 +221,8 @@ class Classes:
         if schema.is_multi:
             return np.asarray(scores > THRESHOLD)
         picks = np.zeros(scores.shape, np.bool_)
-        picks[np.arange(len(scores)), scores.argmax(axis=1)] = True
+        weighed = scores * np.asarray(schema.costs) if schema.costs else scores
+        picks[np.arange(len(scores)), weighed.argmax(axis=1)] = True
         return picks
 
 

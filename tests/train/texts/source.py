@@ -58,10 +58,16 @@ FILLER = [
     "please",
     "somebody",
     "a",
+    "very",
     "big",
     "in",
     "front",
+    "of",
     "school",
+    "it",
+    "is",
+    "was",
+    "there",
 ]
 
 
