@@ -235,7 +235,8 @@ class Coach(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the learning rate."""
-        share = rate_share(self._share(batch_idx), self.plan.warmup)
+        whole = batch_idx - batch_idx % self.batches.pieces  # all pieces of a batch take one step together
+        share = rate_share(self._share(whole), self.plan.warmup)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.plan.rate * share
 
@@ -279,7 +280,7 @@ class Coach(Callback):
         module.network.eval()
         answers: list[dict[str, NDArray[Any]]] = []
         total = 0.0
-        count = max(1, 2 * self.plan.batch // self.progress.pieces)
+        count = max(1, self.plan.batch // self.progress.pieces) if self.progress.pieces > 1 else 2 * self.plan.batch
         with torch.inference_mode():
             for start in range(0, len(split), count):
                 self._stop_if_asked()
@@ -391,6 +392,8 @@ def fit(
     Raises: Cancelled, Failed (loss not finite, or no room for a single item).
     """
     plan = learner.plan
+    if len(train) == 1:  # of which alone batch norm could learn nothing
+        train = Split(images=train.images.repeat(2, 1, 1, 1), targets=train.targets.repeat_interleave(2, 0))
     learner.network.to(memory_format=torch.channels_last)
     first = {name: x.detach().clone() for name, x in learner.network.state_dict().items()}
     with machine.threads(plan.threads):
@@ -481,7 +484,9 @@ def _run(learner: Learner, coach: Coach) -> bool:
         learner.train()
         try:
             trainer.fit(learner, coach.batches)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ValueError) as error:
+            if "more than 1 value per channel" in str(error):
+                raise Failed("batches must hold more than one image for this network; got one", "batch=2") from None
             if not machine.is_out_of_memory(error):
                 raise
             return False
