@@ -28,6 +28,7 @@ from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import small_cnn, timm
+from loopworks.train.detection import small as small_detector
 from loopworks.train.segmentation import small as small_segmenter
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "samplers",
     "segmentation",
     "small_cnn",
+    "small_detector",
     "small_segmenter",
     "solo",
     "steps",

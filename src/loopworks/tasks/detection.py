@@ -20,6 +20,8 @@ MOST = 100
 """Boxes that a model gives per image."""
 THRESHOLD = 0.5
 """Score from which a box is meant; recipes set the scores so that this is the best place to cut."""
+CUTS = (0.05, 0.95)
+"""Lowest and highest score that may become one half."""
 ALIKE = 0.5
 """Intersection over union from which two boxes are of one thing."""
 LABEL, X, Y, WIDTH, HEIGHT, CROWD, AREA, IMAGE_WIDTH, IMAGE_HEIGHT, MENDED = range(10)
@@ -185,6 +187,14 @@ class Detection(regions.Regions):
         if len(ours) != len(theirs) or not len(ours):
             raise Invalid("answers to compare", "of the same items, at least one", f"{len(ours)} and {len(theirs)}")
         return float(np.mean([_alike(a, b) for a, b in zip(ours, theirs, strict=True)]))
+
+
+def sharpening(outputs: Arrays, targets: NDArray[Any]) -> float:
+    """The power to raise scores to so that one half is where these answers are best cut (by F1); the order stays."""
+    labels = 1 + int(max(targets[..., LABEL].max(initial=0), outputs[CLASSES].max(initial=0)))
+    found = _pairs(targets, outputs, LabelSchema(classes=tuple(f"class {i}" for i in range(labels))))
+    cut = float(np.clip(Precision(found, labels).best_cut(), *CUTS))
+    return float(np.log(THRESHOLD) / np.log(cut))
 
 
 class _Late:

@@ -69,11 +69,24 @@ class Precision:
         score = np.concatenate([part.score for part in parts])
         # By class, then score; ties in the order of the images, as the protocol has it.
         order = np.lexsort((np.arange(len(score)), -score, label))
-        self._image, self._label = image[order], label[order]
+        self._image, self._label, self._score = image[order], label[order], score[order]
         self._first = np.searchsorted(self._label, np.arange(classes + 1))
         self._hits = self._entries(np.concatenate([part.hit for part in parts])[order])
         self._voids = self._entries(np.concatenate([part.void for part in parts])[order])
         self._tables: dict[bytes, Floats] = {}
+
+    def best_cut(self) -> float:
+        """Score to cut at so that F1 at the first limit is best, all classes together; 0.5 where nothing is found."""
+        hit, void = (np.zeros(len(self._score), np.bool_) for _ in range(2))
+        for marks, (box, segment) in ((hit, self._hits), (void, self._voids)):
+            marks[box[segment % len(LIMITS) == 0]] = True
+        order = np.argsort(-self._score, kind="stable")
+        right, said = np.cumsum(hit[order]), np.cumsum(~void[order])
+        if not hit.any():
+            return 0.5
+        best = int(np.argmax(2 * right / (said + len(self._truth))))
+        below = self._score[order[best + 1]] if best + 1 < len(order) else 0.0
+        return float((self._score[order[best]] + below) / 2)
 
     def _entries(self, marks: NDArray[np.bool_]) -> tuple[Whole, Whole]:
         """Of marks ``(boxes, limits)`` the boxes and their segment (class and limit), segment by segment."""

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -50,6 +51,8 @@ class ImageFit:
 
     steps: ClassVar[int] = 400
     """Optimizer steps that a training without a budget aims at."""
+    average: ClassVar[float] = 0.0
+    """See ``loop.Plan``."""
 
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Height and width that images are resized to, in pixels; 0 chooses by the data."""
@@ -152,7 +155,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
 
     from loopworks.train.augment import Augment, Change
     from loopworks.train.budget import Budget
-    from loopworks.train.loop import Learner, fit
+    from loopworks.train.loop import Learner, evaluate, fit
     from loopworks.train.warm import start_from
 
     budget = Budget(lesson.budget_s, reserve_s=3.0)
@@ -182,6 +185,9 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         ctx=ctx.part(0.1, 0.85),
         show=_show(source),
     )
+    if val is not None and hasattr(aim, "settle"):
+        answers, _ = evaluate(learner, val, params.batch, partial(ctx.tick, 0.85, "settle"))
+        aim.settle(answers, source.targets("val"))
     ctx.tick(0.85, "export")
     variant = _write(lesson, net, rule, aim)
     ctx.tick(1.0, "exported")
@@ -199,6 +205,8 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
     source = lesson.source
     name = rule.inputs()[0].name
     train = Split.of(lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train"))
+    if len(train) == 1:  # of which alone batch norm could learn nothing
+        train = Split(images=train.images.repeat_interleave(2, 0), targets=train.targets.repeat_interleave(2, 0))
     if not source.counts.get("val", 0):
         return train, None
     return train, Split.of(lesson.inputs.get(rule, "val", ctx.part(0.8, 1.0))[name], source.targets("val"))
@@ -222,6 +230,7 @@ def _plan(params: ImageFit, lesson: Lesson, rule: ImageRule) -> "Plan":
         rate=params.rate,
         weight_decay=params.weight_decay,
         patience=params.patience,
+        average=params.average,
         # A second thread gains little on tiny images (1.3 x when all is quiet) and costs 2 to 3 x beside other work.
         threads=lesson.threads or (1 if max(rule.height, rule.width) <= TINY_PX else 0),
     )

@@ -5,6 +5,7 @@ training that was killed and runs again ends with the same weights as one that w
 """
 # ruff: noqa: TID253 - this file is imported inside functions only
 
+import copy
 import errno
 import logging
 import math
@@ -75,6 +76,9 @@ class Plan:
     patience: int
     """Epochs without a better validation result after which to stop."""
     threads: int
+    average: float = 0.0
+    """Share of itself that a running mean of the weights keeps at each step; 0: no mean. With one, it is what is judged
+    and kept."""
     warmup: float = 0.1
     """Share of the training in which the rate rises."""
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
@@ -172,7 +176,25 @@ class Learner(LightningModule):
         self.network = network
         self.objective = objective
         self.plan = plan
+        self.average = copy.deepcopy(network).requires_grad_(False) if plan.average else None
         self.loss_sum = torch.zeros(())
+
+    @property
+    def judged(self) -> nn.Module:
+        """What answers: the running mean of the network, or the network."""
+        return self.network if self.average is None else self.average
+
+    def smooth(self, step: int) -> None:
+        """Let the running mean follow the network; quickly in the first steps, since it began at random weights."""
+        if self.average is None:
+            return
+        keep = min(self.plan.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            ours, theirs = self.average.state_dict(), self.network.state_dict()
+            numbers = [name for name, x in ours.items() if x.is_floating_point()]
+            torch._foreach_lerp_([ours[name] for name in numbers], [theirs[name] for name in numbers], 1.0 - keep)
+            for name in ours.keys() - set(numbers):
+                ours[name].copy_(theirs[name])
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Loss of one batch."""
@@ -190,6 +212,34 @@ class Learner(LightningModule):
             {"params": free, "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
+
+
+def evaluate(
+    learner: Learner, split: Split, batch: int, tick: Callable[[], None]
+) -> tuple[dict[str, NDArray[Any]], float]:
+    """Answers for a split, named as the model's outputs, and the mean loss.
+
+    Args:
+        learner: whose network answers.
+        split: at least one item.
+        batch: items at once.
+        tick: called before each batch; may raise ``Cancelled``.
+    """
+    network = learner.judged.eval()
+    answers: list[dict[str, NDArray[Any]]] = []
+    total = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(split), batch):
+            tick()
+            places = slice(start, start + batch)
+            images, wanted = split.images[places].to(learner.device), split.targets[places].to(learner.device)
+            x, targets = learner.objective.prepare(images, wanted, is_training=False)
+            raw = network(x)
+            total += float(learner.objective.loss(raw, targets)) * len(images)
+            answers.append({name: tensor.cpu().numpy() for name, tensor in learner.objective.answer(raw).items()})
+    network.train()
+    found = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
+    return found, total / len(split)
 
 
 class Coach(Callback):
@@ -244,6 +294,8 @@ class Coach(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop where the user asks to or the time is over."""
+        assert isinstance(module, Learner)
+        module.smooth(self.progress.epoch * len(self.batches) + batch_idx)
         self._stop_if_asked()
         if self.budget.share() >= 1:
             self.progress.ended = "budget"
@@ -275,30 +327,13 @@ class Coach(Callback):
             self._save(module, trainer.optimizers[0])
         self._tick(0)
 
-    def evaluate(self, module: Learner, split: Split) -> tuple[dict[str, NDArray[Any]], float]:
-        """Answers for a split, named as the model's outputs, and the mean loss."""
-        module.network.eval()
-        answers: list[dict[str, NDArray[Any]]] = []
-        total = 0.0
-        count = max(1, self.plan.batch // self.progress.pieces) if self.progress.pieces > 1 else 2 * self.plan.batch
-        with torch.inference_mode():
-            for start in range(0, len(split), count):
-                self._stop_if_asked()
-                places = slice(start, start + count)
-                images, wanted = split.images[places].to(module.device), split.targets[places].to(module.device)
-                x, targets = module.objective.prepare(images, wanted, is_training=False)
-                raw = module.network(x)
-                total += float(module.objective.loss(raw, targets)) * len(images)
-                answers.append({name: tensor.cpu().numpy() for name, tensor in module.objective.answer(raw).items()})
-        module.network.train()
-        found = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
-        return found, total / len(split)
-
     def _judge(self, module: Learner, done: int) -> None:
         if self.val is None:
             return
         began = time.monotonic()
-        answers, loss = self.evaluate(module, self.val)
+        pieces = self.progress.pieces
+        count = max(1, self.plan.batch // pieces) if pieces > 1 else 2 * self.plan.batch
+        answers, loss = evaluate(module, self.val, count, self._stop_if_asked)
         value = self.judge(answers)
         self.ctx.metric("val_loss", done, loss)
         self.ctx.metric("val_headline", done, value)
@@ -319,11 +354,12 @@ class Coach(Callback):
 
     def _keep(self, module: Learner, done: int, value: float, loss: float) -> None:
         self.progress.best_value, self.progress.best_loss, self.progress.best_epoch = value, loss, done
-        self.progress.best = {name: x.detach().cpu().clone() for name, x in module.network.state_dict().items()}
+        self.progress.best = {name: x.detach().cpu().clone() for name, x in module.judged.state_dict().items()}
 
     def _save(self, module: Learner, optimizer: torch.optim.Optimizer) -> None:
         state = {
             "network": module.network.state_dict(),
+            "average": None if module.average is None else module.average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
         }
@@ -392,9 +428,7 @@ def fit(
     Raises: Cancelled, Failed (loss not finite, or no room for a single item).
     """
     plan = learner.plan
-    if len(train) == 1:  # of which alone batch norm could learn nothing
-        train = Split(images=train.images.repeat(2, 1, 1, 1), targets=train.targets.repeat_interleave(2, 0))
-    learner.network.to(memory_format=torch.channels_last)
+    learner.to(memory_format=torch.channels_last)
     first = {name: x.detach().clone() for name, x in learner.network.state_dict().items()}
     with machine.threads(plan.threads):
         progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
@@ -406,10 +440,12 @@ def fit(
             if _run(learner, Coach(plan, progress, optimizer_state, batches, val, judge, budget, ctx, show)):
                 break
             pieces = _smaller(batches, learner)
-            learner.network.load_state_dict(first)
+            for network in (learner.network, learner.judged):
+                network.load_state_dict(first)
             progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
-    learner.network.load_state_dict(progress.best)
-    learner.network.eval()
+    for network in (learner.network, learner.judged):
+        network.load_state_dict(progress.best)
+        network.eval()
     return progress
 
 
@@ -425,6 +461,8 @@ def resume(path: Path, fingerprint: str, learner: Learner) -> tuple[Progress, di
             log.info("checkpoint of another training left aside path=%s", path)
             return fresh, None
         learner.network.load_state_dict(state["network"])
+        if learner.average is not None:
+            learner.average.load_state_dict(state["average"])
         return progress, dict(state["optimizer"])
     except Exception as error:  # torch raises a dozen kinds for a damaged file; a fresh start is always right
         log.warning("checkpoint could not be read, starting again path=%s error=%s", path, error)
