@@ -101,7 +101,8 @@ def bare(case: str, facts: dict[str, Any], split: Any) -> float:
             batches.epoch = epoch
             for images, targets in batches:
                 optimizer.zero_grad()
-                loss = pupil.loss(model(pupil.augment(images)), targets)
+                x, wanted = pupil.objective.prepare(images, targets, is_training=True)
+                loss = pupil.objective.loss(model(x), wanted)
                 loss.backward()
                 optimizer.step()
             ends.append(time.process_time())

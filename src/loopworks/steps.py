@@ -1,4 +1,4 @@
-"""The steps that run as durable jobs, in a child process of the worker: training and optimizing.
+"""The steps that run as durable jobs, in a child process of the worker: training, optimizing, long work on data.
 
 A step may be killed and run again at any moment. What it makes is written in an order that makes this harmless:
 files, then blobs, then one catalog transaction that also says which job made the model.
@@ -89,6 +89,38 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
             done = _keep(space, ctx, best, model.name, run.id, parent=model.ref)
             run.finish(best, done)
         return {"model": done.ref, "bundle": done.bundle}
+
+
+@plugins.add("job.check")
+def check(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Check a dataset; ``params`` as in ``Workspace.check_job``.
+
+    The findings are in the catalog, their number here: what a job leaves behind names no item, which may be erased.
+    """
+    with open(location, create=False) as space:
+        clean = space.dataset(params["dataset"]).clean
+        found = clean.check(*params["checks"], params=params["params"], seed=params["seed"], progress=ctx.tick)
+        told = {name: value for name, value in found.to_json().items() if name != "problems"}
+        return {**told, "findings": len(found.findings), "unread": len(found.problems)}
+
+
+@plugins.add("job.embed")
+def embed(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Compute rows of a descriptor; ``params`` as in ``Workspace.embed_job``."""
+    with open(location, create=False) as space:
+        return space.dataset(params["dataset"]).embed(params["descriptor"], progress=_counting(ctx))
+
+
+@plugins.add("job.score")
+def score(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Ask a model about items; ``params`` as in ``Workspace.score_job``."""
+    with open(location, create=False) as space:
+        done = space.score(params["dataset"], params["model"], query=params["query"], progress=_counting(ctx))
+        return {"model": done["model"], "items": done["items"], "unread": len(done["problems"])}
+
+
+def _counting(ctx: Context) -> Callable[[int, int], None]:
+    return lambda done, total: ctx.tick(done / max(total, 1), f"{done} of {total} items")
 
 
 class _Run:

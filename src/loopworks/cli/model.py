@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+from loopworks.cli.output import JsonOption, Out, WaitOption, WorkspaceOption, face, left, opened
 from loopworks.core.units import bytes_text
 
 if TYPE_CHECKING:
-    from loopworks.jobs import Job
     from loopworks.workspace import Model
 
 ModelArgument = Annotated[str, typer.Argument(help="Model: NAME, NAME:NUMBER or NAME@ALIAS.")]
-WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job, or leave it to the worker.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -45,7 +43,7 @@ def train(
         params = _params(settings or [])
         if not wait:
             job = space.train_job(version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed)
-            _left(out, job)
+            left(out, job)
             return
         with out.job(f"training on {version.id[:12]}") as follow:
             model = space.train(
@@ -78,7 +76,7 @@ def optimize(
     with face(json) as out, opened(workspace) as space:
         if not wait:
             job = space.optimize_job(model, max_drop=max_drop, target=target, variants=variants)
-            _left(out, job)
+            left(out, job)
             return
         with out.job(f"optimizing {model}") as follow:
             best = space.optimize(model, max_drop=max_drop, target=target, variants=variants, on_progress=follow)
@@ -99,11 +97,6 @@ def models(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
 def _headline(model: "Model") -> str:
     scores = model.metrics.get("test") or model.metrics.get("val") or {}
     return ", ".join(f"{k} {v['value']:.3f}" for k, v in list(scores.items())[:1]) or "-"
-
-
-def _left(out: Out, job: "Job") -> None:
-    out.say(f"job {job.id} waits for a worker: loopworks worker, loopworks serve, or loopworks jobs follow {job.id}")
-    out.done({"job": job.to_json()})
 
 
 def _show(out: Out, bundle: Any, model: "Model") -> None:

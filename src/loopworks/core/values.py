@@ -101,12 +101,12 @@ class Shape:
     @property
     def facts(self) -> dict[str, Any]:
         """``attributes`` as a mapping."""
-        return dict(json.loads(self.attributes))
+        return {} if self.attributes == "{}" else dict(json.loads(self.attributes))
 
     @property
     def origin(self) -> dict[str, Any]:
         """``extra`` as a mapping."""
-        return dict(json.loads(self.extra))
+        return {} if self.extra == "{}" else dict(json.loads(self.extra))
 
     @property
     def bounds(self) -> tuple[float, float, float, float] | None:

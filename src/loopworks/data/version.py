@@ -40,6 +40,10 @@ class Author:
     source: str
     count: int
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"author": self.author, "source": self.source, "count": self.count}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionRow:
@@ -66,6 +70,22 @@ class VersionRow:
     def read(self) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
         return content.read(self._home, self.item_id, self.uri, self.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "id": self.item_id,
+            "name": self.name,
+            "split": self.split,
+            "width": self.width,
+            "height": self.height,
+            "mime": self.mime,
+            "uri": self.uri,
+            "text": self.text,
+            "labels": [shape.to_json() for shape in self.shapes],
+            "tags": list(self.tags),
+            "attributes": dict(self.attributes),
+        }
 
 
 class Version:

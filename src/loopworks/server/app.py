@@ -13,10 +13,24 @@ from starlette.routing import Route
 
 from loopworks.core.errors import LoopworksError
 from loopworks.core.settings import Settings
+from loopworks.data.preparing import Preparer
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
-from loopworks.server.routes import clean, events, formats, look, page, predict, protocol, space, split, table, versions
+from loopworks.server.routes import (
+    clean,
+    events,
+    formats,
+    items,
+    look,
+    page,
+    predict,
+    protocol,
+    space,
+    split,
+    table,
+    versions,
+)
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -38,6 +52,7 @@ ROUTES: tuple[Api, ...] = (
     *formats.ROUTES,
     *look.ROUTES,
     *versions.ROUTES,
+    *items.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,
@@ -56,9 +71,11 @@ def create_app(workspace: "Workspace", settings: Settings | None = None, serving
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         app.state.serving = serving or Serving(workspace)
+        preparer = Preparer(workspace.home)
         try:
             yield
         finally:
+            preparer.close()
             if serving is None:
                 app.state.serving.close()
 

@@ -14,7 +14,7 @@ from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.values import LabelSchema, Shape
 
 _COLORS = ((230, 57, 70), (29, 132, 181), (42, 157, 80), (244, 162, 40), (131, 56, 186), (0, 150, 136), (120, 85, 60))
-NOTES = frozenset({"class", "caption"})
+NOTES = frozenset({"class", "caption", "value"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Regions:
     def check(self, shapes: Sequence[Shape], schema: LabelSchema) -> tuple[Shape, ...]:
         """The shapes in their order, exact repetitions left out.
 
-        Classes and captions of the whole image may be among them.
+        Classes and captions of the whole image may be among them, and values (places in space), which nothing draws.
 
         Raises:
             NotFound: a class that the schema does not have.

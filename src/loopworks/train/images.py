@@ -205,6 +205,8 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
     source = lesson.source
     name = rule.inputs()[0].name
     train = Split.of(lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train"))
+    if len(train) == 1:  # of which alone batch norm could learn nothing
+        train = Split(images=train.images.repeat_interleave(2, 0), targets=train.targets.repeat_interleave(2, 0))
     if not source.counts.get("val", 0):
         return train, None
     return train, Split.of(lesson.inputs.get(rule, "val", ctx.part(0.8, 1.0))[name], source.targets("val"))

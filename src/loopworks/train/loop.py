@@ -285,7 +285,8 @@ class Coach(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the learning rate."""
-        share = rate_share(self._share(batch_idx), self.plan.warmup)
+        whole = batch_idx - batch_idx % self.batches.pieces  # all pieces of a batch take one step together
+        share = rate_share(self._share(whole), self.plan.warmup)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.plan.rate * share
 
@@ -330,7 +331,8 @@ class Coach(Callback):
         if self.val is None:
             return
         began = time.monotonic()
-        count = max(1, 2 * self.plan.batch // self.progress.pieces)
+        pieces = self.progress.pieces
+        count = max(1, self.plan.batch // pieces) if pieces > 1 else 2 * self.plan.batch
         answers, loss = evaluate(module, self.val, count, self._stop_if_asked)
         value = self.judge(answers)
         self.ctx.metric("val_loss", done, loss)
@@ -520,7 +522,9 @@ def _run(learner: Learner, coach: Coach) -> bool:
         learner.train()
         try:
             trainer.fit(learner, coach.batches)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ValueError) as error:
+            if "more than 1 value per channel" in str(error):
+                raise Failed("batches must hold more than one image for this network; got one", "batch=2") from None
             if not machine.is_out_of_memory(error):
                 raise
             return False
