@@ -29,6 +29,7 @@ from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import small_cnn, timm
 from loopworks.train.detection import small as small_detector
+from loopworks.train.detection import torchvision as torchvision_detector
 from loopworks.train.segmentation import small as small_segmenter
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "steps",
     "text_features",
     "timm",
+    "torchvision_detector",
     "voc",
     "yolo",
 ]

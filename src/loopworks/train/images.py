@@ -51,8 +51,6 @@ class ImageFit:
 
     steps: ClassVar[int] = 400
     """Optimizer steps that a training without a budget aims at."""
-    average: ClassVar[float] = 0.0
-    """See ``loop.Plan``."""
 
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Height and width that images are resized to, in pixels; 0 chooses by the data."""
@@ -230,7 +228,6 @@ def _plan(params: ImageFit, lesson: Lesson, rule: ImageRule) -> "Plan":
         rate=params.rate,
         weight_decay=params.weight_decay,
         patience=params.patience,
-        average=params.average,
         # A second thread gains little on tiny images (1.3 x when all is quiet) and costs 2 to 3 x beside other work.
         threads=lesson.threads or (1 if max(rule.height, rule.width) <= TINY_PX else 0),
     )

@@ -3,6 +3,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,10 +27,10 @@ CLASS_LAYERS = {
 class Heads(nn.Module):
     """Backbone and heads alone: anchors are constants for one size, and boxes are decoded in the graph."""
 
-    def __init__(self, detector: nn.Module, height: int, width: int) -> None:
+    def __init__(self, detector: Any, height: int, width: int) -> None:
         """Take ``detector`` apart for normalized images of one size."""
         super().__init__()
-        self.detector = nn.Module()
+        self.detector: Any = nn.Module()
         self.detector.backbone, self.detector.head = detector.backbone, detector.head
         self.is_linear = isinstance(detector.box_coder, _utils.BoxLinearCoder)
         weights = (1.0,) * 4 if self.is_linear else detector.box_coder.weights
@@ -60,12 +61,12 @@ class Heads(nn.Module):
         return torch.cat((middle - half, middle + half), dim=-1)
 
 
-def create(name: str, classes: int, path: Path | None) -> nn.Module:
+def create(name: str, classes: int, path: Path | None) -> Any:
     """The detector with fresh layers for ``classes``; the rest from ``path`` where there is one.
 
     Raises: Invalid: the file does not fit the detector.
     """
-    network: nn.Module = get_model(name, weights=None, weights_backbone=None, num_classes=classes)
+    network: Any = get_model(name, weights=None, weights_backbone=None, num_classes=classes)
     for part, layer in network.head.classification_head.named_modules():
         is_last = part == "cls_logits" or (part.startswith("module_list.") and part.count(".") == 2)
         if is_last and isinstance(layer, nn.Conv2d):

@@ -68,7 +68,9 @@ class TorchvisionDetector(DetectionFit):
             mean, std = channel_stats(images)
             if path is not None and path.suffix != ".safetensors":
                 mean, std = np.asarray(MEAN, np.float32), np.asarray(STD, np.float32)
-            notes = (f"{self.detector} began from " + (f"weights of {path.name}" if path else f"random weights: {why}"),)
+            notes = (
+                f"{self.detector} began from " + (f"weights of {path.name}" if path else f"random weights: {why}"),
+            )
             network = Heads(create(self.detector, classes, path), rule.height, rule.width)
             built.append(network)
             return Net(network=network, mean=mean, std=std, head=CLASS_LAYERS[self.detector], notes=notes)
