@@ -29,6 +29,7 @@ from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import explain, small_cnn, timm
 from loopworks.train.detection import small as small_detector
+from loopworks.train.detection import torchvision as torchvision_detector
 from loopworks.train.segmentation import small as small_segmenter
 from loopworks.train.tables import lightgbm, linear, stacked
 from loopworks.train.texts import encoder, ngrams
@@ -73,6 +74,7 @@ __all__ = [
     "steps",
     "text_features",
     "timm",
+    "torchvision_detector",
     "voc",
     "yolo",
 ]

@@ -56,6 +56,43 @@ def find(repo: str, ctx: Context, others: Sequence[str] = ()) -> tuple[Path | No
         return None, error.message
 
 
+def fetched(url: str, path: Path, ctx: Context) -> tuple[Path | None, str]:
+    """A published file of weights: ``path`` where it was downloaded already, else a download to there.
+
+    Returns: the file, or ``None``; and why there is none, in a few words.
+    Raises: Cancelled.
+    """
+    if path.is_file():
+        return path, ""
+    try:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            return None, "HF_HUB_OFFLINE is set and they are not in the cache"
+    except ImportError:
+        pass  # then nobody can have asked for that
+    try:
+        _within(lambda: _answers(url), REACH_S, ctx, "asking for weights")
+        return _within(lambda: _saved(url, path), DOWNLOAD_S, ctx, "downloading weights"), ""
+    except Unreachable as error:
+        return None, error.message
+
+
+def _answers(url: str) -> None:
+    from urllib.request import Request, urlopen
+
+    with urlopen(Request(url, method="HEAD"), timeout=REACH_S):
+        pass
+
+
+def _saved(url: str, path: Path) -> Path:
+    from torch.hub import download_url_to_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    download_url_to_file(url, str(path), progress=False)
+    return path
+
+
 def local(path: Path) -> Path:
     """``path``, if it is a safetensors file; pickled checkpoints are refused, because loading one runs its code."""
     if not path.is_file():

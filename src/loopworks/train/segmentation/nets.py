@@ -23,19 +23,18 @@ class Context(nn.Module):
         """From ``inner`` to ``outer`` channels."""
         super().__init__()
         self.here = _Conv(inner, outer, 1)
-        self.near = nn.ModuleList(_Conv(inner, outer, 1) for _ in LEVELS)
-        # Batch norm cannot learn from one value per channel, which is all there is of a single picture.
-        self.whole = nn.Sequential(nn.Conv2d(inner, outer, 1), nn.ReLU())
+        # No batch norm here: of a small picture there is one value per channel, from which it cannot learn.
+        self.near = nn.ModuleList(nn.Sequential(nn.Conv2d(inner, outer, 1), nn.ReLU()) for _ in (*LEVELS, "whole"))
         self.mix = _Conv(outer, outer, 3)
 
     def forward(self, x: Tensor) -> Tensor:
         """Same height and width."""
         height, width = x.shape[-2:]
         found: Tensor = self.here(x)
-        for level, conv in zip(LEVELS, self.near, strict=True):
+        for level, conv in zip(LEVELS, self.near[:-1], strict=True):
             small = functional.avg_pool2d(x, 2 * level + 1, level, level)
             found = found + functional.interpolate(conv(small), size=(height, width), mode="bilinear")
-        mixed: Tensor = self.mix(found + self.whole(x.mean((2, 3), keepdim=True)))
+        mixed: Tensor = self.mix(found + self.near[-1](x.mean((2, 3), keepdim=True)))
         return mixed
 
 
