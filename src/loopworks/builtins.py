@@ -30,6 +30,8 @@ from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import small_cnn, timm
 from loopworks.train.detection import small as small_detector
 from loopworks.train.segmentation import small as small_segmenter
+from loopworks.train.segmentation import torchvision as torchvision_segmenter
+from loopworks.train.segmentation import transformers as transformers_segmenter
 
 __all__ = [
     "cityscapes",
@@ -65,6 +67,8 @@ __all__ = [
     "steps",
     "text_features",
     "timm",
+    "torchvision_segmenter",
+    "transformers_segmenter",
     "voc",
     "yolo",
 ]
