@@ -135,7 +135,7 @@ def create(folder: Path | None, channels: int, *, is_random: bool) -> "nn.Module
         config = library.AutoConfig.from_pretrained(folder, local_files_only=True, **told)
         kind = _kind(library, config)
         if is_random:
-            return kind(config)  # type: ignore[no-any-return]
+            return _unmasked(kind(config))
         made, report = kind.from_pretrained(
             folder, config=config, local_files_only=True, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -148,7 +148,20 @@ def create(folder: Path | None, channels: int, *, is_random: bool) -> "nn.Module
         raise Invalid(
             f"weights in {folder}", f"weights of {type(made).__name__}", "a file of which hardly anything fits"
         )
-    return made.float()  # type: ignore[no-any-return]
+    return _unmasked(made)
+
+
+def _unmasked(network: Any) -> "nn.Module":
+    """EoMT as it is at the end of its training, when no query is kept from looking anywhere any more.
+
+    Source: Kerssies et al. 2025, "Your ViT is secretly an image segmentation model", 3.3 (mask annealing). The chances
+    are numbers, not a tensor, so that the export can follow which way they lead.
+    """
+    if hasattr(network, "attn_mask_probs"):
+        del network.attn_mask_probs
+        network.attn_mask_probs = [0.0] * network.config.num_blocks
+    made: nn.Module = network.float()
+    return made
 
 
 def head_of(network: "nn.Module") -> str:
