@@ -80,7 +80,8 @@ def run(folder: Path, source: Marked | None = None, **more: Any) -> Bundle:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Marked, list[Trial]]:
-    source, told = marked(), []
+    source = marked()
+    told: list[Trial] = []
     return run(tmp_path_factory.mktemp("found"), source, on_trial=told.append), source, told
 
 

@@ -142,13 +142,14 @@ class Searcher:
     def _study(self) -> "optuna.Study":
         optuna = library()
         backend = optuna.storages.journal.JournalFileBackend(str(self.folder / JOURNAL))
-        return optuna.create_study(
+        study: optuna.Study = optuna.create_study(
             study_name="search",
             storage=optuna.storages.JournalStorage(backend),
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(n_startup_trials=PEERS, n_warmup_steps=WARMUP, n_min_trials=PEERS),
         )
+        return study
 
     def _ask(self, study: "optuna.Study") -> tuple["optuna.Trial", Order]:
         """The next trial: one that a kill left undone, else each recipe's defaults, else what Optuna proposes."""
