@@ -140,14 +140,14 @@ class Searcher:
             yield trial
 
     def _study(self) -> "optuna.Study":
-        optuna = library()
-        backend = optuna.storages.journal.JournalFileBackend(str(self.folder / JOURNAL))
-        study: optuna.Study = optuna.create_study(
+        tools = library()
+        backend = tools.storages.journal.JournalFileBackend(str(self.folder / JOURNAL))
+        study: optuna.Study = tools.create_study(
             study_name="search",
-            storage=optuna.storages.JournalStorage(backend),
+            storage=tools.storages.JournalStorage(backend),
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=PEERS, n_warmup_steps=WARMUP, n_min_trials=PEERS),
+            pruner=tools.pruners.MedianPruner(n_startup_trials=PEERS, n_warmup_steps=WARMUP, n_min_trials=PEERS),
         )
         return study
 
