@@ -127,7 +127,7 @@ class Classes:
         right = (truth == given).all(axis=1)
         found: dict[str, Metric] = {
             "accuracy": lambda at: float(right[at].mean()),
-            "macro_f1": lambda at: macro_f1(truth[at], given[at]),
+            "macro_f1": _macro_f1(truth, given),
         }
         if self.headline == "auc":
             found = {"auc": _mean_auc(scores, truth, schema.is_multi), **found, "log_loss": _log_loss(scores, truth)}
@@ -238,6 +238,22 @@ def _mean_auc(scores: NDArray[Any], truth: NDArray[np.bool_], is_multi: bool) ->
     def at(places: NDArray[np.intp]) -> float:
         seen = [area(places) for area, real in parts if 0 < real[places].sum() < len(places)]
         return float(np.mean(seen)) if seen else 0.5
+
+    return at
+
+
+def _macro_f1(truth: NDArray[np.bool_], given: NDArray[np.bool_]) -> Metric:
+    """``scores.macro_f1``; where each item has one class, by counting class ids: ten times as fast with 100 classes."""
+    if not truth.shape[1] or not (truth.sum(axis=1) == 1).all() or not (given.sum(axis=1) == 1).all():
+        return lambda at: macro_f1(truth[at], given[at])
+    real, said, classes = truth.argmax(axis=1), given.argmax(axis=1), truth.shape[1]
+
+    def at(places: NDArray[np.intp]) -> float:
+        ours, theirs = real[places], said[places]
+        hits = np.bincount(ours[ours == theirs], minlength=classes)
+        total = np.bincount(ours, minlength=classes) + np.bincount(theirs, minlength=classes)
+        seen = total > 0
+        return float((2 * hits[seen] / total[seen]).mean()) if seen.any() else 1.0
 
     return at
 

@@ -67,7 +67,9 @@ def train(
     part = part_of(folder)
     try:
         inputs = Packed(learnt)
-        lesson = Lesson(source=learnt, inputs=inputs, folder=part, budget_s=budget_s, start=start, threads=threads)
+        # What comes after the recipe takes time too; of a short budget it may have a fifth.
+        left_s = None if budget_s is None else budget_s - min(0.2 * budget_s, judge.seconds(source.counts))
+        lesson = Lesson(source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads)
         key = _key(source, name, given, budget_s, ctx.seed)
         learning = judge.Learning(ctx.scratch / LEARNING, key)
         made: Made = step.run(lesson, _told(ctx, learning).part(0.0, 0.9))
