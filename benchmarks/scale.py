@@ -56,13 +56,14 @@ def million(folder: Path, count: int = 1_000_000) -> Workspace:
 
 
 def measure(count: int = 1_000_000, changes: int = 1_000) -> dict[str, Any]:
-    """Seconds of each step, and the memory peak of the whole run in MB."""
+    """Seconds of each step, and ``STEP_mb``: the memory peak of the process when it ended, in MB."""
     took: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], Any]) -> Any:
         begin = time.perf_counter()
         done = work()
         took[name] = round(time.perf_counter() - begin, 3)
+        took[f"{name}_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         return done
 
     with tempfile.TemporaryDirectory() as name:
@@ -77,17 +78,21 @@ def measure(count: int = 1_000_000, changes: int = 1_000) -> dict[str, Any]:
             second = timed("refreeze", lambda: dataset.freeze("second"))
             found = timed("diff", lambda: first.diff(second))
             assert 0 < len(found.changed) <= changes
-    return {**took, "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)}
+    return took
 
 
 def main() -> list[Figure]:
     """The figures against their targets."""
     found = measure()
-    peak = f"memory peak of the run {found['peak_mb']} MB"
-    making = f"1,000,000 items made in {found['make']} s"
+
+    def peak(step: str) -> str:
+        return f"memory peak so far {found[f'{step}_mb']} MB"
+
+    making = f"1,000,000 items made in {found['make']} s, {peak('make')}"
     return [
         Figure(name="count by class of 1,000,000", value=found["count"], unit="s", target=0.2, detail=making),
-        Figure(name="first freeze of 1,000,000", value=found["freeze"], unit="s", target=60, detail=peak),
-        Figure(name="freeze after 1,000 changes", value=found["refreeze"], unit="s", target=1, detail=peak),
-        Figure(name="diff after 1,000 changes", value=found["diff"], unit="s", target=5),
+        Figure(name="first freeze of 1,000,000", value=found["freeze"], unit="s", target=60, detail=peak("freeze")),
+        Figure(name="freeze after 1,000 changes", value=found["refreeze"], unit="s", target=1, detail=peak("refreeze")),
+        Figure(name="diff after 1,000 changes", value=found["diff"], unit="s", target=5, detail=peak("diff")),
+        Figure(name="memory peak of all of it", value=found["diff_mb"], unit="MB", target=1000),
     ]

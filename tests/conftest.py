@@ -169,6 +169,14 @@ def postgres_database(postgres: Postgres) -> Iterator[str]:
     postgres.run("DROP DATABASE test WITH (FORCE)")
 
 
+@pytest.fixture
+def other_database(postgres: Postgres) -> Iterator[str]:
+    """URL of a second database beside ``postgres_database``."""
+    postgres.run("CREATE DATABASE other")
+    yield postgres.url("other")
+    postgres.run("DROP DATABASE other WITH (FORCE)")
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 def catalog_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """URL of a new, empty database: SQLite, then PostgreSQL."""

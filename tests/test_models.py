@@ -18,7 +18,7 @@ from loopworks.cli.main import app
 from loopworks.core import bundle as bundles
 from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.core.values import LabelSchema
-from loopworks.data.learning import VersionSource
+from loopworks.data.learning import source_of
 from loopworks.server.app import create_app
 from loopworks.store import bundles as stored
 from loopworks.store import models
@@ -42,9 +42,10 @@ def draw(folder: Path, counts: int, seed: int = 0, strength: int = 90) -> Path:
 
 def keep(ws: lw.Workspace, bundle: bundles.Bundle, version: str, name: str = "colors") -> Model:
     """Record a bundle as a model that learnt from a version, with its evaluation and card."""
-    source = VersionSource(ws.version(version))
+    frozen = ws.version(version)
+    source = source_of(frozen)
     bundle = replace(bundle, version=version)
-    outputs = ws.answer(bundles.write(bundle, bundle.folder), [row.read() for row in source.version.rows("test")])
+    outputs = ws.answer(bundles.write(bundle, bundle.folder), [row.read() for row in frozen.rows("test")])
     if bundle.schema == source.schema:
         metrics, body = judge.evaluate(
             source.task, source.schema, source.targets("test"), outputs, source.facts("test"), seed=0

@@ -3,13 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from loopworks.core import image
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Predictor
+from loopworks.core.contracts import Arrays, Learnable, Predictor
 from loopworks.core.errors import Invalid, LoopworksError, from_json
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
-from loopworks.core.values import Problem
+from loopworks.core.values import ImageRule, Problem
 from loopworks.infer import local
 from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.deployments import Deployment
@@ -17,6 +18,9 @@ from loopworks.store.home import Home
 from loopworks.store.ids import batches
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
+
+DRAWN_PX = 1600
+"""Longer side of a drawn picture, in pixels, at most."""
 
 
 class Answering:
@@ -75,6 +79,8 @@ class Answering:
     def predict(self, deployment: str, source: local.Asked) -> dict[str, Any]:
         """What a deployment says of one item: an image (a path or the bytes of a file), a text, or a row (a mapping).
 
+        For a file with many rows see ``predict_many``.
+
         Returns: the task's answer, with ``id`` (see ``lineage``), ``name`` and ``item``.
         """
         answers, problems = self.predict_many(deployment, [source])
@@ -85,18 +91,48 @@ class Answering:
     def predict_many(
         self, deployment: str, sources: Sequence[local.Asked], *, batch: int = 32
     ) -> tuple[list[dict[str, Any]], list[Problem]]:
-        """Answers for many items, in order; those that cannot be read are listed and left out."""
+        """Answers for many items (the path of a CSV, TSV, JSON or Parquet file stands for all of its rows), in order.
+
+        Those that cannot be read are listed and left out.
+        """
         used = self.deployment(deployment)
         bundle = self.bundle(used)
         found, problems = local.load(sources, bundle.rule.media, self.settings.max_image_pixels)
         answers: list[dict[str, Any]] = []
         task = plugins.get(f"task.{bundle.task}")
         for part in batches(found, batch):
-            outputs = self.answer(bundle, (asked.content for asked in part), used.variant)
-            sizes = [asked.size for asked in part if asked.size is not None]
-            for asked, answer in zip(part, task.decode(outputs, bundle.schema, sizes), strict=True):
+            good, tensors, bad = local.packed(bundle.rule, part, self.settings.max_image_pixels)
+            problems += bad
+            if not good:
+                continue
+            outputs = self._predictor(bundle, used.variant).predict(tensors)
+            sizes = [asked.size for asked in good if asked.size is not None]
+            for asked, answer in zip(good, task.decode(outputs, bundle.schema, sizes), strict=True):
                 answers.append({"id": used.prediction(asked.item), "name": asked.name, "item": asked.item, **answer})
         return answers, problems
+
+    def draw(self, deployment: str, source: local.Asked) -> bytes:
+        """A picture (PNG) of an image with what a deployment says of it; large images at a smaller size.
+
+        Raises: Invalid: the deployment is none for images.
+        """
+        used = self.deployment(deployment)
+        bundle = self.bundle(used)
+        if bundle.rule.media != "image":
+            raise Invalid("deployment to draw", "one for images", f"{deployment}, for media {bundle.rule.media}")
+        found, problems = local.load([source], "image", self.settings.max_image_pixels)
+        if problems:
+            raise error_of(problems[0])
+        asked = found[0]
+        width, height = asked.size or (1, 1)
+        share = min(1.0, DRAWN_PX / max(width, height))
+        size = (max(1, round(width * share)), max(1, round(height * share)))
+        rule = ImageRule(width=size[0], height=size[1])
+        pixels = image.decode(asked.content, rule, asked.name, self.settings.max_image_pixels)
+        task: Learnable = plugins.get(f"task.{bundle.task}")
+        outputs = self.answer(bundle, [asked.content], used.variant)
+        (said,) = task.labels(outputs, bundle.schema, used.model, [size])
+        return image.encode_png(task.draw(pixels, [shape for shape, _ in said]))
 
     def answer(self, bundle: Bundle, contents: Iterable[Any], variant: str = "", *, batch: int = 64) -> Arrays:
         """A model's raw answer for items (bytes of image files, texts, rows), in order."""

@@ -26,8 +26,12 @@ from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
-from loopworks.tasks import classes, numbers, regions
+from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import explain, small_cnn, timm
+from loopworks.train.detection import small as small_detector
+from loopworks.train.segmentation import small as small_segmenter
+from loopworks.train.tables import lightgbm, linear, stacked
+from loopworks.train.texts import encoder, ngrams
 
 __all__ = [
     "cityscapes",
@@ -39,6 +43,8 @@ __all__ = [
     "datumaro_bridge",
     "datumaro_json",
     "delimited",
+    "detection",
+    "encoder",
     "explain",
     "folders",
     "huggingface",
@@ -47,17 +53,23 @@ __all__ = [
     "label_studio",
     "labelme",
     "labels",
+    "lightgbm",
+    "linear",
     "lines",
+    "ngrams",
     "numbers",
     "onnx_int8",
     "onnxruntime",
     "openvino",
     "openvino_variants",
     "quality",
-    "regions",
     "samplers",
+    "segmentation",
     "small_cnn",
+    "small_detector",
+    "small_segmenter",
     "solo",
+    "stacked",
     "steps",
     "text_features",
     "timm",

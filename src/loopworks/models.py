@@ -19,7 +19,8 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Context, learnable
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
 from loopworks.core.registry import plugins
-from loopworks.data.learning import VersionSource
+from loopworks.data.learning import source_of
+from loopworks.data.source import Source
 from loopworks.data.version import VersionRow
 from loopworks.infer import local
 from loopworks.store import bundles, lineage, models
@@ -90,15 +91,14 @@ class Models(Answering):
                 raise Invalid(f"model {model.ref}", "one with a version", "none", "add it with a version, then compare")
         versions = [self.version(model.version) for model in (first, second)]
         newer = max(versions, key=lambda version: (version.created_at, version.number))
-        source = VersionSource(newer)
+        source = source_of(newer)
         kept = _unseen(source, [version for version in versions if version.id != newer.id])
         outputs = [
             paired.translated(task, self._answers(bundle, source, kept), bundle.schema, source.schema, model.ref)
             for bundle, model in ((ours, first), (theirs, second))
         ]
-        verdict, metrics = paired.compare(
-            task, source.schema, source.targets(TEST)[kept], *outputs, seed=self.settings.seed
-        )
+        schemas = paired.with_costs(source.schema, ours.schema), paired.with_costs(source.schema, theirs.schema)
+        verdict, metrics = paired.compare(task, schemas, source.targets(TEST)[kept], *outputs, seed=self.settings.seed)
         notes = list(paired.class_notes(source.schema, [(first.ref, ours.schema), (second.ref, theirs.schema)]))
         if versions[0].id != versions[1].id:
             notes.append(f"they learnt from different versions; both were asked about test items of {newer.id[:12]}")
@@ -161,7 +161,7 @@ class Models(Answering):
             )
         return found
 
-    def _answers(self, bundle: Bundle, source: VersionSource, kept: Any) -> Arrays:
+    def _answers(self, bundle: Bundle, source: Source, kept: Any) -> Arrays:
         predictor = predictors.load(bundle.variant(), bundle.folder, bundle.rule, threads=self.settings.threads)
         try:
             return answers(predictor, rows(source.inputs(bundle.rule, TEST), kept))
@@ -232,7 +232,7 @@ class Models(Answering):
         if not models.NAME.fullmatch(name):
             raise Invalid("model name", "1 to 64 letters, digits, - or _", repr(name))
         found = self.version(version) if isinstance(version, str) and version else version or None
-        source = None if found is None or isinstance(found, str) else VersionSource(found)
+        source = None if found is None or isinstance(found, str) else source_of(found)
         kind = plugins.get(f"task.{task or (source.task.name if source else 'image-classification')}")
         if source is not None and source.task.name != kind.name:
             raise Invalid("task", f"{source.task.name}, as the version's", kind.name)
@@ -315,14 +315,14 @@ class Models(Answering):
         return {row.item_id: shown for row in found if (shown := _shown(row))}
 
 
-def _unseen(source: VersionSource, others: Iterable["Version"]) -> Any:
+def _unseen(source: Source, others: Iterable["Version"]) -> Any:
     """Positions of the test items that are in no other version's train or val."""
     count = source.counts.get(TEST, 0)
     if not count:
         raise Invalid("version to compare by", "one with test items", f"{source.id[:12]} without", "split with test=")
     used = {
         str(row["item"])
-        for version in map(VersionSource, others)
+        for version in map(source_of, others)
         for split in ("train", "val")
         if version.counts.get(split, 0)
         for row in version.facts(split)

@@ -1,4 +1,4 @@
-"""The steps that run as durable jobs, in a child process of the worker: training and optimizing.
+"""The steps that run as durable jobs, in a child process of the worker: training, optimizing, long work on data.
 
 A step may be killed and run again at any moment. What it makes is written in an order that makes this harmless:
 files, then blobs, then one catalog transaction that also says which job made the model.
@@ -7,7 +7,7 @@ files, then blobs, then one catalog transaction that also says which job made th
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
-from loopworks.data.learning import VersionSource
+from loopworks.data.learning import source_of
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
 from loopworks.store.lineage import Node
@@ -40,7 +40,7 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
             return made
-        source = VersionSource(space.version(params["version"]))
+        source = source_of(space.version(params["version"]))
         start = space.bundle(params["start"]) if params["start"] else None
         seeded = replace(ctx, seed=params["seed"])
         folder = _fresh(ctx.scratch / "bundle")
@@ -75,7 +75,7 @@ def search(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, 
         run = _Run(space, params["name"], dict(params), ctx)
         with run:
             bundle = look(
-                VersionSource(space.version(params["version"])),
+                source_of(space.version(params["version"])),
                 budget_s=params["budget_s"],
                 trials=params["trials"],
                 names=params["recipes"],
@@ -108,7 +108,7 @@ class _Elsewhere:
         ctx = Context(seed=order.seed, scratch=folder, report=lambda share, text: None, stopped=lambda: False)
         with open(self.location, create=False) as space:
             start = space.bundle(self.params["start"]) if self.params["start"] else None
-            source = seal(VersionSource(space.version(self.params["version"])))
+            source = seal(source_of(space.version(self.params["version"])))
             return attempt(order, source, folder, ctx, start=start)
 
 
@@ -127,7 +127,7 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
         with run:
             best = tournament(
                 bundle,
-                VersionSource(space.version(bundle.version)),
+                source_of(space.version(bundle.version)),
                 folder=folder,
                 max_drop=params["max_drop"],
                 target=params["target"],
@@ -138,6 +138,38 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
             done = _keep(space, ctx, best, model.name, run.id, parent=model.ref)
             run.finish(best, done)
         return {"model": done.ref, "bundle": done.bundle}
+
+
+@plugins.add("job.check")
+def check(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Check a dataset; ``params`` as in ``Workspace.check_job``.
+
+    The findings are in the catalog, their number here: what a job leaves behind names no item, which may be erased.
+    """
+    with open(location, create=False) as space:
+        clean = space.dataset(params["dataset"]).clean
+        found = clean.check(*params["checks"], params=params["params"], seed=params["seed"], progress=ctx.tick)
+        told = {name: value for name, value in found.to_json().items() if name != "problems"}
+        return {**told, "findings": len(found.findings), "unread": len(found.problems)}
+
+
+@plugins.add("job.embed")
+def embed(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Compute rows of a descriptor; ``params`` as in ``Workspace.embed_job``."""
+    with open(location, create=False) as space:
+        return space.dataset(params["dataset"]).embed(params["descriptor"], progress=_counting(ctx))
+
+
+@plugins.add("job.score")
+def score(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Ask a model about items; ``params`` as in ``Workspace.score_job``."""
+    with open(location, create=False) as space:
+        done = space.score(params["dataset"], params["model"], query=params["query"], progress=_counting(ctx))
+        return {"model": done["model"], "items": done["items"], "unread": len(done["problems"])}
+
+
+def _counting(ctx: Context) -> Callable[[int, int], None]:
+    return lambda done, total: ctx.tick(done / max(total, 1), f"{done} of {total} items")
 
 
 class _Run:
@@ -182,13 +214,17 @@ class _Run:
         self._writer.child(f"trial {trial.number}", named, tags, [*points, *final], status)
 
     def watch(self, ctx: Context) -> Context:
-        """The same context, whose metrics also reach the run."""
+        """The same context, whose metrics and pictures also reach the run."""
 
         def metric(name: str, step: int, value: float) -> None:
             ctx.metric(name, step, value)
             self._writer.metric(name, step, value)
 
-        return replace(ctx, metric=metric)
+        def picture(name: str, step: int, png: bytes) -> None:
+            ctx.picture(name, step, png)
+            self._writer.picture(name, step, png)
+
+        return replace(ctx, metric=metric, picture=picture)
 
     def finish(self, bundle: Bundle, model: "Model") -> None:
         """Write the final scores and register the model; its tag holds the number that the catalog gave it."""

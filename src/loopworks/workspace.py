@@ -14,13 +14,12 @@ from loopworks.core.units import seconds
 from loopworks.core.values import LineageNode
 from loopworks.data import arrival
 from loopworks.data import stage as data
+from loopworks.data.errands import Errands
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
 from loopworks.models import Models
-from loopworks.store import garbage
 from loopworks.store.deployments import Deployment
-from loopworks.store.garbage import Sweep
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
 from loopworks.train import recipes as recipes_
@@ -60,7 +59,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Models):
+class Workspace(Exchange, Errands, Models):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:
@@ -127,16 +126,6 @@ class Workspace(Exchange, Models):
         }
 
     # ---- data
-
-    def gc(self, *, dry_run: bool = True, grace_s: float | None = None) -> Sweep:
-        """Remove blobs that nothing leads to any more; by default only say how many there are.
-
-        Args:
-            dry_run: remove nothing.
-            grace_s: younger blobs stay, in seconds; default the setting ``gc_grace_s``.
-        """
-        grace = self.settings.gc_grace_s if grace_s is None else grace_s
-        return garbage.collect(self.home.catalog, self.home.blobs, grace_s=grace, dry_run=dry_run)
 
     def datasets(self) -> list[dict[str, Any]]:
         """All datasets with their counts."""
@@ -239,9 +228,7 @@ class Workspace(Exchange, Models):
         Raises: NotFound: no such dataset or model, or the dataset has none.
         """
         target = self.dataset(dataset)
-        found = self.model(model) if model else self._newest(target)
-        if found is None:
-            raise NotFound("model of dataset", dataset, hint="train one, or name a model")
+        found = self.scorer(target, model)
         bundle = self.bundle(found)
         from loopworks.label.scoring import score
 
@@ -263,6 +250,13 @@ class Workspace(Exchange, Models):
         content = dataset.read(item)
         image.probe(content, item.name, self.settings.max_image_pixels)
         return content
+
+    def scorer(self, dataset: Dataset, model: Model | str = "") -> Model:
+        """The model that is asked about a dataset's items: the one that is named, or the newest that learnt from it."""
+        found = self.model(model) if model else self._newest(dataset)
+        if found is None:
+            raise NotFound("model of dataset", dataset.name, hint="train one, or name a model")
+        return found
 
     # ---- train and optimize
 

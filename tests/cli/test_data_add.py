@@ -13,10 +13,10 @@ from rich.progress import Progress, TextColumn
 from typer.testing import CliRunner, Result
 
 import loopworks as lw
-from loopworks.cli.data_add import indices
 from loopworks.cli.main import app
 from loopworks.cli.output import Pace, Update
 from loopworks.core.errors import Invalid
+from loopworks.data.frames import indices
 
 Pictures = Callable[..., Path]
 
@@ -81,7 +81,7 @@ def test_lists_of_frames_are_read() -> None:
     assert indices("0, 5,7-9,8") == (0, 5, 7, 8, 9)
     assert indices("") == ()
     for text in ("a", "1,", "5-3", "-1", "1-9999999", "1.5"):
-        with pytest.raises(Invalid, match="--frames must be indices and ranges"):
+        with pytest.raises(Invalid, match="frames must be indices and ranges"):
             indices(text)
 
 

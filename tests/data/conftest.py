@@ -15,8 +15,14 @@ from loopworks.store.home import Home, create_home
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    with create_home(tmp_path / "workspace") as made:
+def catalog() -> str:
+    """URL of the workspace's catalog; empty is SQLite in its folder. Modules that run on PostgreSQL too override it."""
+    return ""
+
+
+@pytest.fixture
+def home(tmp_path: Path, catalog: str) -> Iterator[Home]:
+    with create_home(tmp_path / "workspace", {"catalog": catalog} if catalog else None) as made:
         yield made
 
 

@@ -9,6 +9,12 @@ from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.data.stage import Dataset
 
 
+@pytest.fixture
+def catalog(catalog_url: str) -> str:
+    """Everything here runs on SQLite and on PostgreSQL."""
+    return catalog_url
+
+
 def test_deleted_items_come_back_by_undo(labeled: Dataset) -> None:
     gone = [item.id for item in labeled.items(label="cat", limit=3)]
     before = [item.to_json() for item in labeled.items()]

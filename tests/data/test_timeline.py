@@ -8,6 +8,12 @@ from loopworks.data.stage import Dataset, create_dataset, open_dataset
 from loopworks.store.home import Home
 
 
+@pytest.fixture
+def catalog(catalog_url: str) -> str:
+    """Everything here runs on SQLite and on PostgreSQL."""
+    return catalog_url
+
+
 def said(dataset: Dataset) -> dict[str, tuple[object, ...]]:
     return {
         item.id: (item.labels, item.split, item.tags, dict(item.attributes), item.name)

@@ -22,13 +22,22 @@ from loopworks.workspace import Workspace
 
 
 @pytest.fixture
+def catalog(catalog_url: str) -> str:
+    """Everything here runs on SQLite and on PostgreSQL."""
+    return catalog_url
+
+
+@pytest.fixture
 def here(home: Home) -> Workspace:
     return Workspace(home)
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Iterator[Workspace]:
-    with lw.open(tmp_path / "there") as made:
+def there(request: pytest.FixtureRequest, catalog: str, tmp_path: Path) -> Iterator[Workspace]:
+    """Another workspace, whose catalog is of the same kind."""
+    is_server = catalog.startswith("postgresql")
+    settings = {"catalog": request.getfixturevalue("other_database")} if is_server else {}
+    with lw.open(tmp_path / "there", **settings) as made:
         yield made
 
 
@@ -106,8 +115,8 @@ class TestAVersionOfItems:
         assert copy.freeze().id == second.id
 
     @pytest.mark.postgres
-    def test_goes_to_a_catalog_on_postgresql(self, labeled: Dataset, postgres_database: str, tmp_path: Path) -> None:
-        with create_home(tmp_path / "server", {"catalog": postgres_database}):
+    def test_goes_to_a_catalog_on_postgresql(self, labeled: Dataset, other_database: str, tmp_path: Path) -> None:
+        with create_home(tmp_path / "server", {"catalog": other_database}):
             pass
         first = labeled.freeze("one")
         labeled.push(first.id, tmp_path / "server")

@@ -12,6 +12,13 @@ from loopworks.core.values import ImageRule
 from loopworks.data.stage import Dataset, create_dataset
 from loopworks.store.home import Home
 
+
+@pytest.fixture
+def catalog(catalog_url: str) -> str:
+    """Everything here runs on SQLite and on PostgreSQL."""
+    return catalog_url
+
+
 Pictures = Callable[..., Path]
 RULE = ImageRule(height=6, width=5)
 

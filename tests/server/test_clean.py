@@ -29,9 +29,9 @@ def litter(space: lw.Workspace, tmp_path: Path, pictures: Any, photo: Photo) -> 
     return space
 
 
-def by_command(space: lw.Workspace, *words: str) -> Any:
+def by_command(space: lw.Workspace, *words: str, code: int = 0) -> Any:
     result = CliRunner().invoke(app, ["data", *words, "-w", str(space.folder), "--json"])
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
 
@@ -40,8 +40,6 @@ def test_check_and_findings_are_the_same_on_all_faces(client: TestClient, litter
     through_python = clean.check("near-duplicates", "duplicates").to_json()
     assert len(through_python["findings"]) == 1
     assert by_command(litter, "check", "litter", "--only", "near-duplicates", "--only", "duplicates") == through_python
-    answer = client.post("/api/datasets/litter/check", json={"checks": ["near-duplicates", "duplicates"]})
-    assert answer.json() == through_python
     listed = {"dataset": "litter", "findings": through_python["findings"], "count": 1}
     assert by_command(litter, "findings", "litter") == listed
     assert client.get("/api/datasets/litter/findings").json() == listed
@@ -103,6 +101,37 @@ def test_the_newest_model_of_the_dataset_is_what_auto_compares_by(litter: lw.Wor
 def test_a_model_that_is_not_there_is_told(litter: lw.Workspace) -> None:
     with pytest.raises(NotFound, match="model 'of this dataset' does not exist"):
         litter.dataset("litter").similar("glass/copy.bmp", descriptor="model")
+
+
+def test_a_check_is_a_job(client: TestClient, litter: lw.Workspace, jobs: Any) -> None:
+    answer = client.post("/api/datasets/litter/check", json={"checks": ["dark"], "params": {"dark": {"share": 0.9}}})
+    assert (answer.status_code, answer.headers["location"]) == (202, "/api/jobs/j1")
+    assert by_command(litter, "check", "litter", "--only", "nope", code=2)["error"]["code"] == "not_found"
+    client.post("/api/datasets/litter/embed", json={"descriptor": "look"})
+    client.post("/api/datasets/litter/score", json={"model": "colors", "query": "label = 'glass'"})
+    assert jobs.submitted == [
+        ("check", {"dataset": "litter", "checks": ["dark"], "params": {"dark": {"share": 0.9}}, "seed": 0}),
+        ("embed", {"dataset": "litter", "descriptor": "look"}),
+        ("score", {"dataset": "litter", "model": "colors:1", "query": "label = 'glass'"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("check", {"checks": ["nope"]}, 404),
+        ("check", {"params": {"dark": {"nope": 1}}}, 422),
+        ("score", {"model": "nope"}, 404),
+        ("score", {}, 404),  # nothing has learnt from this dataset
+        ("score", {"model": "colors", "query": "width >"}, 422),
+        ("embed", {"descriptor": 3}, 422),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_a_job_is_made(
+    client: TestClient, litter: lw.Workspace, jobs: Any, path: str, body: Any, status: int
+) -> None:
+    assert client.post(f"/api/datasets/litter/{path}", json=body).status_code == status
+    assert jobs.submitted == []
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,37 @@ def test_files_of_a_form_are_added(client: TestClient, tmp_path: Path) -> None:
     assert (sent["added"], sent["formats"], sent["problems"]) == (2, ["csv"], [])
 
 
+def test_paths_of_the_server_are_added_by_reference(
+    client: TestClient, space: Workspace, pictures: Pictures, tmp_path: Path
+) -> None:
+    folder = pictures(tmp_path / "in", {"cat": 3, "dog": 2}, size=8)
+    body = {"paths": [str(folder)], "by": "reference"}
+    sent = client.post("/api/datasets/near/add-paths?split=train", json=body).json()
+    assert (sent["added"], sent["classes"]) == (5, ["cat", "dog"])
+    told = command("data", "add", "line", str(folder), "--by", "reference", "--split", "train", "-w", str(space.folder))
+    assert {**sent, "dataset": ""} == {**dict(told), "dataset": ""}  # type: ignore[call-overload]
+    near, line = (space.dataset(name).items() for name in ("near", "line"))
+    assert [(i.uri, i.split) for i in near] == [(i.uri, i.split) for i in line]
+    for wrong, where in (({}, ""), (body, "?scenes=7"), (body, "?scenes=x"), (body, "?jpeg=90"), (body, "?every=-1")):
+        assert client.post(f"/api/datasets/near/add-paths{where}", json=wrong).status_code == 422
+
+
+def test_the_frames_of_a_video_that_is_sent_are_chosen(client: TestClient, space: Workspace, tmp_path: Path) -> None:
+    import av
+    import numpy as np
+
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for shade in range(0, 250, 25):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), shade, np.uint8), "rgb24")
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    sent = client.post("/api/datasets/v/add?name=a.mp4&frames=0,3-5", content=(tmp_path / "a.mp4").read_bytes()).json()
+    assert sent["added"] == 4
+    assert sorted(item.attributes["frame"] for item in space.dataset("v").items()) == [0, 3, 4, 5]
+
+
 @pytest.mark.parametrize("name", ["../x.zip", "/x.zip", "a/../../x", "C:/x"])
 def test_a_name_that_leads_out_is_refused(client: TestClient, name: str) -> None:
     answer = client.post("/api/datasets/d/add", params={"name": name}, content=b"x")

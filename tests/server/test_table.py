@@ -71,6 +71,15 @@ def test_the_three_faces_say_the_same(folder: Path, http: TestClient, source: Pa
         words = ("--sort", "n", "--limit", "7", "--offset", "3", "--split", "train")
         asked: dict[str, str | int] = {"sort": "n", "limit": 7, "offset": 3, "split": "train"}
         assert bare(cli(folder, "rows", "cli", *words)) == page == bare(http.get(f"{base}/rows", params=asked).json())
+        query = "n > 20 and t = 'a' and split != 'test'"
+        page = table.find(query, sort="-n", limit=5).to_json()
+        assert [row["cells"]["n"] for row in page["rows"]] == sorted(
+            (row["cells"]["n"] for row in table.page(limit=100).to_json()["rows"]
+             if row["cells"]["n"] > 20 and row["cells"]["t"] == "a" and row["split"] not in ("", "test")), reverse=True
+        )[:5]  # fmt: skip
+        asked = {"query": query, "sort": "n", "descending": "true", "limit": 5}
+        more = ("--query", query, "--sort", "n", "--descending", "--limit", "5")
+        assert bare(cli(folder, "rows", "cli", *more)) == page == bare(http.get(f"{base}/rows", params=asked).json())
         first = table.freeze("one").id
         assert cli(folder, "freeze", "cli", "-m", "one")["id"] == first
         assert http.post(f"{base}/freeze", json={"message": "one"}).json()["id"] == first
@@ -105,7 +114,7 @@ def test_data_add_takes_rows_for_a_tabular_dataset(folder: Path, source: Path) -
 
 def test_a_profile_is_a_page_that_runs_nothing(http: TestClient, source: Path) -> None:
     http.post("/api/datasets/http/table/add", json={"paths": [str(source)]})
-    page = http.get("/api/datasets/http/table/profile", params={"html": "true"})
+    page = http.get("/api/datasets/http/table/profile", params={"report": "true"})
     assert page.headers["content-type"].startswith("text/html")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "<svg" in page.text

@@ -99,11 +99,12 @@ def test_a_version_goes_over_by_every_face(tmp_path: Path, pictures: Callable[..
         assert "0 blobs sent, 17 there already" in words.output
 
 
-def test_a_server_for_others_opens_no_folder_of_its_machine(tmp_path: Path) -> None:
+def test_a_server_for_others_opens_no_path_of_its_machine(tmp_path: Path) -> None:
     with (
         loopworks.open(tmp_path / "space", host="0.0.0.0", token="secret") as space,  # noqa: S104, S106
         TestClient(create_app(space), headers={"Authorization": "Bearer secret"}) as client,
     ):
-        for name in ("push", "pull"):
-            done = client.post(f"/api/datasets/pets/{name}", json={"version": "v1", "target": "/", "source": "/"})
+        for name in ("push", "pull", "add-paths", "table/add", "table/export"):
+            body = {"version": "v1", "target": "/", "source": "/", "paths": ["/"], "path": "/x.csv"}
+            done = client.post(f"/api/datasets/pets/{name}", json=body)
             assert (done.status_code, done.json()["error"]["code"]) == (403, "denied")

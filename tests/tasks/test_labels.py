@@ -36,9 +36,9 @@ def test_places_are_labels_in_their_order_without_repetitions(name: str) -> None
     assert task(name).check([], SCHEMA) == ()
 
 
-def test_a_number_is_no_answer_to_what_is_where() -> None:
-    with pytest.raises(Invalid, match="shape of object-detection must be one of box"):
-        task("object-detection").check([Shape(label="car", kind="value")], SCHEMA)
+def test_a_place_in_space_is_kept_beside_those_in_the_picture() -> None:
+    value = Shape(label="car", kind="value", attributes='{"depth":3.5}')
+    assert task("object-detection").check([BOX, value], SCHEMA) == (BOX, value)
     with pytest.raises(NotFound, match="class 'bus' does not exist"):
         task("object-detection").check([Shape(label="bus")], SCHEMA)
 

@@ -13,7 +13,7 @@ from tests.train.marked import Marked, marked
 import loopworks as lw
 from loopworks.core.bundle import Bundle
 from loopworks.core.errors import Failed, Invalid
-from loopworks.data.learning import VersionSource
+from loopworks.data.learning import source_of
 from loopworks.testing import context
 from loopworks.train import stage
 
@@ -96,7 +96,7 @@ def test_a_huge_image_is_named_before_anything_is_learnt(tmp_path: Path, picture
         version = photos.freeze("mixed")
     with lw.open(tmp_path / "space", max_image_pixels=100_000) as ws:
         with pytest.raises(Invalid, match=r"a/000.*png.* must be at most 100,?000 pixels") as caught:
-            train(tmp_path, VersionSource(ws.version(version.id)))
+            train(tmp_path, source_of(ws.version(version.id)))
         assert "160" in caught.value.message.replace(",", "")
 
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from loopworks.cli import data_clean, data_formats, data_look, data_table, data_transfer, data_versions
-from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, chosen_frames, stepping
+from loopworks.cli import data_clean, data_formats, data_items, data_look, data_table, data_transfer, data_versions
+from loopworks.cli.data_add import EveryOption, FramesOption, JpegOption, ScenesOption, stepping
 from loopworks.cli.data_formats import EXIT_PARTLY, FormatOption, OptionOption, parsed
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     data_clean.register(group)
     data_formats.register(group)
     data_look.register(group)
+    data_items.register(group)
     data_versions.register(group)
     data_transfer.register(group)
     app.add_typer(group, name="data")
@@ -49,7 +50,9 @@ def add(
 ) -> None:
     """Add data of any format. Adding twice adds nothing; bad parts are listed, good ones kept."""
     with face(json) as out, opened(workspace) as space:
-        wanted = chosen_frames(every, frames, scenes, jpeg)
+        from loopworks.data.frames import chosen
+
+        wanted = chosen(every, frames, scenes, jpeg)
         with out.progress(f"adding to {dataset}") as update:
             report = space.add(
                 dataset,

@@ -1,17 +1,14 @@
 """What ``loopworks data add`` takes beside files: videos, and how its work is shown."""
 
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loopworks.cli.output import Update
-from loopworks.core.errors import Invalid
 
 if TYPE_CHECKING:
     from loopworks.data.sources import Step
-    from loopworks.data.video import Frames
 
 EveryOption = Annotated[int, typer.Option("--every", min=0, help="Of videos: every N-th frame.")]
 FramesOption = Annotated[str, typer.Option("--frames", help="Of videos: frames by index, e.g. 0,25,100-120.")]
@@ -22,34 +19,6 @@ ScenesOption = Annotated[
 JpegOption = Annotated[
     int, typer.Option("--jpeg", min=0, max=100, help="Keep frames as JPEG of this quality; 0: PNG, nothing is lost.")
 ]
-MOST = 1_000_000  # frames in a list that is written by hand
-
-
-def chosen_frames(every: int, at: str, scenes: float, jpeg: int) -> "Frames | None":
-    """The choice of frames that the options say; ``None`` where they say nothing.
-
-    Raises: Invalid: more than one way to choose, or no list of indices.
-    """
-    if not (every or at or scenes):
-        if jpeg:
-            raise Invalid("--jpeg", "given with --every, --frames or --scenes", jpeg)
-        return None
-    from loopworks.data.video import Frames
-
-    encoding = {"encoding": "jpeg", "quality": jpeg} if jpeg else {}
-    return Frames(every=every, at=indices(at), scenes=scenes, **encoding)  # type: ignore[arg-type]
-
-
-def indices(text: str) -> tuple[int, ...]:
-    """Indices of frames from text such as ``0,25,100-120`` (both ends are in)."""
-    found: list[int] = []
-    for part in text.split(",") if text.strip() else []:
-        match = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first or last - first >= MOST:
-            raise Invalid("--frames", "indices and ranges such as 0,25,100-120", text)
-        found += range(first, last + 1)
-    return tuple(dict.fromkeys(found))
 
 
 def stepping(update: Update) -> "Callable[[Step], None]":

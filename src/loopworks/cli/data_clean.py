@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+from loopworks.cli.output import JsonOption, Out, ReportOption, WaitOption, WorkspaceOption, face, left, opened
 from loopworks.core.errors import Invalid
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 FindingsArgument = Annotated[list[str], typer.Argument(help="Ids of findings, or their beginnings.")]
 AuthorOption = Annotated[str, typer.Option(help="Who does it.")]
-DescriptorOption = Annotated[str, typer.Option(help="auto, model, look, near, words, or timm:NAME.")]
+DescriptorOption = Annotated[str, typer.Option(help="auto, model, look, near, words, timm:NAME or transformers:NAME.")]
 
 
 def register(group: typer.Typer) -> None:
@@ -34,16 +34,20 @@ def check(
     dataset: DatasetArgument,
     only: Annotated[list[str] | None, typer.Option(help="Only this check; may be given several times.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="CHECK.PARAMETER=VALUE, e.g. dark.share=0.8.")] = None,
-    report: Annotated[str, typer.Option(help="Also write all open findings with pictures to this HTML file.")] = "",
+    report: ReportOption = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of folds and samples.")] = 0,
+    wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Look for copies, leakage, broken and odd images, wrong labels and faulty boxes."""
     with face(json) as out, opened(workspace) as space:
-        target = space.dataset(dataset)
+        target, params = space.dataset(dataset), _params(set_ or ())
+        if not wait:
+            left(out, space.check_job(dataset, *(only or ()), params=params, seed=seed))
+            return
         with out.progress(f"checking {dataset}") as update:
-            found = target.clean.check(*(only or ()), params=_params(set_ or ()), seed=seed, progress=update)
+            found = target.clean.check(*(only or ()), params=params, seed=seed, progress=update)
         out.table(("check", "findings"), list(found.counts.items()))
         _table(out, found.findings[:20])
         if len(found.findings) > 20:
@@ -56,9 +60,10 @@ def check(
 
 def findings(
     dataset: DatasetArgument,
+    finding: Annotated[str, typer.Argument(help="Only the finding with this id, or its beginning.")] = "",
     state: Annotated[str, typer.Option(help="open, fixed, ignored or all.")] = "open",
     kind: Annotated[str, typer.Option(help="Only those of this check.")] = "",
-    report: Annotated[str, typer.Option(help="Write them with pictures to this HTML file.")] = "",
+    report: ReportOption = "",
     limit: Annotated[int, typer.Option(min=1, help="Findings to show.")] = 100,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -66,11 +71,16 @@ def findings(
     """List what checks found, by kind, the worst first."""
     with face(json) as out, opened(workspace) as space:
         target = space.dataset(dataset)
+        if finding:
+            one = target.clean.finding(finding)
+            _table(out, [one])
+            out.done({"dataset": dataset, "findings": [one.to_json()]})
+            return
         found = target.clean.findings(state=state, kind=kind)
         _table(out, found[:limit])
         out.say(f"{min(limit, len(found))} of {len(found)} findings")
         if report:
-            out.say(f"{target.clean.report(report, state=state)} findings with pictures in {report}")
+            out.say(f"{target.clean.report(report, state=state, kind=kind)} findings with pictures in {report}")
         out.done({"dataset": dataset, "findings": [one.to_json() for one in found[:limit]], "count": len(found)})
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+from loopworks.cli.output import JsonOption, Out, WaitOption, WorkspaceOption, face, left, opened
 from loopworks.data.stage import Item
 
 DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
@@ -25,6 +25,7 @@ def register(group: typer.Typer) -> None:
         ("save-view", save_view),
         ("remove-view", remove_view),
         ("score", score),
+        ("scored", scored),
     ):
         group.command(name)(command)
 
@@ -119,11 +120,15 @@ def score(
     dataset: DatasetArgument,
     model: Annotated[str, typer.Argument(help="NAME, NAME:NUMBER or NAME@ALIAS; default the newest.")] = "",
     query: Annotated[str, typer.Option(help="Only items that fulfil this query.")] = "",
+    wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Ask a model about items and keep what it says, for queries such as prediction.score < 0.6."""
     with face(json) as out, opened(workspace) as space:
+        if not wait:
+            left(out, space.score_job(dataset, model, query=query))
+            return
         with out.progress(f"scoring {dataset}") as update:
             report = space.score(
                 dataset, model, query=query, progress=lambda n, of: update(n / max(of, 1), f"{n}/{of}")
@@ -131,6 +136,14 @@ def score(
         out.say(f"{report['model']} scored {report['items']} items of {dataset}")
         out.problems(report["problems"])
         out.done({**report, "problems": [problem.to_json() for problem in report["problems"]]})
+
+
+def scored(dataset: DatasetArgument, workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """List the models whose predictions are there, the newest first."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.dataset(dataset).look.scored()
+        out.table(("model", "items", "at (UTC)"), [(s.model, s.items, f"{s.created_at:%Y-%m-%d %H:%M}") for s in found])
+        out.done({"scored": [one.to_json() for one in found]})
 
 
 def _show(out: Out, found: list[Item]) -> None:

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from loopworks.cli.data_formats import EXIT_PARTLY
-from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
-from loopworks.core.errors import Conflict, Invalid
+from loopworks.cli.output import JsonOption, ReportOption, WorkspaceOption, face, opened
+from loopworks.core.errors import Invalid
 from loopworks.store.blobs import write_error
 
 group = typer.Typer(help="Rows of tables: add, look, choose, profile, split, freeze, export.", no_args_is_help=True)
@@ -101,14 +101,12 @@ def choose(
 @group.command("profile")
 def profile(
     dataset: DatasetArgument,
-    html: Annotated[str, typer.Option(help="Write a page with plots to this new file.")] = "",
+    report: ReportOption = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """What the columns hold, and what looks wrong: leaks, duplicates, constants ..."""
     with face(json) as out, opened(workspace) as space:
-        if html and Path(html).exists():
-            raise Conflict(f"{html} must be a new file; got one that is there", "choose another name")
         with out.progress(f"profile of {dataset}") as update:
             found = space.dataset(dataset).table.profile(progress=lambda share: update(share, ""))
         out.table(
@@ -129,17 +127,20 @@ def profile(
         )
         for warning in found.warnings:
             out.say(f"  {warning.kind}: {warning.message}")
-        if html:
+        if report:
             try:
-                Path(html).write_text(found.to_html(), encoding="utf-8")
+                Path(report).write_text(found.to_html(), encoding="utf-8")
             except OSError as error:
-                raise write_error(Path(html).parent, error) from None
+                raise write_error(Path(report).parent, error) from None
         out.done(found.to_json())
 
 
 @group.command("rows")
 def rows(
     dataset: DatasetArgument,
+    query: Annotated[
+        str, typer.Option("--query", "-q", help="Only rows that fulfil it: age > 30 and city = 'Oslo'.")
+    ] = "",
     sort: Annotated[str, typer.Option(help="Column; none: the order of import.")] = "",
     descending: Annotated[bool, typer.Option("--descending", help="The other way round.")] = False,
     split: Annotated[str, typer.Option(help="Only train, val or test.")] = "",
@@ -152,7 +153,13 @@ def rows(
     """Show rows, a page at a time."""
     with face(json) as out, opened(workspace) as space:
         found = space.dataset(dataset).table.page(
-            sort=sort, descending=descending, split=split or None, columns=column or None, limit=limit, offset=offset
+            query=query,
+            sort=sort,
+            descending=descending,
+            split=split or None,
+            columns=column or None,
+            limit=limit,
+            offset=offset,
         )
         names = list(found.rows[0]["cells"]) if found.rows else []
         out.table(
@@ -168,15 +175,16 @@ def split(
     dataset: DatasetArgument,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the test set.")] = 0.2,
     val: Annotated[float, typer.Option(min=0, max=0.9, help="Share of the validation set.")] = 0.1,
-    group: Annotated[str, typer.Option(help="Column; rows with the same value stay together.")] = "",
+    by: Annotated[str, typer.Option(help="Column; rows with the same value stay together.")] = "",
     time: Annotated[str, typer.Option(help="Column of dates; the newest rows are the test set.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
+    author: AuthorOption = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Give rows without a split one, by the target's classes, by group or by time; a test row never moves."""
     with face(json) as out, opened(workspace) as space:
-        counts = space.dataset(dataset).table.split(test, val, group=group, time=time, seed=seed)
+        counts = space.dataset(dataset).table.split(test, val, by=by, time=time, seed=seed, author=author)
         out.say(f"{dataset}: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
         out.done({"dataset": dataset, "splits": counts})
 
@@ -241,6 +249,15 @@ def delete(
         count = table.delete(ids, author=author)
         out.say(f"{count} rows deleted; {table.rows} left")
         out.done({"dataset": dataset, "deleted": count, "rows": table.rows})
+
+
+@group.command("states")
+def states(dataset: DatasetArgument, workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """List what was done to the rows, newest first; undo takes the last of it back."""
+    with face(json) as out, opened(workspace) as space:
+        found = space.dataset(dataset).table.states()
+        out.table(("state", "what", "author", "rows"), [(s.clock, s.op, s.author or "-", s.rows) for s in found])
+        out.done({"dataset": dataset, "states": [state.to_json() for state in found]})
 
 
 @group.command("undo")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from loopworks.cli.data_items import ItemsArgument, QueryOption, chosen
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 
 DatasetArgument = Annotated[str, typer.Argument(help="Name of the dataset.")]
 AuthorOption = Annotated[str, typer.Option(help="Who does it.")]
-ItemsArgument = Annotated[list[str], typer.Argument(help="Items: ids, their beginnings, or names.")]
 VersionArgument = Annotated[str, typer.Argument(help="Version id, its start, or a tag.")]
 SHOWN = 18
 
@@ -108,8 +108,9 @@ def merge(
 
 def delete(
     dataset: DatasetArgument,
-    items: ItemsArgument,
+    items: ItemsArgument = None,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
+    query: QueryOption = "",
     author: AuthorOption = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -117,7 +118,7 @@ def delete(
     """Take items out of a dataset; undo brings them back."""
     with face(json) as out, opened(workspace) as space:
         target = space.dataset(dataset)
-        ids = [target.item(item).id for item in items]
+        ids = chosen(target, items, query)
         op = target.delete(ids, author=author, reason=reason)
         out.say(f"{dataset}: {len(ids)} items deleted")
         out.say(f"undo: loopworks data undo {dataset} {op[:SHOWN]}")
@@ -161,8 +162,10 @@ def operations(
 
 def erase(
     dataset: DatasetArgument,
-    items: ItemsArgument,
+    items: ItemsArgument = None,
+    *,
     reason: Annotated[str, typer.Option(help="Why; it stays when the data is gone.")],
+    query: QueryOption = "",
     author: AuthorOption = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -170,10 +173,14 @@ def erase(
     """Erase items for good, from every dataset and frozen version; this cannot be undone."""
     with face(json) as out, opened(workspace) as space:
         target = space.dataset(dataset)
-        report = target.erase([target.item(item).id for item in items], reason=reason, author=author)
+        report = target.erase(chosen(target, items, query), reason=reason, author=author)
         out.say(f"{len(report.items)} items erased from {', '.join(report.datasets)}; {report.size_bytes} bytes freed")
         for old, new in report.versions.items():
             out.say(f"version {old[:12]} is now {new[:12] or 'gone'}")
+        for video in report.videos:
+            out.say(f"video {video[:12]} removed; its other frames stay as images")
+        if not report.is_scrubbed:
+            out.say("the catalog's file was in use and may hold traces: run loopworks data gc --run when nobody works")
         out.done({"dataset": dataset, **report.to_json()})
 
 

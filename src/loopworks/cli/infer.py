@@ -1,11 +1,14 @@
 """``loopworks deploy``, ``serve``, ``predict`` and ``lineage``."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from loopworks.cli.models import ModelArgument
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
+from loopworks.core.errors import Invalid
 
 
 def register(app: typer.Typer) -> None:
@@ -65,19 +68,27 @@ def serve(
 
 def predict(
     deployment: Annotated[str, typer.Argument(help="Name of the deployment.")],
-    files: Annotated[list[str], typer.Argument(help="Image files.")],
-    top: Annotated[int, typer.Option(min=1, help="Labels to show per image.")] = 3,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Image or text files; CSV, TSV, JSON or Parquet with rows.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text to ask about, for models of texts; repeat it.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels to show per item.")] = 3,
+    draw: Annotated[str, typer.Option(help="Picture (PNG) to write, of the one image with the answer in it.")] = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Ask a deployment in this process, without a server."""
     with face(json) as out, opened(workspace) as space:
-        answers, problems = space.predict_many(deployment, files)
-        rows = [
-            (a["name"], ", ".join(f"{x['label']} {x['score']:.3f}" for x in a["labels"][:top]), a["id"])
-            for a in answers
-        ]
-        out.table(("file", "labels", "prediction"), rows)
+        asked: list[str | Path] = [*(text or []), *(files or [])]
+        if not asked:
+            raise Invalid("what to predict", "at least one file, or --text", "nothing")
+        if draw and len(asked) != 1:
+            raise Invalid("--draw", "one image", f"{len(asked)} items", "draw them one by one")
+        answers, problems = space.predict_many(deployment, asked)
+        out.table(("item", "answer", "prediction"), [(a["name"], _said(a, top), a["id"]) for a in answers])
+        if draw and answers:
+            Path(draw).write_bytes(space.draw(deployment, asked[0]))
+            out.say(f"drawn into {draw}")
         out.problems(problems)
         out.done({
             "deployment": deployment,
@@ -86,6 +97,21 @@ def predict(
         })
         if problems and not answers:
             raise typer.Exit(2)
+
+
+def _said(answer: Mapping[str, Any], top: int) -> str:
+    """An answer in one line: its first list with the scores, or its values."""
+    facts = {key: value for key, value in answer.items() if key not in ("id", "name", "item")}
+    for rows in facts.values():
+        if isinstance(rows, list) and all(isinstance(row, dict) and {"label", "score"} <= row.keys() for row in rows):
+            shown = ", ".join(f"{row['label']} {row['score']:.3f}" for row in rows[:top]) or "-"
+            chosen = facts.get("chosen", [])
+            if len(chosen) == 1 and chosen[0] != rows[0]["label"]:  # the costs of mistakes spoke against the likeliest
+                shown = f"{chosen[0]} by costs ({shown})"
+            return shown + (f" and {len(rows) - top} more" if len(rows) > top else "")
+    return ", ".join(
+        f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+    )
 
 
 def lineage(

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from loopworks.cli.data import DatasetArgument
+from loopworks.cli.data_items import ItemsArgument, QueryOption, chosen
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 
 group = typer.Typer(help="Labels: what to label next, setting labels, CSV files.", no_args_is_help=True)
@@ -59,7 +60,8 @@ def put(
 @group.command("clear")
 def clear(
     dataset: DatasetArgument,
-    items: Annotated[list[str], typer.Argument(help="Item ids, their starts, or file names.")],
+    items: ItemsArgument = None,
+    query: QueryOption = "",
     author: AuthorOption = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -67,10 +69,10 @@ def clear(
     """Take labels away. The old labels stay in the history."""
     with face(json) as out, opened(workspace) as space:
         target = space.dataset(dataset)
-        ids = [target.item(item).id for item in items]
-        target.clear_labels(ids, author=author)
+        ids = chosen(target, items, query)
+        op = target.clear_labels(ids, author=author)
         out.say(f"{len(ids)} items are unlabeled now")
-        out.done({"dataset": dataset, "cleared": ids})
+        out.done({"dataset": dataset, "operation": op, "cleared": ids})
 
 
 @group.command("classes")

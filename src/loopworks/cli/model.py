@@ -6,15 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopworks.cli.models import ModelArgument, show_board
-from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
+from loopworks.cli.output import JsonOption, Out, WaitOption, WorkspaceOption, face, left, opened
 from loopworks.core.errors import Invalid
 from loopworks.core.units import bytes_text
 
 if TYPE_CHECKING:
-    from loopworks.jobs import Job
     from loopworks.workspace import Model
-
-WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the job, or leave it to the worker.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,7 +63,7 @@ def train(
                 seed=seed,
             )
             if not wait:
-                _left(out, job)
+                left(out, job)
                 return
             with out.job(f"searching on {version.id[:12]}") as follow:
                 model = space.result(job, follow)
@@ -75,7 +72,7 @@ def train(
             return
         if not wait:
             job = space.train_job(version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed)
-            _left(out, job)
+            left(out, job)
             return
         with out.job(f"training on {version.id[:12]}") as follow:
             model = space.train(
@@ -108,7 +105,7 @@ def optimize(
     with face(json) as out, opened(workspace) as space:
         if not wait:
             job = space.optimize_job(model, max_drop=max_drop, target=target, variants=variants)
-            _left(out, job)
+            left(out, job)
             return
         with out.job(f"optimizing {model}") as follow:
             best = space.optimize(model, max_drop=max_drop, target=target, variants=variants, on_progress=follow)
@@ -123,11 +120,6 @@ def _list(json: bool) -> None:
         rows = [(one["name"], ", ".join(one["tasks"]), one["about"]) for one in found]
         out.table(("recipe", "learns", ""), rows)
         out.done({"recipes": found})
-
-
-def _left(out: Out, job: "Job") -> None:
-    out.say(f"job {job.id} waits for a worker: loopworks worker, loopworks serve, or loopworks jobs follow {job.id}")
-    out.done({"job": job.to_json()})
 
 
 def _show(out: Out, bundle: Any, model: "Model") -> None:

@@ -23,6 +23,8 @@ WorkspaceOption = Annotated[
     str, typer.Option("--workspace", "-w", envvar="LOOPWORKS_WORKSPACE", help="Folder of the workspace.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, text on stderr.")]
+WaitOption = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for it, or leave it to the worker as a job.")]
+ReportOption = Annotated[str, typer.Option(help="Also write a page with pictures or plots to this HTML file.")]
 
 EXIT_BUG = 1
 EXIT_STOPPED = 130
@@ -164,6 +166,12 @@ class Pace:
             self._seen.popleft()
         since, before = self._seen[0]
         return (count - before) / (now - since) if now > since else 0.0
+
+
+def left(out: Out, job: "Job") -> None:
+    """Say that a job is left to the worker."""
+    out.say(f"job {job.id} waits for a worker: loopworks worker, loopworks serve, or loopworks jobs follow {job.id}")
+    out.done({"job": job.to_json()})
 
 
 def _cell(value: object) -> str:

@@ -21,6 +21,10 @@ def _no_metric(name: str, step: int, value: float) -> None:
     """Drop a metric nobody asked for."""
 
 
+def _no_picture(name: str, step: int, png: bytes) -> None:
+    """Drop a picture nobody asked for."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """All that a running step may touch: no globals, no clock, no network it was not given."""
@@ -33,6 +37,8 @@ class Context:
     stopped: Callable[[], bool]
     metric: Callable[[str, int, float], None] = _no_metric
     """Takes a metric's name, the step or epoch it belongs to, and its value."""
+    picture: Callable[[str, int, bytes], None] = _no_picture
+    """Takes a picture's name, the step or epoch it belongs to, and it as PNG: for people who watch the run."""
     job: str = ""
     """Id of the job that this run belongs to; empty outside of one."""
 
@@ -130,6 +136,14 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class Opened(Protocol):
+    """A rule that needs a file of its bundle to encode, say a tokenizer; ``core.predictor.opened`` asks."""
+
+    def opened(self, folder: Path) -> Rule:
+        """The same rule, told where the bundle lies."""
+
+
+@runtime_checkable
 class Learnable(Task, Protocol):
     """A task kind that models can be trained for, scored and asked. Pure values and functions.
 
@@ -183,6 +197,23 @@ class Learnable(Task, Protocol):
         """Share of items, in 0..1, on which two models give the same label."""
 
 
+@runtime_checkable
+class Pictured(Protocol):
+    """A task kind that can show what a model says of images while it learns."""
+
+    def sample(
+        self, images: NDArray[np.uint8], targets: NDArray[Any], outputs: Arrays, schema: LabelSchema
+    ) -> NDArray[np.uint8]:
+        """One picture ``(height, width, 3)`` of a few images with the truth and the model's answer.
+
+        Args:
+            images: as the model takes them, shape ``(items, height, width, 3)``.
+            targets: the truth, as ``targets`` made it.
+            outputs: the model's answer to them.
+            schema: the classes.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Odds:
     """A model's chances beside the truth, class by class."""
@@ -192,7 +223,9 @@ class Odds:
     truth: NDArray[np.bool_]
     """Whether the item is of the class, same shape."""
     is_exclusive: bool
-    """Whether an item is of exactly one class, so that the highest chance is the answer."""
+    """Whether an item is of exactly one class."""
+    answers: NDArray[np.bool_]
+    """What the model answers, shape ``(items, classes)``: not always the highest chance, where mistakes have costs."""
 
 
 @runtime_checkable

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.core.turning import UPRIGHT, shown_size
 from loopworks.core.values import ImageRule
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 MAX_PIXELS = 100_000_000
 _ORIENTATION = 0x0112
 """EXIF tag."""
-_ON_ITS_SIDE = frozenset({5, 6, 7, 8})
-"""Its values that exchange width and height."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 SUFFIXES = frozenset({
     ".jpg",
@@ -55,10 +54,28 @@ def probe(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tup
 
 
 def displayed_size(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height as the image is shown, turned as its EXIF data says; from the header alone."""
+    """Width and height as the image is shown, turned as its EXIF data says; from the header alone.
+
+    Raises: Invalid: not an image, or too large.
+    """
     with _opened(data, name, max_pixels) as image:
-        turned = image.getexif().get(_ORIENTATION, 1) in _ON_ITS_SIDE
-        return (image.height, image.width) if turned else (image.width, image.height)
+        return shown_size((image.width, image.height), _orientation(image))
+
+
+def orientation(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> int:
+    """How the stored image is turned and mirrored to be shown, 1 to 8 as EXIF has it; from the header alone."""
+    with _opened(data, name, max_pixels) as image:
+        return _orientation(image)
+
+
+def _orientation(image: "Image.Image") -> int:
+    """1 where nothing else is said, or the EXIF block is damaged: then ``decode`` turns nothing either."""
+    try:
+        found = image.getexif().get(_ORIENTATION, UPRIGHT)
+    except Exception:
+        log.info("exif unreadable, orientation ignored size=%sx%s", image.width, image.height)
+        return UPRIGHT
+    return found if found in range(1, 9) else UPRIGHT
 
 
 def check(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int, str]:

@@ -15,6 +15,7 @@ from loopworks.core.errors import Invalid
 _OFFSET = 48
 _MORE = 0x20
 _SIGN = 0x10
+_MOST_DIGITS = 12
 
 
 def encode(pixels: NDArray[np.bool_]) -> str:
@@ -22,6 +23,22 @@ def encode(pixels: NDArray[np.bool_]) -> str:
     if pixels.ndim != 2:
         raise Invalid("mask", "of shape (height, width)", pixels.shape)
     return pack(runs(pixels))
+
+
+def encode_classes(classes: NDArray[np.uint8]) -> dict[int, str]:
+    """The run lengths of each class that occurs in a map of class numbers ``(height, width)``."""
+    flat = classes.ravel(order="F")
+    if not flat.size:
+        return {}
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts, ends = np.concatenate(([0], edges)), np.concatenate((edges, [flat.size]))
+    values = flat[starts]
+    found = {}
+    for value in np.unique(values).tolist():
+        bounds_ = np.stack([starts[values == value], ends[values == value]], axis=1).ravel()
+        last = [flat.size] if bounds_[-1] < flat.size else []
+        found[value] = pack(np.diff(np.concatenate(([0], bounds_, last)).astype(np.int64)).tolist())
+    return found
 
 
 def decode(text: str, height: int, width: int) -> NDArray[np.bool_]:
@@ -49,12 +66,9 @@ def fill(counts: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
     """
     if height < 0 or width < 0:
         raise Invalid("size of a mask", "0 or more", (height, width))
-    total = 0
-    for count in counts:
-        if count < 0:
-            raise Invalid("run of a mask", "0 or more", count)
-        total += count
-    if total != height * width:
+    if min(counts, default=0) < 0:
+        raise Invalid("run of a mask", "0 or more", min(counts))
+    if (total := sum(counts)) != height * width:
         raise Invalid("runs of a mask", f"adding up to {height} x {width} = {height * width}", total)
     values = np.zeros(len(counts), np.bool_)
     values[1::2] = True
@@ -64,17 +78,20 @@ def fill(counts: Sequence[int], height: int, width: int) -> NDArray[np.bool_]:
 
 def pack(counts: Sequence[int]) -> str:
     """Run lengths as COCO's compressed text."""
-    out = bytearray()
-    for at, count in enumerate(counts):
-        rest = int(count) - (int(counts[at - 2]) if at > 2 else 0)
-        while True:
-            digit = rest & 0x1F
-            rest >>= 5
-            is_last = rest == (-1 if digit & _SIGN else 0)
-            out.append((digit if is_last else digit | _MORE) + _OFFSET)
-            if is_last:
-                break
-    return out.decode("ascii")
+    rest = np.asarray(counts, np.int64).copy()
+    rest[3:] -= np.asarray(counts, np.int64)[1:-2]
+    columns, used = [], []
+    is_open = np.ones(len(rest), np.bool_)
+    while is_open.any():
+        digits = rest & 0x1F
+        rest >>= 5
+        is_last = rest == np.where(digits & _SIGN, -1, 0)
+        columns.append(np.where(is_last, digits, digits | _MORE) + _OFFSET)
+        used.append(is_open)
+        is_open = is_open & ~is_last
+    if not columns:
+        return ""
+    return np.stack(columns, axis=1)[np.stack(used, axis=1)].astype(np.uint8).tobytes().decode("ascii")
 
 
 def unpack(text: str) -> list[int]:
@@ -82,29 +99,26 @@ def unpack(text: str) -> list[int]:
 
     Raises: Invalid: other characters than it uses, cut off, or a negative run.
     """
-    counts: list[int] = []
-    value = shift = 0
-    for place, byte in enumerate(text.encode("utf-8", "replace")):
-        digit = byte - _OFFSET
-        if not 0 <= digit < 64:
-            raise Invalid("mask", "COCO's compressed run lengths", f"character {place + 1} of {text[:40]!r}")
-        value |= (digit & 0x1F) << shift
-        shift += 5
-        if digit & _MORE:
-            if shift > 60:
-                raise Invalid("mask", "runs below 2^60", f"a longer one at character {place + 1}")
-            continue
-        if digit & _SIGN:
-            value -= 1 << shift
-        if len(counts) > 2:
-            value += counts[-2]
-        if value < 0:
-            raise Invalid("run of a mask", "0 or more", value)
-        counts.append(value)
-        value = shift = 0
-    if shift:
+    digits = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - _OFFSET
+    if not len(digits):
+        return []
+    if len(bad := np.flatnonzero((digits < 0) | (digits >= 64))):
+        raise Invalid("mask", "COCO's compressed run lengths", f"character {bad[0] + 1} of {text[:40]!r}")
+    ends = np.flatnonzero(digits & _MORE == 0)
+    if not len(ends) or ends[-1] != len(digits) - 1:
         raise Invalid("mask", "whole run lengths", "text that is cut off")
-    return counts
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    lengths = ends - starts + 1
+    if len(long := np.flatnonzero(lengths > _MOST_DIGITS)):
+        raise Invalid("mask", "runs below 2^59", f"a longer one at character {starts[long[0]] + 1}")
+    shifts = 5 * (np.arange(len(digits)) - np.repeat(starts, lengths))
+    counts = np.add.reduceat((digits & 0x1F) << shifts, starts)
+    counts -= np.where(digits[ends] & _SIGN, np.int64(1) << (5 * lengths), 0)
+    counts[1::2] = np.cumsum(counts[1::2])
+    counts[2::2] = np.cumsum(counts[2::2])
+    if (counts < 0).any():
+        raise Invalid("run of a mask", "0 or more", int(counts[counts < 0][0]))
+    return [int(count) for count in counts.tolist()]
 
 
 def area(text: str) -> int:

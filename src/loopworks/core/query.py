@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-Kind = Literal["text", "number", "time", "any"]
+Kind = Literal["text", "number", "time", "any", "truth", "clock"]
+"""``truth`` (true or false) and ``clock`` (time of day, in seconds) are kinds of columns of tables alone."""
 Scope = Literal["item", "attribute", "tag", "shape", "prediction"]
 Operator = Literal["=", "<", "<=", ">", ">=", "like"]
 Value = str | int | float | bool | datetime
@@ -85,6 +86,23 @@ class Field:
     def __str__(self) -> str:
         """As it is written in a query."""
         return ".".join((self.name, *self.keys))
+
+
+@dataclass(frozen=True, slots=True)
+class Column(Field):
+    """A column of a table; its name is the user's."""
+
+    holds: Kind = "text"
+
+    @property
+    def scope(self) -> Scope:
+        """What has it: the row."""
+        return "item"
+
+    @property
+    def kind(self) -> Kind:
+        """What it holds."""
+        return self.holds
 
 
 @dataclass(frozen=True, slots=True)

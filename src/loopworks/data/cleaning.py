@@ -13,6 +13,7 @@ from loopworks.core import image as pictures
 from loopworks.core.errors import Invalid
 from loopworks.data.clean.stage import Clean
 from loopworks.data.features import compute, layout, search
+from loopworks.data.features.compute import Progress
 from loopworks.data.features.contract import Descriptor, Rows
 from loopworks.data.features.search import Hit, Models, Similar
 from loopworks.store import items
@@ -83,8 +84,8 @@ class Cleaning:
             image: bytes of an image file, or its path; give one of the three.
             text: for datasets of texts.
             k: how many, at least 1.
-            descriptor: auto (the newest model of this dataset, else a built-in one), model, look, near, words, or
-                timm:NAME with weights that are on this machine.
+            descriptor: auto (the newest model of this dataset, else a built-in one), model, look, near, words; or
+                timm:NAME or transformers:NAME (or a folder) with weights that are on this machine.
         Raises:
             NotFound: no such item or descriptor.
             Invalid: not one of the three given, an image that cannot be read, or one for a dataset of texts.
@@ -135,13 +136,37 @@ class Cleaning:
         ]
         return Map(descriptor=chosen.title, spots=tuple(spots), unread=len(rows.problems))
 
-    def _chosen(self, name: str) -> Descriptor:
+    def embed(self, descriptor: str = "auto", *, progress: Progress | None = None) -> dict[str, Any]:
+        """Compute the rows by which items are compared, where the cache has none yet, so that nobody waits for them.
+
+        Args:
+            descriptor: as in ``similar``.
+            progress: takes the number of items done and of all that had to be computed.
+        Returns: ``dataset``, ``descriptor``, ``items`` with a row, their ``width``, and ``unread``.
+        """
+        chosen = self._chosen(descriptor)
+        _, rows = self._describe(chosen, 0, progress)
+        return {
+            "dataset": self._row.name,
+            "descriptor": chosen.title,
+            "items": len(rows.ids),
+            "width": chosen.width,
+            "unread": len(rows.problems),
+        }
+
+    def comparable(self) -> str:
+        """The kind of the items, image or text; ``Invalid`` where items of the kind cannot be compared."""
         kind = cast("Dataset", self).task.media
         if kind not in ("image", "text"):
             raise Invalid("items to compare", "images or texts", f"{kind}s")
-        return search.choose(name, kind, self.models)
+        return kind
 
-    def _describe(self, descriptor: Descriptor, limit: int) -> tuple[dict[str, Item], Rows]:
+    def _chosen(self, name: str) -> Descriptor:
+        return search.choose(name, self.comparable(), self.models)
+
+    def _describe(
+        self, descriptor: Descriptor, limit: int, progress: Progress | None = None
+    ) -> tuple[dict[str, Item], Rows]:
         found: dict[str, Item] = {}
         after: str | None = None
         with self._home.catalog.read() as tx:
@@ -152,7 +177,7 @@ class Cleaning:
                     break
                 found |= {one.id: one for one in page}
                 after = page[-1].id
-        return found, compute.rows(self._home, descriptor, found.values())
+        return found, compute.rows(self._home, descriptor, found.values(), progress)
 
     def _example(self, descriptor: Descriptor, image: bytes | str | Path | None, text: str) -> Any:
         if descriptor.rule is None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from loopworks.core.contracts import Task
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.values import LabelSchema
+from loopworks.data import preparing
 from loopworks.data.files import Labels, Source
 from loopworks.data.formats import detect
 from loopworks.data.formats.contract import Content, Record
@@ -118,6 +119,7 @@ class Import:
             counted.run(_named(place), tell)
             told += [one for problem in place.content.problems if (one := self.opened.told(problem))]
         counted.finish()
+        preparing.after_import(self.home, target.id, counted.added + counted.labeled + counted.returned)
         told += [one for problem in counted.problems if (one := self.opened.told(problem))]
         return AddReport(
             added=counted.added,

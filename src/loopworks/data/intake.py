@@ -31,7 +31,7 @@ By = Literal["copy", "reference", "link"]
 Progress = Callable[[int, int], None]
 CHUNK = 256  # files in one transaction: a killed import loses at most so many, and no other writer waits long
 THREADS = 4  # more than the cores: most of the time a thread waits for the disk to say that a file is safe
-_NOTES = frozenset({"class", "caption"})
+_NOTES = frozenset({"class", "caption", "value"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

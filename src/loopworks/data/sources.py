@@ -21,7 +21,7 @@ from loopworks.data.archives import is_archive
 from loopworks.data.files import Found, Source
 from loopworks.data.scratch import Scratch, problems_from, problems_json
 from loopworks.data.video import Frames, FrameTable, extract, is_video, table_bytes
-from loopworks.store import remote
+from loopworks.store import erasing, remote
 from loopworks.store.blobs import LocalBlobs
 from loopworks.store.home import Home
 
@@ -261,7 +261,7 @@ class _Opening:
                 if self.frames is None:
                     raise Invalid(one.path, "taken with a choice of its frames", "a video and no choice", CHOOSE)
                 self._decode(one, f"{shown.rstrip('/')}/{one.name.removeprefix(prefix)}")
-            except Invalid as error:  # one bad video of many
+            except (Denied, Invalid) as error:  # one bad video of many
                 self.opened.problems.append(files.problem(one.path, error))
 
     def _scratch(self, what: str, shown: str) -> Scratch:
@@ -275,6 +275,13 @@ class _Opening:
         scratch = self._scratch(f"{shown}\n{path}\n{facts.st_size}:{facts.st_mtime_ns}", f"{shown}/")
         before = scratch.ready()
         if before is None:
+            with path.open("rb") as file:
+                key = hashlib.file_digest(file, "sha256").hexdigest()
+            with self.home.catalog.read() as tx:
+                if erasing.refused(tx, [key]):
+                    raise Denied(
+                        f"{shown} was erased from this workspace, with a frame of it", "add its frames as images"
+                    )
 
             def told(done: int, total: int, size: int, total_size: int) -> None:
                 self.tick(Step(what="unpacking", done=done, total=total, size=size, total_size=total_size))
@@ -347,6 +354,13 @@ class _Opening:
         scratch = self._scratch(f"{shown}\n{path}\n{facts.st_size}:{facts.st_mtime_ns}\n{self.frames}", f"{shown}/")
         before = scratch.ready()
         if before is None:
+            with path.open("rb") as file:
+                key = hashlib.file_digest(file, "sha256").hexdigest()
+            with self.home.catalog.read() as tx:
+                if erasing.refused(tx, [key]):
+                    raise Denied(
+                        f"{shown} was erased from this workspace, with a frame of it", "add its frames as images"
+                    )
 
             def told(done: int, total: int) -> None:
                 self.tick(Step(what="decoding", done=done, total=total))
@@ -355,7 +369,7 @@ class _Opening:
             table, picked, problems = extract(
                 path, scratch.content, self.frames, name=shown, max_pixels=most, told=told
             )
-            before = self._keep(path, video.name, table)
+            before = self._keep(path, key, video.name, table)
             before |= {
                 "problems": problems_json(problems),
                 "picked": [[one.file, one.index, one.time_s] for one in picked],
@@ -372,11 +386,9 @@ class _Opening:
         if images:
             self.opened.roots.append(Root(path=scratch.content, name=shown, images=tuple(images)))
 
-    def _keep(self, path: Path, name: str, table: FrameTable) -> dict[str, Any]:
+    def _keep(self, path: Path, key: str, name: str, table: FrameTable) -> dict[str, Any]:
         """Store the video's bytes (unless it stays where it is) and its table of frames among the blobs."""
         blobs = self.home.blobs
-        with path.open("rb") as file:
-            key = hashlib.file_digest(file, "sha256").hexdigest()
         origin = self.opened.origin(str(path)) if self.by == "reference" else None
         if origin is None and not (self.by == "link" and isinstance(blobs, LocalBlobs) and blobs.link(path, key)):
             with path.open("rb") as file:

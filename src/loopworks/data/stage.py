@@ -262,8 +262,11 @@ class Dataset(Editing, Timeline, Cleaning):
             sort: such as ``-size``; default by name.
             limit: at most so many, 1 or more.
             after: id of the last item of the page before.
-        Raises: Invalid: the query cannot be read; the hint shows the place.
+        Raises: Invalid: the query cannot be read; the hint shows the place. A table's rows are found by ``table.find``.
         """
+        if self.is_table:
+            hint = "table.find(query) in Python, loopworks data table rows NAME --query QUERY"
+            raise Invalid(f"dataset {self.name!r}", "one of items", "a table", hint)
         return self.look.find(query, sort=sort, limit=limit, after=after)
 
     def ids(self, query: str = "") -> Iterator[str]:
@@ -382,7 +385,7 @@ class Dataset(Editing, Timeline, Cleaning):
         Raises: Invalid: shares out of range, no item has the attribute, or one has no time.
         """
         if self.is_table:
-            return self.table.split(test, val, group=by or "", time=time or "", seed=seed, author=author)
+            return self.table.split(test, val, by=by or "", time=time or "", seed=seed, author=author)
         return partition.split(self._home, self.id, test=test, val=val, seed=seed, by=by, time=time, author=author)
 
     def split_figures(self) -> partition.Figures:

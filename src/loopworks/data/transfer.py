@@ -290,6 +290,13 @@ def _check_rows(tx: Any, target: Home, name: str, parcel: _Parcel) -> DatasetRow
     return found
 
 
+def _allowed(tx: Any, meta: dict[str, Any]) -> dict[str, Any]:
+    """What the formats know, without videos that were erased here with one of their frames."""
+    gone = erasing.refused(tx, meta.get("video", {}))
+    left = {key: facts for key, facts in meta.get("video", {}).items() if key not in gone}
+    return {**meta, "video": left} if left else {name: value for name, value in meta.items() if name != "video"}
+
+
 def _received(
     source: Home, target: Home, name: str, parcel: _Parcel, author: str
 ) -> tuple[VersionRow, bool, tuple[str, ...], dict[str, str]]:
@@ -301,7 +308,7 @@ def _received(
         dataset = made.id
         if found:
             _grow(tx, found, parcel.schema, author)
-        datasets.set_meta(tx, dataset, {**parcel.meta, **datasets.meta(tx, dataset)})
+        datasets.set_meta(tx, dataset, {**_allowed(tx, parcel.meta), **datasets.meta(tx, dataset)})
         is_damaged = not all(target.blobs.has(key) for key, _ in parts.layout_of(tx, parcel.row.id))
         parts.record(tx, parcel.row.id, parcel.layout, replace=is_damaged)
         segments.keep(tx, parcel.segments)

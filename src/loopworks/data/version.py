@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core import image
+from loopworks.core import image, turning
 from loopworks.core.contracts import Arrays, Rule, Task, learnable
 from loopworks.core.errors import Damaged, NotFound
 from loopworks.core.registry import plugins
@@ -39,6 +39,10 @@ class Author:
     author: str
     source: str
     count: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {"author": self.author, "source": self.source, "count": self.count}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,22 @@ class VersionRow:
     def read(self) -> bytes:
         """The item's bytes; ``Damaged`` where a file that is kept by reference is not what it was."""
         return content.read(self._home, self.item_id, self.uri, self.name)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "id": self.item_id,
+            "name": self.name,
+            "split": self.split,
+            "width": self.width,
+            "height": self.height,
+            "mime": self.mime,
+            "uri": self.uri,
+            "text": self.text,
+            "labels": [shape.to_json() for shape in self.shapes],
+            "tags": list(self.tags),
+            "attributes": dict(self.attributes),
+        }
 
 
 class Version:
@@ -178,10 +198,18 @@ class Version:
             ]
 
     def targets(self, split: str | None = None) -> NDArray[Any]:
-        """Labels in the order of ``rows``, as the task kind's training target."""
+        """Labels in the order of ``rows``, as the task kind's training target; places where images are shown."""
         rows = self.rows(split)
-        sizes = [(row.width, row.height) for row in rows] if self.task.media == "image" else ()
-        return learnable(self.task).targets([row.shapes for row in rows], self.schema, sizes)
+        task = learnable(self.task)
+        if task.media != "image":
+            return task.targets([row.shapes for row in rows], self.schema)
+        turns = self._turns(rows, split)
+        sizes = [turning.shown_size((row.width, row.height), turn) for row, turn in zip(rows, turns, strict=True)]
+        labels = [
+            [turning.shown(shape, (row.width, row.height), turn) for shape in row.shapes]
+            for row, turn in zip(rows, turns, strict=True)
+        ]
+        return task.targets(labels, self.schema, sizes)
 
     def inputs(self, rule: Rule, split: str | None = None, progress: Progress | None = None) -> Arrays:
         """The items in the order of ``rows``, packed by a model's rule.
@@ -305,6 +333,27 @@ class Version:
             by=by,
             has_media=media,
         )
+
+    def _turns(self, rows: Sequence[VersionRow], split: str | None) -> list[int]:
+        """EXIF orientation of images whose labels say places (others: 1), read once and kept in the cache."""
+        if not any(shape.points for row in rows for shape in row.shapes):
+            return [turning.UPRIGHT] * len(rows)
+        path = self._home.cache / "turns" / f"{self.id[:32]}-{split or 'all'}.npy"
+        if (ready := _open_cached(path)) is not None and len(ready) == len(rows):
+            return [int(turn) for turn in ready]
+        most = self._home.settings.max_image_pixels
+        found = [image.orientation(row.read(), row.name, most) for row in rows]
+        temp = path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temp.open("wb") as file:
+                np.save(file, np.asarray(found, np.uint8))
+            os.replace(temp, path)
+        except OSError as error:
+            raise write_error(path.parent, error) from None
+        finally:
+            temp.unlink(missing_ok=True)
+        return found
 
     def _decode(
         self, rows: Sequence[VersionRow], rule: ImageRule, path: Path, progress: Progress | None, threads: int

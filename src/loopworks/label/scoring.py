@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from loopworks.core import image, turning
 from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import LoopworksError
-from loopworks.core.values import LabelSchema, Problem
+from loopworks.core.values import LabelSchema, Problem, Shape
 from loopworks.data.stage import Dataset, Item
 
 
@@ -28,7 +29,8 @@ def score(
     for at in range(0, len(ids), batch):
         keys: list[str] = []
         contents: list[Any] = []
-        sizes: list[tuple[int, int]] = []
+        turns: list[int] = []
+        stored: list[tuple[int, int]] = []
         for key in ids[at : at + batch]:
             item = dataset.item(key)
             try:
@@ -39,10 +41,17 @@ def score(
             keys.append(key)
             contents.append(content)
             if item.width:
-                sizes.append((item.width, item.height))
+                turns.append(image.orientation(content, item.name))
+                stored.append((item.width, item.height))
         if keys:
             outputs = answer(contents)
-            said = task.labels(outputs, schema, model, sizes)
+            sizes = [turning.shown_size(size, turn) for size, turn in zip(stored, turns, strict=True)]
+            said: Sequence[Sequence[tuple[Shape, float]]] = task.labels(outputs, schema, model, sizes)
+            if sizes:  # a model sees an image as it is shown, a label lies in it as it is stored
+                said = [
+                    [(turning.stored(shape, size, turn), sure) for shape, sure in some]
+                    for some, size, turn in zip(said, stored, turns, strict=True)
+                ]
             dataset.look.keep(model, {key: list(some) for key, some in zip(keys, said, strict=True)})
         done += len(keys)
         if progress is not None:

@@ -21,6 +21,15 @@ def json(body: Any, status: int = 200, headers: dict[str, str] | None = None) ->
     return Response(content, status, headers, media_type="application/json")
 
 
+def page(text: str) -> Response:
+    """An HTML page that a dataset's content is written on: it may run and load nothing."""
+    headers = {
+        "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return Response(text, media_type="text/html; charset=utf-8", headers=headers)
+
+
 async def body(request: Request) -> dict[str, Any]:
     """The request's JSON object; an empty body is an empty object."""
     content = await request.body()

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from loopworks.core.errors import LoopworksError
 from loopworks.core.settings import Settings
+from loopworks.data.preparing import Preparer
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
@@ -20,6 +21,7 @@ from loopworks.server.routes import (
     clean,
     events,
     formats,
+    items,
     look,
     models,
     page,
@@ -52,6 +54,7 @@ ROUTES: tuple[Api, ...] = (
     *formats.ROUTES,
     *look.ROUTES,
     *versions.ROUTES,
+    *items.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,
@@ -70,9 +73,11 @@ def create_app(workspace: "Workspace", settings: Settings | None = None, serving
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         app.state.serving = serving or Serving(workspace)
+        preparer = Preparer(workspace.home)
         try:
             yield
         finally:
+            preparer.close()
             if serving is None:
                 app.state.serving.close()
 

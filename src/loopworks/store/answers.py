@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core.query import Among, And, Between, Compare, Count, Field, Match, Missing, Node, Not, Or, Sort, walk
-from loopworks.store import arrays
+from loopworks.core.words import wanted
+from loopworks.store import arrays, postings
 from loopworks.store.arrays import Bits, Values
+from loopworks.store.postings import Postings
 
 SIDES = {"area": (Field("width"), Field("height")), "box.area": (Field("box.width"), Field("box.height"))}
 """Fields that are the product of two others."""
@@ -26,11 +28,9 @@ class Asked:
 
 
 def covers(asked: Asked) -> bool:
-    """Whether the columns can answer; words and predictions of several models at once are left to SQL."""
+    """Whether the columns can answer; predictions of several models at once are left to SQL."""
     named = set()
     for part in walk(asked.node):
-        if isinstance(part, Match):
-            return False
         if isinstance(part, Compare | Among | Between | Missing):
             named.add(part.field.scope)
         if isinstance(part, Compare) and isinstance(part.value, Field):
@@ -51,6 +51,7 @@ class Answers:
         self.ids = ids
         self._known: dict[str, Values] = {}
         self._scored: dict[str, int] = {}
+        self._words: Postings = []
 
     def page(self, asked: Asked, limit: int, after: str | None, without: set[str]) -> list[str] | None:
         """Ids in order, those of ``without`` left out; ``None`` where ``after`` is no item of ours."""
@@ -133,8 +134,8 @@ class Answers:
                 is_text = "text" in (found.kind, other.kind)
                 one, two = self._of(asked, found), self._of(asked, other)
                 return arrays.compare(one, op, two, size, is_text=is_text, is_paired=is_shape)
-            case Match():
-                raise AssertionError("columns know no words")
+            case Match(text):
+                return postings.having(self._words, wanted(text), size)
         of = self._of(asked, node.field)
         match node:
             case Missing():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from loopworks.core.query import Value
@@ -68,7 +69,7 @@ class Values:
         if said and self.codes is not None:
             table = np.zeros(len(self.texts) + 1, np.bool_)  # -1, no value, is the last place
             for text in said:
-                table[_place(self.texts, text) : _place(self.texts, text, after=True)] = True
+                table[place(self.texts, text) : place(self.texts, text, after=True)] = True
             hits |= table[self.codes]
         return hits
 
@@ -90,8 +91,8 @@ class Values:
         if self.codes is None:
             return self._none()
         if op == "like":
-            return np.append(_like(self.texts, text), False)[self.codes]
-        low, high = _place(self.texts, text), _place(self.texts, text, after=True)
+            return np.append(like(self.texts, text), False)[self.codes]
+        low, high = place(self.texts, text), place(self.texts, text, after=True)
         if op == "=":
             return self.codes == low if low < high else self._none()
         if op in ("<", "<="):
@@ -137,6 +138,14 @@ def micros(moment: datetime) -> float:
     return float((moment - _EPOCH) // timedelta(microseconds=1))
 
 
+def moments(values: Sequence[str]) -> NDArray[np.float64]:
+    """Microseconds since 1970 of times in UTC as ISO text."""
+    import pyarrow as pa
+
+    found = pa.array(values, pa.string()).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.float64)
+
+
 def texts(values: Sequence[str | None]) -> Any:
     """Texts as Arrow has them."""
     import pyarrow as pa
@@ -170,7 +179,7 @@ def dug(of: Values, keys: Sequence[str]) -> Values:
     others, said = np.zeros(size, np.int8), [""] * size
     for begin in range(0, size - 1, 10_000):
         for i, text in enumerate(of.texts[begin : begin + 10_000].to_pylist(), begin):
-            value = json.loads(text)
+            value = _read(text)
             for key in keys:
                 value = value.get(key) if isinstance(value, dict) else None
             if isinstance(value, bool):
@@ -185,6 +194,13 @@ def dug(of: Values, keys: Sequence[str]) -> Values:
     assert spoken.codes is not None
     at = of.codes
     return Values(of.rows, numbers[at], spoken.codes[at], spoken.texts, truths[at], others[at])
+
+
+def _read(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:  # NaN and Infinity, which JSON itself does not know
+        return json.loads(text)
 
 
 def merged(
@@ -230,8 +246,6 @@ def save(group: Mapping[str, Values], folder: Path) -> None:
 
     Raises: OSError: the disk is full, the folder cannot be written, or is there already.
     """
-    import pyarrow as pa
-
     fresh = folder.with_name(f"{folder.name}.{new_id()}")
     fresh.mkdir(parents=True)
     try:
@@ -241,9 +255,7 @@ def save(group: Mapping[str, Values], folder: Path) -> None:
                 if array is not None and (i == 0 or part != "rows"):
                     np.save(fresh / f"{i}.{part}.npy", array)
             if values.texts is not None:
-                table = pa.table({"texts": values.texts})
-                with pa.OSFile(str(fresh / f"{i}.texts"), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-                    writer.write_table(table)
+                save_texts(values.texts, fresh / f"{i}.texts")
         (fresh / "names.json").write_text(json.dumps(list(group)), encoding="utf-8")
         fresh.rename(folder)
     finally:
@@ -252,22 +264,40 @@ def save(group: Mapping[str, Values], folder: Path) -> None:
 
 def load(folder: Path) -> dict[str, Values] | None:
     """The fields in a folder, mapped; ``None`` where there are none, or broken ones."""
-    import pyarrow as pa
-
     try:
         found: dict[str, Values] = {}
         rows = _mapped(folder / "0.rows.npy")
         for i, name in enumerate(json.loads((folder / "names.json").read_text(encoding="utf-8"))):
             arrays = {part: _mapped(folder / f"{i}.{part}.npy") for part in _PARTS[1:]}
             source = folder / f"{i}.texts"
-            texts: Any = None
-            if source.is_file():
-                column = pa.ipc.open_file(pa.memory_map(str(source))).read_all().column("texts")
-                texts = column.chunk(0) if column.num_chunks else pa.array([], pa.large_string())
+            texts = load_texts(source) if source.is_file() else None
             found[name] = Values(rows=rows, texts=texts, **arrays)
         return found
     except (OSError, ValueError):  # Arrow's errors are ValueErrors too
         return None
+
+
+def save_texts(found: Any, path: Path) -> None:
+    """Write an Arrow array of texts."""
+    import pyarrow as pa
+
+    table = pa.table({"texts": found})
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def load_texts(path: Path) -> Any:
+    """What ``save_texts`` wrote, mapped; ``OSError`` or ``ValueError`` where it is not there, or broken."""
+    import pyarrow as pa
+
+    column = pa.ipc.open_file(pa.memory_map(str(path))).read_all().column("texts")
+    return column.chunk(0) if column.num_chunks else pa.array([], pa.large_string())
+
+
+def place(found: Any, text: str, *, after: bool = False) -> int:
+    """Where a text lies, or would lie, among an Arrow array of texts by code point."""
+    find = bisect.bisect_right if after else bisect.bisect_left
+    return find(range(len(found)), text, key=lambda i: found[i].as_py())
 
 
 def _mapped(path: Path) -> Any:
@@ -281,12 +311,8 @@ def _double(number: int | float) -> float:
         return float("inf") if number > 0 else float("-inf")
 
 
-def _place(texts: Any, text: str, *, after: bool = False) -> int:
-    find = bisect.bisect_right if after else bisect.bisect_left
-    return find(range(len(texts)), text, key=lambda i: texts[i].as_py())
-
-
-def _like(texts: Any, pattern: str) -> Bits:
+def like(texts: Any, pattern: str) -> Bits:
+    """For each of an Arrow array of texts, none of them missing, whether it is like SQL's pattern."""
     import pyarrow.compute as pc
 
     if "\\" in pattern:

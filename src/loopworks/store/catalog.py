@@ -82,6 +82,32 @@ class Catalog:
             finally:
                 copy.close()
 
+    def scrub(self) -> bool:
+        """Clear the database's files of what deleted rows leave behind in them, and of copies made before migrations.
+
+        SQLite: the file is written anew. PostgreSQL: VACUUM, which lets the server write over it.
+        Returns: whether it was done; another process that reads or writes for longer than the busy timeout prevents it.
+        """
+        if self.is_sqlite:
+            with self.begin() as tx:
+                tx.exec_driver_sql("INSERT INTO search_index (search_index) VALUES ('optimize')")  # drops deleted words
+        try:
+            with _translated(self.url), self._engine.connect() as connection:
+                raw: Any = connection.connection.driver_connection
+                if not self.is_sqlite:
+                    connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql("VACUUM")
+                    return True
+                raw.execute("PRAGMA query_only=OFF")
+                raw.execute("VACUUM")
+                is_busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except (Busy, sqlite3.OperationalError) as error:
+            log.warning("catalog was not scrubbed: %s", error)
+            return False
+        file = Path(str(self._engine.url.database))
+        for copy in file.parent.glob(f"{file.name}.*.bak"):
+            copy.unlink()
+        return not is_busy
+
     def close(self) -> None:
         """Close all connections; calling it twice is harmless."""
         self._engine.dispose()

@@ -11,6 +11,7 @@ import re
 import shutil
 import threading
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,11 +22,12 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 from sqlalchemy.engine import Connection
 
-from loopworks.core.query import Among, Between, Compare, Count, Field, Missing, walk
-from loopworks.store import arrays, tables
+from loopworks.core.query import Among, Between, Compare, Count, Field, Match, Missing, Node, walk
+from loopworks.store import arrays, postings, tables, words
 from loopworks.store.answers import SIDES, Answers, Asked, covers
 from loopworks.store.arrays import Values
 from loopworks.store.ids import sha256
+from loopworks.store.postings import Block
 
 if TYPE_CHECKING:
     from loopworks.store.catalog import Catalog
@@ -34,17 +36,24 @@ log = logging.getLogger(__name__)
 
 MIN_ITEMS = 20_000
 """Smaller datasets are fast enough in SQL."""
-MAX_CHANGED = 2_000
-"""Items that may have changed before the columns take them in."""
+MAX_CHANGED = 5_000
+"""Items that may have changed before a question waits until the columns have taken them in."""
+MANY_CHANGED = 2_000
+"""Items that may have changed before somebody who prepares columns lets them be taken in."""
+USUAL_KEYS = 8
+"""Attributes that are read before anybody asks for them, where at least half of the items have them."""
 MAX_RENEWED = 0.25
 """Share of the items that may have changed before all of them are read anew."""
 KEPT = 4
 """Datasets of one workspace whose columns stay mapped; the one that was asked for longest ago goes."""
+SAMPLE = 1_000
+"""Items that are looked at to find the usual attributes."""
 BATCH = 20_000
 """Rows read at a time."""
 _item, _said, _tag, _guess = tables.item, tables.annotation, tables.item_tag, tables.prediction
 _TEXTS, _NUMBERS = ("name", "mime", "split", "state"), ("width", "height", "size_bytes", "rev")
 _SHAPE_TEXTS, _SHAPE_NUMBERS = ("label", "source", "author", "kind"), ("x", "y", "width", "height")
+_WORDS = "words"
 _FOLDER = re.compile(r"[0-9]+-[0-9a-f]*")
 
 
@@ -68,14 +77,33 @@ def size(tx: Connection, dataset: str) -> int:
     )
 
 
+def clock(tx: Connection, dataset: str) -> int:
+    """The clock of the dataset."""
+    return int(tx.execute(sa.select(tables.dataset.c.clock).where(tables.dataset.c.id == dataset)).scalar_one())
+
+
+def usual_keys(tx: Connection, dataset: str) -> list[str]:
+    """The attributes that most items have, from a sample."""
+    some = sa.select(sa.type_coerce(_item.c.attributes, sa.Text)).where(_mine(_item, dataset)).limit(SAMPLE)
+    seen = [json.loads(text) for text in tx.execute(some).scalars()]
+    found = Counter(key for facts in seen for key, value in facts.items() if not isinstance(value, dict | list))
+    return [key for key, number in found.most_common(USUAL_KEYS) if number * 2 >= len(seen)]
+
+
 def ready(
-    catalog: "Catalog", cache: Path, tx: Connection, dataset: str, asked: Asked
+    catalog: "Catalog", cache: Path, tx: Connection, dataset: str, asked: Asked, *, most: int | None = None
 ) -> "tuple[Columns, set[str]] | None":
-    """Columns that can answer, and the ids of items that changed since they were read; ``None``: SQL shall answer."""
+    """Columns that can answer, and the ids of items that changed since they were read; ``None``: SQL shall answer.
+
+    They take in what changed where it is more than ``most`` items (default ``MAX_CHANGED``).
+    """
+    most = MAX_CHANGED if most is None else most
     total = size(tx, dataset)
     if total < MIN_ITEMS or not covers(asked):
         return None
-    clock = int(tx.execute(sa.select(tables.dataset.c.clock).where(tables.dataset.c.id == dataset)).scalar_one())
+    if has_words(asked.node) and not words.is_filed(tx, dataset):  # somebody has just changed an item
+        return None
+    now = clock(tx, dataset)
     with _lock:
         kept = _open.setdefault(catalog, {})
         entry = kept.pop(dataset) if dataset in kept else _Entry()
@@ -84,17 +112,22 @@ def ready(
             del kept[next(iter(kept))]
     with entry.lock:
         folder = cache / "columns" / dataset
-        columns = entry.columns or Columns.newest(folder, dataset, clock)
-        changed = None if columns is None else columns.changed(tx, clock, total)
+        columns = entry.columns or Columns.newest(folder, dataset, now)
+        changed = None if columns is None else columns.changed(tx, now, total, most)
         if changed is None and entry.columns is not None:  # another process may have read them anew
-            columns = Columns.newest(folder, dataset, clock)
-            changed = None if columns is None else columns.changed(tx, clock, total)
+            columns = Columns.newest(folder, dataset, now)
+            changed = None if columns is None else columns.changed(tx, now, total, most)
         if columns is None or changed is None:
-            columns = None if columns is None else columns.renewed(tx, folder, clock, total)
-            columns, changed = columns or Columns.read(tx, folder, dataset, clock).kept(folder), set()
+            columns = None if columns is None else columns.renewed(tx, folder, now, total)
+            columns, changed = columns or Columns.read(tx, folder, dataset, now).kept(folder), set()
         entry.columns = columns
         columns.fill(tx, asked)
     return columns, changed
+
+
+def has_words(node: Node) -> bool:
+    """Whether a condition asks for words."""
+    return any(isinstance(part, Match) for part in walk(node))
 
 
 def forget(catalog: "Catalog") -> None:
@@ -114,6 +147,7 @@ class Columns(Answers):
         self._dataset = dataset
         self._mark = mark
         self._since: int | None = None
+        self._has_words = False
 
     # ---- opening
 
@@ -184,10 +218,11 @@ class Columns(Answers):
         if len(new.ids) != total:
             return None
         old_at, small_at = np.searchsorted(new.ids, self.ids), np.searchsorted(new.ids, small.ids)
-        groups = {path.name: arrays.load(path) for path in self._folder.iterdir()} if self._folder.is_dir() else {}
-        groups["plain"] = {name: self._known[name] for name in small._known}
+        groups = {path.name for path in self._folder.iterdir()} if self._folder.is_dir() else set()
+        groups = (groups | {"plain"}) - {_WORDS}
+        plain = {name: self._known[name] for name in small._known}
         for group in sorted(groups, key=lambda name: (name != "plain", "-" in name)):  # raw ones before what is dug
-            found = groups[group]
+            found = plain if group == "plain" else arrays.load(self._folder / group)
             if found is None or not small._follow(tx, next(iter(found))):
                 continue  # read when it is asked for
             merged = {
@@ -195,6 +230,9 @@ class Columns(Answers):
                 for name, values in found.items()
             }
             new._keep(group, merged)
+        filed = postings.load(self._folder / _WORDS) if words.is_filed(tx, self._dataset) else None
+        if filed is not None:
+            new._keep_words(postings.renewed(filed, old_at, stays, small._read_words(tx, small_at)))
         for path in folder.iterdir():
             if path != new._folder:
                 shutil.rmtree(path, ignore_errors=True)
@@ -220,7 +258,7 @@ class Columns(Answers):
         self._known |= self._read(tx, one, models)
         return True
 
-    def changed(self, tx: Connection, clock: int, total: int) -> set[str] | None:
+    def changed(self, tx: Connection, clock: int, total: int, most: int) -> set[str] | None:
         """Ids of items that changed since; ``None``: too many, or the catalog is not the one that was read."""
         if clock < self.clock:
             return None
@@ -229,9 +267,9 @@ class Columns(Answers):
         query = sa.select(_item.c.id, _item.c.deleted_at.is_(None)).where(
             _mine(_item, self._dataset), _item.c.changed > self.clock
         )
-        rows = list(tx.execute(query.limit(MAX_CHANGED + 1))) if clock > self.clock else []
+        rows = list(tx.execute(query.limit(most + 1))) if clock > self.clock else []
         gone, live = {row[0] for row in rows}, sum(bool(row[1]) for row in rows)
-        if len(rows) > MAX_CHANGED or len(self.ids) - len(self.at(gone)) + live != total:
+        if len(rows) > most or len(self.ids) - len(self.at(gone)) + live != total:
             return None
         return gone
 
@@ -249,6 +287,12 @@ class Columns(Answers):
         wanted.add(asked.sort.field or Field("label"))
         if any(isinstance(part, Count) for part in walk(asked.node)):
             wanted.add(Field("label"))
+        if has_words(asked.node) and not self._has_words:
+            found = postings.load(self._folder / _WORDS)
+            if found is None:
+                self._keep_words(self._read_words(tx, np.arange(len(self.ids))))
+            else:
+                self._words, self._has_words = found, True
         for one in wanted:
             if one.scope == "prediction":
                 self._scored[asked.models[0]] = self._clock_of(tx, asked.models[0])
@@ -326,9 +370,36 @@ class Columns(Answers):
             query = query.where(tables.unindexed(tx.dialect.name, table.c.dataset) == self._dataset)
         else:
             query = query.where(_mine(table, self._dataset))
+        if tx.dialect.name == "sqlite":  # its rows as they come: a third of the time went into wrapping each
+            with tx.execute(query) as found:
+                assert found.cursor is not None
+                while batch := found.cursor.fetchmany(BATCH):
+                    yield list(zip(*batch, strict=True))
+            return
         with tx.execute(query, execution_options={"yield_per": BATCH}) as found:
-            for batch in found.partitions():
-                yield list(zip(*batch, strict=True))
+            for rows in found.partitions():
+                yield list(zip(*rows, strict=True))
+
+    def _read_words(self, tx: Connection, to: NDArray[np.intp]) -> Iterator[Block]:
+        """The words of all items, where item ``i`` lies at ``to[i]``."""
+
+        def batches() -> Iterator[tuple[NDArray[np.int32], list[str]]]:
+            for keys, said in self._scan(tx, tables.searched, [tables.searched.c.words]):
+                places, is_ours = self._places(keys)
+                texts = [text for text, is_it in zip(said, is_ours.tolist(), strict=True) if is_it]
+                yield to[places[is_ours]].astype(np.int32), texts
+
+        return postings.blocks(batches())
+
+    def _keep_words(self, found: Iterator[Block]) -> None:
+        self._words, failed = postings.keep(found, self._folder / _WORDS)
+        self._has_words = True
+        if failed is not None:
+            self._warn(failed)
+
+    def _warn(self, error: OSError) -> None:
+        log.warning("columns of dataset %s stay in memory, there is no writing to %s: %s",
+                    self._dataset, self._folder, error)  # fmt: skip
 
     def _keep(self, group: str, found: dict[str, Values]) -> None:
         """Write to the cache and go on with what is mapped; where there is no room, with what is in memory."""
@@ -340,8 +411,7 @@ class Columns(Answers):
             arrays.save(found, self._folder / group)
             found = arrays.load(self._folder / group) or found
         except OSError as error:
-            log.warning("columns of dataset %s stay in memory, there is no writing to %s: %s",
-                        self._dataset, self._folder, error)  # fmt: skip
+            self._warn(error)
         self._known |= found
 
 
@@ -360,8 +430,7 @@ def _piece(name: str, values: Any) -> Any:
     if name != "added_at":
         return arrays.texts(values)
     if values and isinstance(values[0], str):
-        plain = np.array([value.rstrip("Z") for value in values], "datetime64[us]")
-        return plain.astype(np.int64).astype(np.float64)
+        return arrays.moments(values)
     return np.array([arrays.micros(value) for value in values], np.float64)
 
 

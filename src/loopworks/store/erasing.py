@@ -15,7 +15,7 @@ from sqlalchemy import Table, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Invalid
-from loopworks.store import frozen, packs, parts, shapes, tables, tallies, words
+from loopworks.store import frozen, packs, parts, shapes, tables, tallies, videos, words
 from loopworks.store.frozen import FrozenRow, Manifest
 from loopworks.store.home import Home
 from loopworks.store.ids import batches, now
@@ -30,8 +30,12 @@ class Erased:
     """Names of those that held one of them."""
     versions: dict[str, str]
     """Old id of a version -> the id that it was issued again under; empty where nothing was left of it."""
+    videos: tuple[str, ...]
+    """SHA-256 of videos that an erased frame is of: removed with their tables of frames; other frames stay."""
     size_bytes: int
     """Of blobs that were deleted."""
+    is_scrubbed: bool
+    """Whether the database's files were cleared of what deleted rows leave behind, too."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -39,7 +43,9 @@ class Erased:
             "items": list(self.items),
             "datasets": list(self.datasets),
             "versions": dict(self.versions),
+            "videos": list(self.videos),
             "size_bytes": self.size_bytes,
+            "is_scrubbed": self.is_scrubbed,
         }
 
 
@@ -55,12 +61,16 @@ class _Issue:
 def erase(home: Home, contents: Iterable[str], *, reason: str, author: str) -> Erased:
     """Erase all items with these bytes (SHA-256) from every dataset and version of the workspace.
 
+    Of a frame of a video, the same frame that another import encoded in another way is erased too, and so is the video.
+
     Raises: Invalid: no reason is given.
     """
     wanted = sorted(set(contents))
     if not reason.strip():
         raise Invalid("reason", "given, because it stays when the data is gone", "nothing")
     with home.catalog.read() as tx:
+        frames, films = videos.frames_of(tx, wanted)
+        wanted = sorted({*wanted, *videos.same(tx, frames)})
         rows = _rows(tx, wanted)
         ids = {row.id for row in rows}
         issues = [issue for issue in (_issue(tx, home, version, ids) for version in _versions(tx, home)) if issue]
@@ -78,19 +88,32 @@ def erase(home: Home, contents: Iterable[str], *, reason: str, author: str) -> E
             _reissue(tx, issue)
         for dataset in sorted({row.dataset for row in rows}):
             _remove(tx, dataset, [row.id for row in rows if row.dataset == dataset])
-        _bury(tx, wanted, rows, moved, reason, author)
+        gone = videos.forget(tx, films)
+        _bury(tx, [*wanted, *sorted(films)], rows, moved, reason, author)
         tx.execute(update(tables.dataset).values(frozen="", frozen_clock=0))
         kept = {key for version in _versions(tx, home) for key in _keys(tx, home, version)}
     size = 0
-    for key in sorted((old_keys - kept) | set(wanted)):
+    for key in sorted((old_keys - kept) | set(wanted) | gone):
         if home.blobs.has(key):
             size += home.blobs.size(key)
             home.blobs.delete(key)
-    for folder in home.cache.iterdir() if home.cache.is_dir() else ():
-        if folder.name != "bundles" and folder.is_dir():  # pixels, features, exports: whatever was made of the items
-            shutil.rmtree(folder, ignore_errors=True)
+    for made in home.cache.iterdir() if home.cache.is_dir() else ():
+        if made.name == "bundles":
+            continue
+        if made.is_dir():  # pixels, features, frames, exports: whatever was made of the items
+            shutil.rmtree(made, ignore_errors=True)
+        else:
+            made.unlink(missing_ok=True)
+    is_scrubbed = home.catalog.scrub()
     held = tuple(sorted({names[row.dataset] for row in rows}))
-    return Erased(items=tuple(sorted(ids)), datasets=held, versions=moved, size_bytes=size)
+    return Erased(
+        items=tuple(sorted(ids)),
+        datasets=held,
+        versions=moved,
+        videos=tuple(sorted(films)),
+        size_bytes=size,
+        is_scrubbed=is_scrubbed,
+    )
 
 
 def refused(tx: Connection, keys: Iterable[str]) -> set[str]:

@@ -32,11 +32,15 @@ _JSON_TYPES: dict[str, dict[Of, tuple[str, ...]]] = {
 class Filter:
     """Turns conditions about the items of one dataset into SQL over the ``item`` table."""
 
-    def __init__(self, dialect: str, dataset: str, models: tuple[str, ...]) -> None:
-        """Speak ``dialect`` (sqlite or postgresql); predictions are those of ``models``, ``()``: of all."""
+    def __init__(self, dialect: str, dataset: str, models: tuple[str, ...], *, is_of_few: bool = False) -> None:
+        """Speak ``dialect`` (sqlite or postgresql); predictions are those of ``models``, ``()``: of all.
+
+        With ``is_of_few`` the condition is asked of few items, so the words of each are looked at.
+        """
         self._dialect = dialect
         self._dataset = dataset
         self._models = models
+        self._is_of_few = is_of_few
         self._shape: FromClause | None = None
 
     def where(self, node: Node) -> Condition:
@@ -61,6 +65,8 @@ class Filter:
             case Count(where, op, number):
                 return self._count(where, op, number)
             case Match(text):
+                if self._is_of_few:
+                    return words.has(self._dialect, self._dataset, text, _item.c.id)
                 return _item.c.id.in_(words.having(self._dialect, self._dataset, text))
 
     # ---- conditions

@@ -54,6 +54,7 @@ def collect(catalog: Catalog, blobs: BlobStore, *, grace_s: float, dry_run: bool
     if not dry_run:
         for key, _ in old:
             blobs.delete(key)
+        catalog.scrub()
     return Sweep(
         is_dry_run=dry_run,
         blobs=len(old),

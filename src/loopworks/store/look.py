@@ -1,6 +1,6 @@
 """Looking at items by a condition: pages, counts, ids and figures; in SQL, or for large datasets ``store.columns``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.elements import ColumnElement
 
-from loopworks.core.query import ALWAYS, Field, Node, Sort, fields, models
+from loopworks.core.query import ALWAYS, Field, Match, Missing, Node, Sort, fields, models
 from loopworks.store import columns, items, tables, words
 from loopworks.store.answers import Asked
 from loopworks.store.catalog import Catalog
@@ -70,7 +70,7 @@ def fast_page(
         return page(tx, dataset, node, sort=sort, limit=limit, after=after)
     if not found[1]:
         return in_order(tx, dataset, first)
-    fresh = sa.and_(_item.c.changed > found[0].clock, _where(tx, dataset, node))
+    fresh = sa.and_(_item.c.changed > found[0].clock, _where(tx, dataset, node, is_of_few=True))
     order = [
         # Left alone, SQLite walks all items by name to find the few that changed.
         _Key(tables.unindexed(tx.dialect.name, key.value), key.is_down)
@@ -81,6 +81,28 @@ def fast_page(
     return _page(tx, dataset, both, order, limit, None)
 
 
+def prepare(catalog: Catalog, cache: Path, dataset: str, is_stopped: Callable[[], bool] = lambda: False) -> None:
+    """Read the columns of a large dataset that questions usually look at; what is there already costs nothing.
+
+    Nobody who asks meanwhile waits for more than the group of fields that is being read.
+    """
+    words.catch_up(catalog, dataset)
+    with catalog.read() as tx:
+        if columns.size(tx, dataset) < columns.MIN_ITEMS:
+            return
+        keys = columns.usual_keys(tx, dataset)
+        is_scored = newest_model(tx, dataset) is not None
+    wanted = [ALWAYS, Missing(Field("label")), Missing(Field("tag")), Missing(Field("attributes"))]
+    wanted += [Missing(Field("attributes", (key,))) for key in keys]
+    wanted += [Missing(Field("prediction.score"))] if is_scored else []
+    for node in [*wanted, Match("a")]:
+        if is_stopped():
+            return
+        with catalog.read() as tx:
+            asked = Asked(node, Sort(), scope(tx, dataset, node))
+            columns.ready(catalog, cache, tx, dataset, asked, most=columns.MANY_CHANGED)
+
+
 def fast_count(catalog: Catalog, cache: Path, tx: Connection, dataset: str, node: Node) -> int:
     """The same as ``count``, in the way of ``fast_page``."""
     asked = Asked(node, Sort(), scope(tx, dataset, node))
@@ -89,7 +111,7 @@ def fast_count(catalog: Catalog, cache: Path, tx: Connection, dataset: str, node
         return count(tx, dataset, node)
     if not found[1]:
         return found[0].count(asked, set())
-    fresh = _matching(tx, dataset, node, sa.func.count()).where(_item.c.changed > found[0].clock)
+    fresh = _matching(tx, dataset, node, sa.func.count(), is_of_few=True).where(_item.c.changed > found[0].clock)
     return found[0].count(asked, found[1]) + int(tx.execute(fresh).scalar_one())
 
 
@@ -188,13 +210,13 @@ def _largest(found: dict[str, int]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
-def _where(tx: Connection, dataset: str, node: Node) -> ColumnElement[bool]:
-    return Filter(tx.dialect.name, dataset, scope(tx, dataset, node)).where(node)
+def _where(tx: Connection, dataset: str, node: Node, *, is_of_few: bool = False) -> ColumnElement[bool]:
+    return Filter(tx.dialect.name, dataset, scope(tx, dataset, node), is_of_few=is_of_few).where(node)
 
 
-def _matching(tx: Connection, dataset: str, node: Node, *values: Any) -> "sa.Select[Any]":
+def _matching(tx: Connection, dataset: str, node: Node, *values: Any, is_of_few: bool = False) -> "sa.Select[Any]":
     live = (_item.c.dataset == dataset, _item.c.deleted_at.is_(None))
-    return sa.select(*values).select_from(_item).where(*live, _where(tx, dataset, node))
+    return sa.select(*values).select_from(_item).where(*live, _where(tx, dataset, node, is_of_few=is_of_few))
 
 
 def _order(tx: Connection, dataset: str, sort: Sort, node: Node) -> list[_Key]:

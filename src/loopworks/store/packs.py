@@ -11,6 +11,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 GROUP = 16_384  # rows in a row group: reading one leaf reads so many
 MASK = 16_384
 """A mask of more characters than this is a blob of its own, so that rows stay small."""
+_MASK = frozen.SHAPE.index("mask")
 OUTSIDE = "sha256:"  # run lengths never hold an s
 _MEMORY = 64 << 20
 
@@ -193,10 +195,22 @@ def read(
 
 def rows(blobs: Blobs, table: "pa.Table") -> Iterator[FrozenRow]:
     """The rows of a table that ``read`` gave."""
-    for row in table.to_pylist():
-        row.pop("leaf", None)
-        said = tuple(_whole(blobs, shape) for shape in row.pop("shapes"))
-        yield FrozenRow(**{**row, "tags": tuple(row["tags"])}, shapes=said)
+    table = table.combine_chunks()
+    lists = [table[name].combine_chunks() for name in ("shapes", "tags")]
+    # Column by column: a row as a nested dictionary takes several times as long.
+    inside = lists[0].flatten()
+    said = zip(*(inside.field(name).to_pylist() for name in frozen.SHAPE), strict=True)
+    shapes_of, tags_of = iter([_whole(blobs, fields) for fields in said]), iter(lists[1].flatten().to_pylist())
+    counts = [np.diff(np.from_dlpack(one.offsets)).tolist() for one in lists]
+    names = [name for name in frozen.COLUMNS if name not in ("shapes", "tags")]
+    for values, shapes_here, tags_here in zip(
+        zip(*(table[name].to_pylist() for name in names), strict=True), *counts, strict=True
+    ):
+        yield FrozenRow(
+            **dict(zip(names, values, strict=True)),
+            shapes=tuple(islice(shapes_of, shapes_here)),
+            tags=tuple(islice(tags_of, tags_here)),
+        )
 
 
 def masks(blobs: Blobs, key: str) -> list[str]:
@@ -207,10 +221,12 @@ def masks(blobs: Blobs, key: str) -> list[str]:
         return list(json.loads(pq.ParquetFile(file).metadata.metadata[b"masks"]))
 
 
-def _whole(blobs: Blobs, shape: dict[str, str]) -> Shape:
-    if shape["mask"].startswith(OUTSIDE):
-        shape["mask"] = blobs.read(shape["mask"].removeprefix(OUTSIDE)).decode()
-    return shapes.of(*(shape[name] for name in frozen.SHAPE))
+def _whole(blobs: Blobs, fields: tuple[str, ...]) -> Shape:
+    """A shape from its fields in the order of ``frozen.SHAPE``."""
+    if fields[_MASK].startswith(OUTSIDE):
+        whole = blobs.read(fields[_MASK].removeprefix(OUTSIDE)).decode()
+        fields = (*fields[:_MASK], whole, *fields[_MASK + 1 :])
+    return shapes.of(*fields)
 
 
 def _groups(file: Any, wanted: NDArray[np.bool_], split: str | None) -> Iterator["pa.Table"]:

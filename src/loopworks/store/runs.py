@@ -7,6 +7,7 @@ process, never in a request.
 import contextlib
 import json
 import logging
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -152,6 +153,14 @@ class Runs:
                 self._client.log_artifacts(run, str(path), path.name)
             else:
                 self._client.log_artifact(run, str(path))
+
+    def picture(self, run: str, name: str, step: int, png: bytes) -> None:
+        """Keep a PNG with the run, as ``samples/NAME-STEP.png``."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"{name}-{step:05d}.png"
+            path.write_bytes(png)
+            with _guarded(f"run {run}"):
+                self._client.log_artifact(run, str(path), "samples")
 
     def register(self, name: str, run: str, source: str, tags: Mapping[str, str] | None = None) -> int:
         """Add a version to the model called ``name`` and give its number, 1 for the first."""

@@ -47,6 +47,10 @@ class State:
     """What made it: add, delete, choose, split, undo."""
     author: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON, without the columns."""
+        return {"clock": self.clock, "op": self.op, "author": self.author, "rows": self.rows}
+
 
 def state(tx: Connection, dataset: str, clock: int | None = None) -> State:
     """The newest state, or the one at ``clock``; an empty one where nothing was ever added."""

@@ -38,7 +38,7 @@ def _lines(tx: Connection, dataset: str, spans: Sequence[tuple[str, str]]) -> It
         short = table[0] if table != "item_tag" else "t"
         where = f"{short}.dataset = :dataset AND {short}.{key} >= span.low AND {short}.{key} < span.high"
         sql = f"{head}SELECT {columns} FROM span CROSS JOIN {table} {short} WHERE {where} {rest}"  # noqa: S608
-        return tx.execute(text(sql), names)
+        return tx.execute(text(sql), names).all()
 
     said: dict[str, list[Any]] = {}
     for row in ask(_SAID, "annotation", "item", "AND a.deleted_at IS NULL ORDER BY a.item, a.place, a.label, a.points"):

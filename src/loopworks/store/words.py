@@ -30,6 +30,23 @@ def having(dialect: str, dataset: str, text: str) -> Any:
     return query.join(_index, _index.c.rowid == _table.c.seq).where(_matches(text))
 
 
+def has(dialect: str, dataset: str, text: str, item: Any) -> sa.ColumnElement[bool]:
+    """That an item has all words of ``text``, read from its own words: for few items, whatever many others have."""
+    mine = sa.and_(_table.c.dataset == dataset, _table.c.item == item)
+    if dialect == "postgresql":
+        found = [_array().contains(sa.cast(wanted(text), ARRAY(sa.Text)))]
+    else:
+        padded = sa.literal(" ") + _table.c.words + sa.literal(" ")
+        found = [sa.func.instr(padded, f" {word} ") > 0 for word in wanted(text)]
+    return sa.select(sa.literal_column("1")).select_from(_table).where(mine, *found).correlate_except(_table).exists()
+
+
+def is_filed(tx: Connection, dataset: str) -> bool:
+    """Whether the words of all items are filed as they are now."""
+    clock, done = _clocks(tx, dataset)
+    return done >= clock
+
+
 def rank(dialect: str, query: Any, item: Any, dataset: str, text: str) -> Any:
     """A query over items that have all words of ``text`` (see ``having``), the best first.
 

@@ -54,6 +54,10 @@ class Writer:
         """Keep a copy of a file with the run; the file must stay until ``close``."""
         self._work.put(("artifact", (path,)))
 
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Keep a picture of one step with the run."""
+        self._work.put(("picture", (name, step, png)))
+
     def register(self, name: str, source: str, tags: Mapping[str, str]) -> None:
         """Register the run's model."""
         self._work.put(("register", (name, source, dict(tags))))

@@ -160,7 +160,8 @@ class Classes:
     def odds(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> Odds:
         """The scores beside the truth."""
         scores = np.clip(np.nan_to_num(self._scores(outputs, schema).astype(np.float64)), 0.0, 1.0)
-        return Odds(chances=scores, truth=targets > THRESHOLD, is_exclusive=not schema.is_multi)
+        chosen = self._chosen(scores, schema)
+        return Odds(chances=scores, truth=targets > THRESHOLD, is_exclusive=not schema.is_multi, answers=chosen)
 
     def tell(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> list[tuple[str, str]]:
         """Names of the classes, with the chances of those that the model gave."""
@@ -221,7 +222,8 @@ class Classes:
         if schema.is_multi:
             return np.asarray(scores > THRESHOLD)
         picks = np.zeros(scores.shape, np.bool_)
-        picks[np.arange(len(scores)), scores.argmax(axis=1)] = True
+        weighed = scores * np.asarray(schema.costs) if schema.costs else scores
+        picks[np.arange(len(scores)), weighed.argmax(axis=1)] = True
         return picks
 
 

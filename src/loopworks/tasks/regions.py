@@ -1,6 +1,6 @@
-"""Task kinds whose labels say where things are: object detection and semantic segmentation.
+"""What task kinds have in common whose labels say where things are: object detection, semantic segmentation.
 
-What a label is, how it is checked and drawn. Models for them are not trained yet (see docs/train.md).
+What a label is, how it is checked and drawn.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from loopworks.core import mask
 from loopworks.core.errors import Invalid, NotFound
-from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape
 
 _COLORS = ((230, 57, 70), (29, 132, 181), (42, 157, 80), (244, 162, 40), (131, 56, 186), (0, 150, 136), (120, 85, 60))
-_NOTES = frozenset({"class", "caption"})
+NOTES = frozenset({"class", "caption", "value"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +28,14 @@ class Regions:
     def check(self, shapes: Sequence[Shape], schema: LabelSchema) -> tuple[Shape, ...]:
         """The shapes in their order, exact repetitions left out.
 
-        Classes and captions of the whole image may be among them.
+        Classes and captions of the whole image may be among them, and values (places in space), which nothing draws.
 
         Raises:
             NotFound: a class that the schema does not have.
             Invalid: a kind of shape that is no answer to this question.
         """
         for shape in shapes:
-            if shape.kind not in self.kinds | _NOTES:
+            if shape.kind not in self.kinds | NOTES:
                 raise Invalid(f"shape of {self.name}", f"one of {', '.join(sorted(self.kinds))}", shape.kind)
             if not shape.label and shape.kind != "class":
                 continue  # something is there, and nobody has said what: so formats write it, and so it is labelled
@@ -61,7 +60,7 @@ class Regions:
                 for at in zip(shape.points[0][::2], shape.points[0][1::2], strict=True):
                     pen.ellipse((at[0] - 2, at[1] - 2, at[0] + 2, at[1] + 2), fill=color)
             else:
-                for xs, ys in _outlines(shape):
+                for xs, ys in outlines(shape):
                     line = [*zip(xs, ys, strict=True)]
                     closed = line if shape.kind == "polyline" else [*line, line[0]]
                     pen.line(closed, fill=color, width=2)
@@ -70,7 +69,8 @@ class Regions:
         return np.asarray(picture)
 
 
-def _outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:
+def outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:
+    """The corners of a shape's parts, each as its x and its y, in pixels."""
     if shape.kind == "box":
         x, y, width, height = shape.points[0]
         return [([x, x + width, x + width, x], [y, y, y + height, y + height])]
@@ -84,6 +84,4 @@ def _outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:
     return [(list(row[::2]), list(row[1::2])) for row in shape.points]
 
 
-_PLACES = frozenset({"box", "obb", "polygon", "mask", "ellipse", "polyline", "points"})
-plugins.add("task.object-detection")(Regions("object-detection", _PLACES))
-plugins.add("task.semantic-segmentation")(Regions("semantic-segmentation", _PLACES))
+PLACES = frozenset({"box", "obb", "polygon", "mask", "ellipse", "polyline", "points"})

@@ -18,6 +18,8 @@ class Recorder:
     """Share done and text of each tick, in order."""
     metrics: list[tuple[str, int, float]] = field(default_factory=list)
     """Name, step and value of each metric, in order."""
+    pictures: list[tuple[str, int, bytes]] = field(default_factory=list)
+    """Name, step and PNG of each picture, in order."""
 
     @property
     def asked_after_stop(self) -> int:
@@ -32,6 +34,7 @@ class Recorder:
             report=lambda share, text: self.ticks.append((share, text)),
             stopped=self._stopped,
             metric=lambda name, step, value: self.metrics.append((name, step, value)),
+            picture=lambda name, step, png: self.pictures.append((name, step, png)),
         )
 
     def _stopped(self) -> bool:

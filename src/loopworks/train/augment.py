@@ -45,7 +45,8 @@ class Augment:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``(n, height, width, 3)`` to float32 ``(n, 3, height, width)`` (channels last in memory)."""
-        return (images.permute(0, 3, 1, 2).to(torch.float32) - self._mean) * self._inverse
+        mean, inverse = self._mean.to(images.device), self._inverse.to(images.device)
+        return (images.permute(0, 3, 1, 2).to(torch.float32) - mean) * inverse
 
     def __call__(self, images: Tensor) -> Tensor:
         """Like ``normalize``, then the random changes."""

@@ -114,5 +114,7 @@ class Made:
     rule: Rule
     params: Mapping[str, Any] = field(default_factory=dict)
     """Parameters as they were used, with what was chosen for the user."""
+    costs: tuple[float, ...] = ()
+    """What it costs to miss an item of each class, for ``LabelSchema.costs`` of the bundle; empty: all the same."""
     notes: tuple[str, ...] = ()
     """What a user must know of this model."""

@@ -4,7 +4,7 @@
 import contextlib
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ BATCHES = (1, 2, 7)
 INPUT = "image"
 Answer = Callable[[Any], dict[str, Tensor]]
 """What a network gives -> the model's outputs by name; see ``loop.Objective.answer``."""
+Apart = Callable[[Mapping[str, NDArray[Any]], Mapping[str, NDArray[Any]]], float]
+"""How far two answers for the same images are apart; an objective whose answers are no plain tensors of numbers (say,
+lists in the order of their scores) has a method ``apart`` of its own."""
 
 
 class Served(nn.Module):
@@ -55,26 +58,61 @@ class Served(nn.Module):
         return tuple(found[name] for name in self.names)
 
 
-def export(served: Served, rule: ImageRule, path: Path) -> None:
+def apart(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> float:
+    """The output that differs most."""
+    return max(_apart(given[name], expected[name]) for name in expected)
+
+
+def _apart(given: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Largest difference of two outputs; of whole numbers (class ids) the share that differs, a tenth of it.
+
+    Where two classes are equally likely to the last bit, either is right: one pixel in a thousand may differ.
+    """
+    if given.shape != expected.shape:
+        return float("inf")
+    if np.issubdtype(given.dtype, np.floating):
+        return float(np.abs(given - expected).max(initial=0.0))
+    return 0.1 * float((given != expected).mean())
+
+
+def export(served: Served, rule: ImageRule, path: Path, far: Apart = apart) -> None:
     """Write ``served`` as an ONNX file with any batch, and check it.
 
     Args:
         served: in evaluation mode, on the CPU.
         rule: gives the height and width.
         path: the file to write, weights inside.
+        far: how far two answers are apart.
     Raises: Failed: the network cannot be exported, or the file answers otherwise than torch.
     """
     example = torch.zeros((2, rule.height, rule.width, 3), dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1, max=2**16)
+    save(served, example, {0: torch.export.Dim("batch", min=1, max=2**16)}, INPUT, served.names, path)
+    check(served, rule, path, far)
+
+
+def save(
+    module: nn.Module, example: Tensor, free: dict[int, Any], name: str, outputs: Sequence[str], path: Path
+) -> None:
+    """Write a module of one input as an ONNX file, weights inside.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        example: an input.
+        free: the example's axes that may have any length, as ``torch.export.Dim``.
+        name: of the input.
+        outputs: names of the outputs.
+        path: the file to write.
+    Raises: Failed: the module cannot be exported.
+    """
     try:
         with _quiet():
             program = torch.onnx.export(
-                served,
+                module,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: batch},),
-                input_names=[INPUT],
-                output_names=list(served.names),
+                dynamic_shapes=(free,),
+                input_names=[name],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -86,10 +124,9 @@ def export(served: Served, rule: ImageRule, path: Path) -> None:
         raise Failed(f"export to ONNX must succeed; got {first}", "try another backbone or recipe") from error
     _strip(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
-    check(served, rule, path)
 
 
-def check(served: Served, rule: ImageRule, path: Path) -> None:
+def check(served: Served, rule: ImageRule, path: Path, far: Apart = apart) -> None:
     """Compare torch and ONNX Runtime on random images in batches of 1, 2 and 7.
 
     Raises: Failed: an answer differs by more than 1e-4, or the file does not run.
@@ -104,7 +141,7 @@ def check(served: Served, rule: ImageRule, path: Path) -> None:
             found = session.run(list(served.names), {INPUT: images})
             with torch.inference_mode():
                 wanted = [tensor.numpy() for tensor in served(torch.from_numpy(images))]
-            worst = max(_apart(given, expected) for given, expected in zip(found, wanted, strict=True))
+            worst = far(*(dict(zip(served.names, answer, strict=True)) for answer in (found, wanted)))
             if not worst <= TOLERANCE:
                 raise Failed(
                     f"ONNX answers must be within {TOLERANCE:g} of torch's; got {worst:g} apart at batch {count}",
@@ -114,18 +151,6 @@ def check(served: Served, rule: ImageRule, path: Path) -> None:
         raise
     except Exception as error:  # ONNX Runtime raises a class of its own per fault, all of them private
         raise Failed(f"the exported ONNX file must run; got {error}", "try another backbone or recipe") from error
-
-
-def _apart(given: NDArray[Any], expected: NDArray[Any]) -> float:
-    """Largest difference of two outputs; of whole numbers (class ids) the share that differs, a tenth of it.
-
-    Where two classes are equally likely to the last bit, either is right: one pixel in a thousand may differ.
-    """
-    if given.shape != expected.shape:
-        return float("inf")
-    if np.issubdtype(given.dtype, np.floating):
-        return float(np.abs(given - expected).max(initial=0.0))
-    return 0.1 * float((given != expected).mean())
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -1,20 +1,22 @@
-"""What every recipe for image classification by a torch network has in common: parameters and the way from a lesson
-to a bundle's files."""
+"""What every recipe that trains a torch network on images has in common: parameters and the way from a lesson to a
+bundle's files. What is learnt (classes, boxes, masks) is the recipe's objective; see ``loop.Objective``."""
 
 import hashlib
 import importlib
+import io
 import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from loopworks.core.bundle import Variant
-from loopworks.core.contracts import Arrays, Context
+from loopworks.core.contracts import Arrays, Context, Pictured
 from loopworks.core.errors import Missing
 from loopworks.core.settings import quiet_libraries
 from loopworks.core.values import ImageRule
@@ -25,16 +27,20 @@ from loopworks.train.contracts import Draw, Lesson, Made
 if TYPE_CHECKING:
     from torch import nn
 
-    from loopworks.train.export import Answer
-    from loopworks.train.loop import Plan, Progress
+    from loopworks.train.augment import Augment
+    from loopworks.train.loop import Objective, Plan, Progress, Show
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
 TINY_PX = 48
 """Largest side of an image that counts as tiny, in pixels."""
 SHORT_S = 60.0
 """A budget under which no pretrained backbone is worth its start."""
-STEPS, FEWEST, MOST = 400, 15, 200
-"""Optimizer steps that a training without a budget aims at, and the fewest and most epochs it makes of them."""
+PICTURE_PX = 1200
+"""Longer side of a picture of validation items, in pixels."""
+STATS_PX = 128
+"""Pixels along the shorter side of an image from which its colours are read, at most twice as many."""
+FEWEST, MOST = 15, 200
+"""The fewest and most epochs that a training without a budget makes of the steps it aims at."""
 FEW = 512
 """Training images below which batches of 16 learn as much per image as batches of 32, in half the time."""
 
@@ -44,6 +50,11 @@ class ImageFit:
     """Parameters of every training of a network on images."""
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    steps: ClassVar[int] = 400
+    """Optimizer steps that a training without a budget aims at."""
+    average: ClassVar[float] = 0.0
+    """See ``loop.Plan``."""
 
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Height and width that images are resized to, in pixels; 0 chooses by the data."""
@@ -57,8 +68,6 @@ class ImageFit:
     """Highest learning rate, no unit; it rises at the start and falls along a cosine."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Pull of the weights towards zero (AdamW), no unit."""
-    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    """Share of each single label that is spread over the other classes."""
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.08
     """Largest random move of an image along each axis, as a share of its side."""
     scale: Annotated[float, Field(ge=0, le=0.5)] = 0.1
@@ -77,13 +86,33 @@ class ImageFit:
         """Import what a training needs."""
         load_libraries()
 
+    def rule(self, _source: Source) -> ImageRule:
+        """How images of the source become the network's input; ``image_size`` is chosen already."""
+        return ImageRule(height=self.image_size, width=self.image_size, fit=self.fit)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassFit(ImageFit):
+    """Parameters of every training of a network that says what an image is."""
+
+    __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+    smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of each single label that is spread over the other classes."""
+
+    def objective(self, augment: "Augment", source: Source) -> "Objective":
+        """Class scores."""
+        from loopworks.train.objectives import Classes
+
+        return Classes(augment, is_multi=source.schema.is_multi, smoothing=self.smoothing)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Net:
     """A network that is ready to learn."""
 
     network: "nn.Module"
-    """Takes normalized float images ``(n, 3, height, width)``, gives logits ``(n, classes)``."""
+    """Takes normalized float images ``(n, 3, height, width)``, gives what the objective's ``loss`` takes."""
     mean: NDArray[np.float32]
     """Per channel, in 0..255, shape ``(3,)``."""
     std: NDArray[np.float32]
@@ -97,6 +126,8 @@ PRELOAD = tuple(f"loopworks.train.{name}" for name in ("loop", "objectives", "ex
 
 Build = Callable[[int, NDArray[np.uint8], Context], Net]
 """Takes the number of classes, the training images and the context."""
+Aim = Callable[["Augment", Source], "Objective"]
+"""Takes the random changes of images and the source, and gives what is learnt."""
 
 
 def load_libraries() -> None:
@@ -114,7 +145,7 @@ def load_libraries() -> None:
         importlib.import_module(name)
 
 
-def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Build) -> Made:
+def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Build, objective: Aim) -> Made:
     """Train, save the weights, export to ONNX.
 
     Args:
@@ -123,6 +154,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         params: with ``image_size`` chosen already.
         recipe: the plug-in's name.
         build: makes the network; torch's random state is seeded when it is called.
+        objective: makes what is learnt.
     Raises: Invalid, Failed, Cancelled, NoSpace.
     """
     load_libraries()
@@ -130,13 +162,12 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
 
     from loopworks.train.augment import Augment, Change
     from loopworks.train.budget import Budget
-    from loopworks.train.loop import Learner, fit
-    from loopworks.train.objectives import Classes
+    from loopworks.train.loop import Learner, evaluate, fit
     from loopworks.train.warm import start_from
 
     budget = Budget(lesson.budget_s, reserve_s=3.0)
     source = lesson.source
-    rule = ImageRule(height=params.image_size, width=params.image_size, fit=params.fit)
+    rule = params.rule(source)
     train, val = _splits(lesson, rule, ctx.part(0.0, 0.08))
     params = _with_epochs(params, len(train), lesson.budget_s)
     with torch.random.fork_rng(devices=[]):
@@ -149,10 +180,8 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     change = Change(
         shift=params.shift, scale=params.scale, rotate_deg=params.rotate_deg, light=params.light, flip=params.flip
     )
-    objective = Classes(
-        Augment(change, mean, std, torch.device("cpu")), is_multi=source.schema.is_multi, smoothing=params.smoothing
-    )
-    learner = Learner(net.network, objective, _plan(params, lesson))
+    aim = objective(Augment(change, mean, std, torch.device("cpu")), source)
+    learner = Learner(net.network, aim, _plan(params, lesson, rule))
     progress = fit(
         learner,
         train,
@@ -161,9 +190,13 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         fingerprint=_fingerprint(lesson, ctx.seed, recipe, params),
         budget=budget,
         ctx=ctx.part(0.1, 0.85),
+        show=_show(source),
     )
+    if val is not None and hasattr(aim, "settle"):
+        answers, _ = evaluate(learner, val, params.batch, partial(ctx.tick, 0.85, "settle"))
+        aim.settle(answers, source.targets("val"))
     ctx.tick(0.85, "export")
-    variant = _write(lesson, net, rule, objective.answer)
+    variant = _write(lesson, net, rule, aim)
     ctx.tick(1.0, "exported")
     return Made(
         variant=variant,
@@ -187,13 +220,13 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
 def _with_epochs(params: ImageFit, items: int, budget_s: float | None) -> ImageFit:
     """Fill in batch, epochs and patience: enough steps for few images; with a budget, the clock decides earlier."""
     params = replace(params, batch=params.batch or (16 if items < FEW else 32))
-    epochs = params.epochs or min(MOST, max(FEWEST, round(STEPS / math.ceil(items / params.batch))))
+    epochs = params.epochs or min(MOST, max(FEWEST, round(params.steps / math.ceil(items / params.batch))))
     if budget_s is not None and not params.epochs:
         epochs *= 4
     return replace(params, epochs=epochs, patience=params.patience or max(5, epochs // 2))
 
 
-def _plan(params: ImageFit, lesson: Lesson) -> "Plan":
+def _plan(params: ImageFit, lesson: Lesson, rule: ImageRule) -> "Plan":
     from loopworks.train.loop import Plan
 
     return Plan(
@@ -202,8 +235,9 @@ def _plan(params: ImageFit, lesson: Lesson) -> "Plan":
         rate=params.rate,
         weight_decay=params.weight_decay,
         patience=params.patience,
+        average=params.average,
         # A second thread gains little on tiny images (1.3 x when all is quiet) and costs 2 to 3 x beside other work.
-        threads=lesson.threads or (1 if params.image_size <= TINY_PX else 0),
+        threads=lesson.threads or (1 if max(rule.height, rule.width) <= TINY_PX else 0),
     )
 
 
@@ -230,19 +264,19 @@ def _fingerprint(lesson: Lesson, seed: int, recipe: str, params: ImageFit) -> st
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _write(lesson: Lesson, net: Net, rule: ImageRule, answer: "Answer") -> Variant:
+def _write(lesson: Lesson, net: Net, rule: ImageRule, objective: "Objective") -> Variant:
     import torch
     from safetensors.torch import save_file
 
-    from loopworks.train.export import Served, export
+    from loopworks.train.export import Served, apart, export
 
     network = net.network.cpu().eval()
     state = {name: x.detach().contiguous() for name, x in network.state_dict().items()}
     # One entry of metadata alone: several are written in another order each time, and the file's checksum with them.
     save_file(state, lesson.folder / WEIGHTS, metadata={"head": net.head})
     outputs = [spec.name for spec in lesson.source.task.outputs(lesson.source.schema)]
-    served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), answer, outputs).eval()
-    export(served, rule, lesson.folder / MODEL)
+    served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), objective.answer, outputs).eval()
+    export(served, rule, lesson.folder / MODEL, getattr(objective, "apart", apart))
     return Variant(
         name="onnx-fp32",
         runtime="onnxruntime",
@@ -253,6 +287,24 @@ def _write(lesson: Lesson, net: Net, rule: ImageRule, answer: "Answer") -> Varia
     )
 
 
+def _show(source: Source) -> "Show | None":
+    """Makes pictures of validation items, where the task kind can."""
+    task = source.task
+    if not isinstance(task, Pictured):
+        return None
+
+    def show(images: NDArray[np.uint8], targets: NDArray[Any], answers: Arrays) -> bytes:
+        from PIL import Image
+
+        picture = Image.fromarray(task.sample(images, targets, answers, source.schema))
+        picture.thumbnail((PICTURE_PX, PICTURE_PX))
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        return out.getvalue()
+
+    return show
+
+
 def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
     notes = []
     if progress.ended == "budget":
@@ -260,6 +312,13 @@ def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
             f"the time budget ended training after {progress.epoch} of at most {params.epochs} epochs (the last one "
             "may be a part)"
         )
+    if progress.pieces > 1:
+        notes.append(
+            f"batches of {params.batch} had no room in memory: each was fed in {progress.pieces} parts, their "
+            "gradients added up"
+        )
+    if progress.unsaved:
+        notes.append(f"the disk was full: {progress.unsaved} checkpoints could not be written")
     if not has_val:
         notes.append("there is no validation split: the weights of the last epoch were kept, unchecked")
     return notes
@@ -276,6 +335,8 @@ def augmentation(draw: Draw) -> dict[str, Any]:
 
 
 def channel_stats(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Mean and standard deviation per channel in 0..255, each of shape ``(3,)``; of at most 512 of the images."""
-    some = images[:: max(1, len(images) // 512)].reshape(-1, 3).astype(np.float64)
+    """Mean and standard deviation per channel in 0..255, each of shape ``(3,)``; of at most 512 of the images,
+    and of large ones not of every pixel."""
+    step = max(1, min(images.shape[1:3]) // STATS_PX)
+    some = images[:: max(1, len(images) // 512), ::step, ::step].reshape(-1, 3).astype(np.float64)
     return some.mean(axis=0).astype(np.float32), np.maximum(some.std(axis=0), 1.0).astype(np.float32)

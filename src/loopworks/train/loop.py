@@ -5,13 +5,11 @@ training that was killed and runs again ends with the same weights as one that w
 """
 # ruff: noqa: TID253 - this file is imported inside functions only
 
-import contextlib
+import copy
 import errno
 import logging
 import math
 import os
-import signal
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from torch import Tensor, nn
 
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
+from loopworks.train import machine
 from loopworks.train.budget import Budget
 
 log = logging.getLogger(__name__)
@@ -36,6 +35,10 @@ CHECKPOINT_EVERY_S = 1.0
 TICK_EVERY_S = 0.3
 Judge = Callable[[Arrays], float]
 """Takes the answers for the validation items, named as the model's outputs, and gives the headline metric."""
+Show = Callable[[NDArray[np.uint8], NDArray[Any], Arrays], bytes]
+"""Takes a few validation images, their targets and the answers, and gives a PNG of them."""
+SHOWN, SHOW_EVERY_S = 4, 5.0
+"""Validation images in a picture, and the seconds between pictures, at least."""
 
 
 class Objective(Protocol):
@@ -73,17 +76,30 @@ class Plan:
     patience: int
     """Epochs without a better validation result after which to stop."""
     threads: int
+    average: float = 0.0
+    """Share of itself that a running mean of the weights keeps at each step; 0: no mean. With one, it is what is judged
+    and kept."""
     warmup: float = 0.1
     """Share of the training in which the rate rises."""
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
     """Seconds between checkpoints, at least; 0 writes one after each epoch."""
 
 
+class Inputs(Protocol):
+    """Items in memory, as a tensor whose first axis they are, or what is indexed like one; see ``ragged.Ragged``."""
+
+    def __len__(self) -> int:
+        """How many items."""
+
+    def __getitem__(self, places: Any, /) -> Tensor:
+        """Those at the places (a tensor of whole numbers, or a slice) as one batch."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Items in memory: uint8 images ``(items, height, width, 3)`` and targets whose first axis is the items."""
+    """Items in memory, images as uint8 ``(items, height, width, 3)``, and targets whose first axis is the items."""
 
-    images: Tensor
+    images: Inputs
     targets: Tensor
 
     @classmethod
@@ -114,27 +130,38 @@ class Progress:
     is_done: bool = False
     ended: str = ""
     """Why it ended: epochs, patience, or budget."""
+    pieces: int = 1
+    """Parts that a batch is fed in, their gradients added up: more than one where a whole batch has no room."""
+    unsaved: int = 0
+    """Checkpoints that a full disk had no room for."""
 
 
 class Batches:
     """Shuffled batches of one epoch after the other, of nearly equal size (a last batch of one breaks batch norm)."""
 
-    def __init__(self, split: Split, batch: int, seed: int) -> None:
-        """Serve ``split``; the order depends on ``seed`` and the epoch."""
+    def __init__(self, split: Split, batch: int, seed: int, pieces: int = 1) -> None:
+        """Serve ``split``, each batch in ``pieces``; the order depends on ``seed`` and the epoch."""
         self._split = split
         self._count = math.ceil(len(split) / batch)
         self._seed = seed
+        self.pieces = pieces
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Batches per epoch."""
-        return self._count
+        """Pieces of batches per epoch."""
+        return self._count * self.pieces
+
+    @property
+    def least(self) -> int:
+        """Items in the smallest piece."""
+        return len(self._split) // self._count // self.pieces
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of ``epoch``."""
         order = torch.randperm(len(self._split), generator=torch.Generator().manual_seed(draw(self._seed, self.epoch)))
-        for places in torch.tensor_split(order, self._count):
-            yield self._split.images[places], self._split.targets[places]
+        for batch in torch.tensor_split(order, self._count):
+            for places in torch.tensor_split(batch, self.pieces):
+                yield self._split.images[places], self._split.targets[places]
 
 
 def draw(seed: int, epoch: int, purpose: int = 0) -> int:
@@ -159,7 +186,25 @@ class Learner(LightningModule):
         self.network = network
         self.objective = objective
         self.plan = plan
+        self.average = copy.deepcopy(network).requires_grad_(False) if plan.average else None
         self.loss_sum = torch.zeros(())
+
+    @property
+    def judged(self) -> nn.Module:
+        """What answers: the running mean of the network, or the network."""
+        return self.network if self.average is None else self.average
+
+    def smooth(self, step: int) -> None:
+        """Let the running mean follow the network; quickly in the first steps, since it began at random weights."""
+        if self.average is None:
+            return
+        keep = min(self.plan.average, (1 + step) / (10 + step))
+        with torch.no_grad():
+            ours, theirs = self.average.state_dict(), self.network.state_dict()
+            numbers = [name for name, x in ours.items() if x.is_floating_point()]
+            torch._foreach_lerp_([ours[name] for name in numbers], [theirs[name] for name in numbers], 1.0 - keep)
+            for name in ours.keys() - set(numbers):
+                ours[name].copy_(theirs[name])
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Loss of one batch."""
@@ -179,6 +224,34 @@ class Learner(LightningModule):
         return torch.optim.AdamW(groups, lr=self.plan.rate, fused=True)
 
 
+def evaluate(
+    learner: Learner, split: Split, batch: int, tick: Callable[[], None]
+) -> tuple[dict[str, NDArray[Any]], float]:
+    """Answers for a split, named as the model's outputs, and the mean loss.
+
+    Args:
+        learner: whose network answers.
+        split: at least one item.
+        batch: items at once.
+        tick: called before each batch; may raise ``Cancelled``.
+    """
+    network = learner.judged.eval()
+    answers: list[dict[str, NDArray[Any]]] = []
+    total = 0.0
+    with torch.inference_mode():
+        for start in range(0, len(split), batch):
+            tick()
+            places = slice(start, start + batch)
+            images, wanted = split.images[places].to(learner.device), split.targets[places].to(learner.device)
+            x, targets = learner.objective.prepare(images, wanted, is_training=False)
+            raw = network(x)
+            total += float(learner.objective.loss(raw, targets)) * len(images)
+            answers.append({name: tensor.cpu().numpy() for name, tensor in learner.objective.answer(raw).items()})
+    network.train()
+    found = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
+    return found, total / len(split)
+
+
 class Coach(Callback):
     """Watches over a training: rate, validation, best weights, checkpoint, budget, cancel."""
 
@@ -192,14 +265,20 @@ class Coach(Callback):
         judge: Judge,
         budget: Budget,
         ctx: Context,
+        show: Show | None = None,
     ) -> None:
         """Keep what to watch; ``progress`` is changed as the training goes on."""
         self.plan, self.progress, self.batches, self.val = plan, progress, batches, val
         self.optimizer_state = optimizer_state
-        self.judge, self.budget, self.ctx = judge, budget, ctx
+        self.judge, self.budget, self.ctx, self.show = judge, budget, ctx, show
+        self._shown = -math.inf
         self.is_interrupted = False
         self._ticked = self._saved = time.monotonic()
         self._every_s = plan.checkpoint_every_s
+
+    def interrupt(self) -> None:
+        """Stop after the current batch."""
+        self.is_interrupted = True
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Go on with the optimizer's state of the killed run."""
@@ -224,6 +303,8 @@ class Coach(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop where the user asks to or the time is over."""
+        assert isinstance(module, Learner)
+        module.smooth(self.progress.epoch * len(self.batches) + batch_idx)
         self._stop_if_asked()
         if self.budget.share() >= 1:
             self.progress.ended = "budget"
@@ -255,49 +336,48 @@ class Coach(Callback):
             self._save(module, trainer.optimizers[0])
         self._tick(0)
 
-    def evaluate(self, module: Learner, split: Split) -> tuple[dict[str, NDArray[Any]], float]:
-        """Answers for a split, named as the model's outputs, and the mean loss."""
-        module.network.eval()
-        answers: list[dict[str, NDArray[Any]]] = []
-        total = 0.0
-        with torch.inference_mode():
-            for start in range(0, len(split), 2 * self.plan.batch):
-                self._stop_if_asked()
-                places = slice(start, start + 2 * self.plan.batch)
-                images, wanted = split.images[places].to(module.device), split.targets[places].to(module.device)
-                x, targets = module.objective.prepare(images, wanted, is_training=False)
-                raw = module.network(x)
-                total += float(module.objective.loss(raw, targets)) * len(images)
-                answers.append({name: tensor.cpu().numpy() for name, tensor in module.objective.answer(raw).items()})
-        module.network.train()
-        found = {name: np.concatenate([part[name] for part in answers]) for name in answers[0]}
-        return found, total / len(split)
-
     def _judge(self, module: Learner, done: int) -> None:
         if self.val is None:
             return
         began = time.monotonic()
-        answers, loss = self.evaluate(module, self.val)
+        count = max(1, 2 * self.plan.batch // self.progress.pieces)
+        answers, loss = evaluate(module, self.val, count, self._stop_if_asked)
         value = self.judge(answers)
         self.ctx.metric("val_loss", done, loss)
         self.ctx.metric("val_headline", done, value)
+        self._picture(answers, done)
         if (value, -loss) > (self.progress.best_value, -self.progress.best_loss):
             self._keep(module, done, value, loss)
         if done == 1:
             self.budget.reserve(2 + 2 * (time.monotonic() - began))
 
+    def _picture(self, answers: Arrays, done: int) -> None:
+        if self.show is None or self.val is None or time.monotonic() - self._shown < SHOW_EVERY_S:
+            return
+        some = {name: values[:SHOWN] for name, values in answers.items()}
+        self.ctx.picture(
+            "val", done, self.show(self.val.images[:SHOWN].numpy(), self.val.targets[:SHOWN].numpy(), some)
+        )
+        self._shown = time.monotonic()
+
     def _keep(self, module: Learner, done: int, value: float, loss: float) -> None:
         self.progress.best_value, self.progress.best_loss, self.progress.best_epoch = value, loss, done
-        self.progress.best = {name: x.detach().cpu().clone() for name, x in module.network.state_dict().items()}
+        self.progress.best = {name: x.detach().cpu().clone() for name, x in module.judged.state_dict().items()}
 
     def _save(self, module: Learner, optimizer: torch.optim.Optimizer) -> None:
         state = {
             "network": module.network.state_dict(),
+            "average": None if module.average is None else module.average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
         }
         began = time.monotonic()
-        save_atomically(state, self.ctx.scratch / CHECKPOINT)
+        try:
+            save_atomically(state, self.ctx.scratch / CHECKPOINT)
+        except NoSpace as error:
+            # The epochs done are worth more than the checkpoint: there may be room again before anything is killed.
+            self.progress.unsaved += 1
+            log.warning("checkpoint not written epoch=%d error=%s", self.progress.epoch, error.message)
         self._saved = time.monotonic()
         # Large networks take long to write: not more than one part in fifty of the time goes into checkpoints.
         if self.plan.checkpoint_every_s:
@@ -310,8 +390,9 @@ class Coach(Callback):
     def _tick(self, batch: int) -> None:
         self._ticked = time.monotonic()
         best = "" if self.val is None or not self.progress.best_epoch else f", best {self.progress.best_value:.3f}"
+        full = ", the disk is full: no checkpoint" if self.progress.unsaved else ""
         epoch = min(self.progress.epoch + 1, self.plan.epochs)
-        self.ctx.tick(self._share(batch), f"epoch {epoch} of {self.plan.epochs}{best}")
+        self.ctx.tick(self._share(batch), f"epoch {epoch} of {self.plan.epochs}{best}{full}")
 
     def _stop_if_asked(self) -> None:
         if self.is_interrupted or self.ctx.stopped():
@@ -327,9 +408,21 @@ class Coach(Callback):
 
 
 def fit(
-    learner: Learner, train: Split, val: Split | None, judge: Judge, *, fingerprint: str, budget: Budget, ctx: Context
+    learner: Learner,
+    train: Split,
+    val: Split | None,
+    judge: Judge,
+    *,
+    fingerprint: str,
+    budget: Budget,
+    ctx: Context,
+    show: Show | None = None,
 ) -> Progress:
     """Train ``learner.network`` in place and load its best weights.
+
+    Where a batch has no room in memory, it is fed in halves (quarters, ...) whose gradients are added up, and the
+    training goes on from its last checkpoint; what batch norm sees is then a half. A disk that is full costs
+    checkpoints, not the training.
 
     Args:
         learner: what learns; its network's weights are where the training begins.
@@ -339,18 +432,28 @@ def fit(
         fingerprint: says what is trained from what; a checkpoint with another one is not continued.
         budget: the training's clock.
         ctx: its scratch folder holds the checkpoint.
-    Raises: Cancelled, Failed (loss not finite), NoSpace.
+        show: makes pictures of validation items for ``ctx.picture``.
+    Raises: Cancelled, Failed (loss not finite, or no room for a single item).
     """
     plan = learner.plan
-    learner.network.to(memory_format=torch.channels_last)
-    with _settings(plan.threads):
+    learner.to(memory_format=torch.channels_last)
+    first = {name: x.detach().clone() for name, x in learner.network.state_dict().items()}
+    with machine.threads(plan.threads):
         progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
         budget.resume(progress.spent_s)
-        if not progress.is_done:
-            batches = Batches(train, plan.batch, ctx.seed)
-            _run(learner, Coach(plan, progress, optimizer_state, batches, val, judge, budget, ctx))
-    learner.network.load_state_dict(progress.best)
-    learner.network.eval()
+        pieces = progress.pieces
+        while not progress.is_done:
+            progress.pieces = pieces
+            batches = Batches(train, plan.batch, ctx.seed, pieces)
+            if _run(learner, Coach(plan, progress, optimizer_state, batches, val, judge, budget, ctx, show)):
+                break
+            pieces = _smaller(batches, learner)
+            for network in (learner.network, learner.judged):
+                network.load_state_dict(first)
+            progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
+    for network in (learner.network, learner.judged):
+        network.load_state_dict(progress.best)
+        network.eval()
     return progress
 
 
@@ -366,6 +469,8 @@ def resume(path: Path, fingerprint: str, learner: Learner) -> tuple[Progress, di
             log.info("checkpoint of another training left aside path=%s", path)
             return fresh, None
         learner.network.load_state_dict(state["network"])
+        if learner.average is not None:
+            learner.average.load_state_dict(state["average"])
         return progress, dict(state["optimizer"])
     except Exception as error:  # torch raises a dozen kinds for a damaged file; a fresh start is always right
         log.warning("checkpoint could not be read, starting again path=%s error=%s", path, error)
@@ -392,12 +497,26 @@ def save_atomically(state: Any, path: Path) -> None:
         raise
 
 
-def _run(learner: Learner, coach: Coach) -> None:
-    with _quiet(), _interrupts(coach), torch.random.fork_rng(devices=[]):
+def _smaller(batches: Batches, learner: Learner) -> int:
+    """Pieces to feed a batch in, where so many had no room; memory of the failed try is free when it returns."""
+    learner.zero_grad(set_to_none=True)
+    machine.free_memory()
+    has_norm = any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in learner.network.modules())
+    if batches.least < 2 * (2 if has_norm else 1):
+        raise Failed("training must fit into memory; got out of memory", "lower image_size, or take a smaller network")
+    log.warning("out of memory: batches are fed in pieces=%d", 2 * batches.pieces)
+    return 2 * batches.pieces
+
+
+def _run(learner: Learner, coach: Coach) -> bool:
+    """Train to the end; ``False`` where memory ran out."""
+    with machine.quiet(), machine.interrupts(coach.interrupt), torch.random.fork_rng(devices=[]):
         trainer = Trainer(
             max_epochs=coach.plan.epochs - coach.progress.epoch,
             accelerator="auto",
             devices=1,
+            precision=machine.precision(),
+            accumulate_grad_batches=coach.batches.pieces,
             logger=False,
             callbacks=[coach],
             limit_val_batches=0,
@@ -411,54 +530,8 @@ def _run(learner: Learner, coach: Coach) -> None:
         learner.train()
         try:
             trainer.fit(learner, coach.batches)
-        except torch.cuda.OutOfMemoryError:
-            raise Failed("training must fit into memory; got out of memory", "lower batch or image_size") from None
-
-
-@contextlib.contextmanager
-def _settings(threads: int) -> Iterator[None]:
-    """Torch's global settings for one training, put back afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Lightning advertises and advises through its logger and warnings; our users hear of what we say ourselves."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def _interrupts(coach: Coach) -> Iterator[None]:
-    """Ctrl-C as ``Cancelled`` after the current batch; Lightning would end the whole process instead."""
-    is_ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if not is_ours:
-        yield
-        return
-
-    def mark(_number: int, _frame: Any) -> None:
-        coach.is_interrupted = True
-
-    signal.signal(signal.SIGINT, mark)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        except (RuntimeError, MemoryError) as error:
+            if not machine.is_out_of_memory(error):
+                raise
+            return False
+    return True

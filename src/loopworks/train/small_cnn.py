@@ -12,7 +12,7 @@ from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
 from loopworks.data.source import Sized, Source
 from loopworks.train.contracts import Draw, Lesson, Made
-from loopworks.train.images import SHORT_S, TINY_PX, ImageFit, Net, augmentation, channel_stats, learn
+from loopworks.train.images import SHORT_S, TINY_PX, ClassFit, Net, augmentation, channel_stats, learn
 
 NAME = "train.small-cnn"
 TINY_SIZE, USUAL_SIZE = 32, 96
@@ -20,7 +20,7 @@ TINY_SIZE, USUAL_SIZE = 32, 96
 
 @plugins.add(NAME)
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SmallCnn(ImageFit):
+class SmallCnn(ClassFit):
     """A compact residual network from random weights: seconds on two cores for small images."""
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
@@ -70,7 +70,8 @@ class SmallCnn(ImageFit):
             network = CompactCnn(classes, widths, stride, self.blocks, self.dropout)
             return Net(network=network, mean=mean, std=std, head="head")
 
-        return learn(source, ctx, replace(self, image_size=size), NAME, build)
+        params = replace(self, image_size=size)
+        return learn(source, ctx, params, NAME, build, params.objective)
 
 
 def is_tiny(source: Source) -> bool:

@@ -178,6 +178,7 @@ def _judged(
 ) -> tuple[dict[str, dict[str, Score]], dict[str, Any]]:
     """Scores and evaluation on val and test, from the answers of the file that will be deployed."""
     predictor = predictors.load(made.variant, folder, made.rule, threads=threads)
+    schema = replace(source.schema, costs=made.costs)
     metrics: dict[str, dict[str, Score]] = {}
     splits: dict[str, Any] = {}
     try:
@@ -186,7 +187,7 @@ def _judged(
                 items = inputs.get(made.rule, split, step.part(0.0, 0.5))
                 outputs = answers(predictor, items, tick=partial(_tick, step.part(0.5, 1.0), split))
                 metrics[split], splits[split] = judge.evaluate(
-                    source.task, source.schema, source.targets(split), outputs, source.facts(split), seed=ctx.seed
+                    source.task, schema, source.targets(split), outputs, source.facts(split), seed=ctx.seed
                 )
     finally:
         predictor.close()
@@ -223,7 +224,7 @@ def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping
     variant = replace(made.variant, metrics=metrics)
     return Bundle(
         task=source.task.name,
-        schema=source.schema,
+        schema=replace(source.schema, costs=made.costs),
         rule=made.rule,
         inputs=made.rule.inputs(),
         outputs=source.task.outputs(source.schema),

@@ -15,7 +15,7 @@ from loopworks.core.registry import plugins
 from loopworks.data.source import Source
 from loopworks.train import weights
 from loopworks.train.contracts import Draw, Lesson, Made
-from loopworks.train.images import ImageFit, Net, augmentation, channel_stats, learn, load_libraries
+from loopworks.train.images import ClassFit, Net, augmentation, channel_stats, learn, load_libraries
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +33,7 @@ SEARCHED = {
 
 @plugins.add(NAME)
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timm(ImageFit):
+class Timm(ClassFit):
     """Any backbone of timm, pretrained where its weights are in reach: the strongest choice for photographs."""
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
@@ -85,7 +85,8 @@ class Timm(ImageFit):
                 notes = (f"{self.backbone} began from pretrained weights ({path.name})",)
             return Net(network=network, mean=mean, std=std, head=_head(config, self.backbone), notes=notes)
 
-        return learn(source, ctx, replace(self, image_size=size), NAME, build)
+        params = replace(self, image_size=size)
+        return learn(source, ctx, params, NAME, build, params.objective)
 
     def _weights(self, config: Any, ctx: Context) -> tuple[Path | None, str]:
         if self.weights == "random":

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,28 +17,29 @@ REACH_S = 4.0
 DOWNLOAD_S = 1800.0
 
 
-def cached(repo: str) -> Path | None:
-    """Weights of a hub repository that lie in the cache already."""
+def cached(repo: str, others: Sequence[str] = ()) -> Path | None:
+    """Weights of a hub repository that lie in the cache already, with ``others`` of its files beside them."""
     try:
         from huggingface_hub import try_to_load_from_cache
     except ImportError:
         return None
-    found = try_to_load_from_cache(repo, FILE)
-    return Path(found) if isinstance(found, str) else None
+    found = [try_to_load_from_cache(repo, file) for file in (FILE, *others)]
+    return Path(str(found[0])) if all(isinstance(path, str) for path in found) else None
 
 
-def find(repo: str, ctx: Context) -> tuple[Path | None, str]:
+def find(repo: str, ctx: Context, others: Sequence[str] = ()) -> tuple[Path | None, str]:
     """Weights of a hub repository: cached ones first, then a download.
 
     Args:
         repo: owner/name on the hub; empty where the backbone has no published weights.
         ctx: ticked while a download runs.
-    Returns: the file, or ``None``; and why there is none, in a few words.
+        others: further files of the repository that are needed beside the weights.
+    Returns: the weights' file, or ``None``; and why there is none, in a few words.
     Raises: Cancelled.
     """
     if not repo:
         return None, "no pretrained weights are published for it"
-    if (path := cached(repo)) is not None:
+    if (path := cached(repo, others)) is not None:
         return path, ""
     try:
         from huggingface_hub import constants
@@ -47,7 +49,9 @@ def find(repo: str, ctx: Context) -> tuple[Path | None, str]:
         return None, "HF_HUB_OFFLINE is set and they are not in the cache"
     try:
         _within(lambda: _probe(repo), REACH_S, ctx, "asking the hub for weights")
-        return _within(lambda: _download(repo), DOWNLOAD_S, ctx, "downloading weights"), ""
+        for file in others:
+            _within(partial(_download, repo, file), DOWNLOAD_S, ctx, f"downloading {file}")
+        return _within(partial(_download, repo, FILE), DOWNLOAD_S, ctx, "downloading weights"), ""
     except Unreachable as error:
         return None, error.message
 
@@ -67,10 +71,10 @@ def _probe(repo: str) -> None:
     get_hf_file_metadata(hf_hub_url(repo, FILE), timeout=REACH_S)
 
 
-def _download(repo: str) -> Path:
+def _download(repo: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
-    return Path(hf_hub_download(repo, FILE, etag_timeout=REACH_S))
+    return Path(hf_hub_download(repo, file, etag_timeout=REACH_S))
 
 
 def _within(work: Callable[[], T], limit_s: float, ctx: Context, text: str) -> T:

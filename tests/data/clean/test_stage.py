@@ -23,8 +23,8 @@ def draw(seed: int, size: int = 96) -> Image.Image:
 
 
 @pytest.fixture
-def space(tmp_path: Path) -> Iterator[lw.Workspace]:
-    with lw.open(tmp_path / "space") as made:
+def space(tmp_path: Path, catalog_url: str) -> Iterator[lw.Workspace]:
+    with lw.open(tmp_path / "space", catalog=catalog_url) as made:
         yield made
 
 
@@ -45,6 +45,40 @@ def photos(space: lw.Workspace, folder: Path) -> Dataset:
 
 def ids(dataset: Dataset) -> dict[str, str]:
     return {item.name: item.id for item in dataset.items()}
+
+
+def test_wrong_classes_of_many_are_found_and_put_right(space: lw.Workspace, tmp_path: Path) -> None:
+    (folder := tmp_path / "rooms").mkdir()
+    truth: dict[str, set[str]] = {}
+    for number in range(90):
+        pixels = np.random.default_rng(number).integers(90, 140, (64, 64, 3), np.uint8)
+        truth[f"{number:02}.png"] = {name for name, bit in (("sky", 1), ("grass", 2)) if number % 4 & bit}
+        if number % 4 & 1:
+            pixels[:24] = pixels[:24] // 3 + (0, 60, 160)
+        if number % 4 & 2:
+            pixels[40:] = pixels[40:] // 3 + (0, 140, 0)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number:02}.png")
+    rooms = space.dataset("rooms", task="image-classification", classes=("sky", "grass", "lamp"), is_multi=True)
+    rooms.add(folder, labels="none")
+    names = {item.id: item.name for item in rooms.items()}
+    said = {key: set(truth[name]) for key, name in names.items()}
+    lacking = next(key for key, name in names.items() if name == "07.png")
+    bearing = next(key for key, name in names.items() if name == "14.png")
+    both = next(key for key, name in names.items() if name == "41.png")
+    said[lacking] -= {"sky"}
+    said[bearing] |= {"sky"}
+    said[both] = {"grass"}  # it shows the sky, and no grass
+    rooms.label({key: sorted(classes) for key, classes in said.items()}, author="ann")
+    found = {one.items[0]: one for one in rooms.clean.check("labels").findings}
+    assert set(found) == {lacking, bearing, both}
+    facts = {key: (one.detail["facts"]["lacks"], one.detail["facts"]["bears"]) for key, one in found.items()}
+    assert facts == {lacking: (["sky"], []), bearing: ([], ["sky"]), both: (["sky"], ["grass"])}
+    assert found[both].message == "41.png is labelled grass and probably is sky too and is not grass"
+    operations = [rooms.clean.fix(one.id, author="bob").op for one in found.values()]
+    assert {names[i.id]: {s.label for s in i.labels} for i in rooms.items()} == truth
+    for operation in operations:
+        rooms.undo(operation)
+    assert {i.id: {s.label for s in i.labels} for i in rooms.items()} == said
 
 
 def test_a_clean_dataset_has_no_findings(photos: Dataset) -> None:

@@ -172,13 +172,13 @@ def test_what_did_not_change_keeps_its_text(tmp_path: Path) -> None:
     assert said(back.shapes) == said([first.shapes[0], moved, *first.shapes[2:5]])
 
 
-def test_an_unchanged_image_may_be_left_out_or_come_last(tmp_path: Path) -> None:
+def test_an_unchanged_image_may_be_left_out_and_keeps_its_place(tmp_path: Path) -> None:
     content, (first, second) = load(FORM, folder(tmp_path))
     content.records = [second, first]
     save(FORM, content, tmp_path / "out")
     _, (one, two) = load(FORM, tmp_path / "out")
-    assert (one.name, two.name) == (second.name, first.name)
-    assert said(two.shapes) == said(first.shapes)
+    assert (one.name, two.name) == (first.name, second.name)
+    assert said(one.shapes) == said(first.shapes)
     content.records = []
     save(FORM, content, tmp_path / "none")
     assert load(FORM, tmp_path / "none")[1] == []

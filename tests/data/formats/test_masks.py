@@ -114,7 +114,12 @@ def test_faults_are_said_and_the_rest_is_kept(tmp_path: Path) -> None:
     draw(root / "val" / "c.png")
     (root / "classes.csv").write_text(CLASSES + "x\n")
     content, records = load(FORM, root)
-    words = ("a class and its colour", "its mask is missing", "value 9 is of no class (6 pixels)", "size of the mask")
+    words = (
+        "a class and its colour",
+        "its mask is missing",
+        "value 9 is of no class (6 pixels)",
+        "size of valannot/b.png",
+    )
     assert [any(w in p.message for p in content.problems) for w in words] == [True] * 4
     assert len(content.problems) == 4
     assert len(records) == 3

@@ -227,7 +227,7 @@ class TestJsonLines:
         ]
         (images / "d.jsonl").write_text("\n".join([head, '{"name": "img/0.png"}', *bad]), encoding="utf-8")
         content = JsonLines().read(images)
-        assert [record.name for record in content.records] == ["img/0.png"]
+        assert [(one.name, one.is_labeled) for one in content.records] == [("img/0.png", False), ("img/1.png", False)]
         assert [problem.where for problem in content.problems] == [f"d.jsonl line {n}" for n in range(3, 9)]
 
     @QUIET

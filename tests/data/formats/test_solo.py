@@ -61,7 +61,8 @@ def test_the_shared_frames_are_read_and_come_back(tmp_path: Path) -> None:
     content, (first, second) = load(FORM, root)
     assert content.schema.classes == ("Crate", "Cube", "Box", "Terrain", "Character")
     assert [p.message for p in content.problems] == [
-        f"annotations of type {UNITY}.{name} are not read (1x)" for name in ("PixelValueAnnotation", "ExtraAnnotation")
+        f"annotations of type {UNITY}.{name} are not read (1x); files of their own stay behind"
+        for name in ("PixelValueAnnotation", "ExtraAnnotation")
     ]
     kinds = [s.kind for s in first.shapes]
     assert {kind: kinds.count(kind) for kind in set(kinds)} == {"box": 3, "value": 2, "points": 1, "mask": 4}

@@ -13,7 +13,7 @@ from loopworks.core.query import Node, Sort
 from loopworks.core.values import LabelSchema, Shape, dump
 from loopworks.data.query.evaluate import holds
 from loopworks.data.query.parser import parse, parse_sort
-from loopworks.store import annotations, columns, datasets, items, look, predictions, words
+from loopworks.store import annotations, columns, datasets, items, look, postings, predictions, words
 from loopworks.store.catalog import Catalog, open_catalog
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -117,6 +117,33 @@ QUERIES = st.recursive(
     ),
     max_leaves=4,
 )
+MATCHES = st.builds(
+    lambda t: f"match({quoted(t)})",
+    st.sampled_from((
+        "a",
+        "POTHOLE",
+        "main pothole",
+        "pothole nothing",
+        "街道",
+        "道",
+        "e",
+        "night",
+        "夜",
+        "z",
+        "a3",
+        "new",
+        "x",
+        "nothing",
+    )),
+)
+WORD_QUERIES = st.recursive(
+    MATCHES,
+    lambda parts: st.one_of(
+        st.builds(lambda a, o, b: f"({a} {o} {b})", parts, st.sampled_from(("and", "or")), st.one_of(parts, ATOMS)),
+        st.builds(lambda a: f"not ({a})", parts),
+    ),
+    max_leaves=3,
+)
 CHANGES = (
     "label",
     "clear",
@@ -186,7 +213,11 @@ def expected(catalog: Catalog, dataset: str, node: Node, ids: list[str]) -> list
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-@given(rows=ITEMS, queries=st.lists(QUERIES, min_size=8, max_size=12), order=st.sampled_from(SORTS))
+@given(
+    rows=ITEMS,
+    queries=st.lists(st.one_of(QUERIES, WORD_QUERIES), min_size=8, max_size=12),
+    order=st.sampled_from(SORTS),
+)
 def test_sql_agrees_with_the_plain_check(
     opened: Catalog, rows: list[dict[str, Any]], queries: list[str], order: str
 ) -> None:
@@ -217,7 +248,8 @@ def paged(tx: Any, dataset: str, node: Node, sort: Sort) -> list[str]:
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(
-    rows=ITEMS, queries=st.lists(QUERIES, min_size=5, max_size=8), order=st.sampled_from(SORTS),
+    rows=ITEMS, queries=st.lists(st.one_of(QUERIES, WORD_QUERIES), min_size=4, max_size=7),
+    order=st.sampled_from(SORTS),
     changes=st.lists(st.tuples(st.sampled_from(CHANGES), st.integers(0, 5)), max_size=4),
 )  # fmt: skip
 def test_columns_agree_with_sql_before_and_after_changes(
@@ -229,6 +261,7 @@ def test_columns_agree_with_sql_before_and_after_changes(
     dataset, _ = fill(opened, rows, number)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(columns, "MIN_ITEMS", 0)
+        patch.setattr(postings, "BLOCK", 7)
         for what, at in [("", 0), *changes]:
             change(opened, dataset, what, f"{at:064x}")
             patch.setattr(columns, "MAX_CHANGED", 0 if what in ("take in", "read anew") else 5)
@@ -237,6 +270,7 @@ def test_columns_agree_with_sql_before_and_after_changes(
                 node, sort = parse(query), parse_sort(order)
                 with opened.read() as tx:
                     whole = [item.id for item in look.page(tx, dataset, node, sort=sort, limit=100)]
+                    assert sorted(whole) == expected(opened, dataset, node, items.every(tx, dataset)), query
                     fast = [
                         item.id for item in look.fast_page(opened, tmp_path, tx, dataset, node, sort=sort, limit=100)
                     ]

@@ -141,8 +141,19 @@ def test_planted_leaks_are_found_and_clean_columns_are_not(make: Callable[..., T
     kinds = {(warning.kind, warning.column) for warning in found.warnings}
     assert {("constant", "flat"), ("id_like", "key")} <= kinds
     page = found.to_html()
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 5
+    assert "each value once" in page  # of the key
     assert "<script" not in page
+
+
+def test_histograms_have_axes(make: Callable[..., Table]) -> None:
+    days = "".join(f"2024-01-{n % 27 + 1:02d},{n % 50 * 2}\n" for n in range(1, 201))
+    page = make("day,weight\n" + days).profile().to_html()
+    day, weight = page.split("<section>")[1:]
+    for text in ("2024-01-01", "2024-01-14", "2024-01-27"):
+        assert f">{text}</text>" in day
+    assert [f">{text}</text>" in weight for text in ("0", "49", "98", "rows")] == [True] * 4
+    assert "1 / 5 / 25 / 50 / 75 / 95 / 99 %" in weight
 
 
 def test_a_time_after_the_row_leaks(make: Callable[..., Table]) -> None:
@@ -202,11 +213,11 @@ def test_splits_keep_the_shares_of_each_class_and_never_move(make: Callable[...,
 
 def test_groups_stay_together_also_later(make: Callable[..., Table], tmp_path: Path) -> None:
     table = make("who,n\n" + "".join(f"p{n % 50},{n}\n" for n in range(500)))
-    table.split(group="who")
+    table.split(by="who")
     more = tmp_path / "more.csv"
     more.write_text("who,n\n" + "".join(f"p{n % 60},{n}\n" for n in range(500, 700)), encoding="utf-8")
     table.add(more)
-    table.split(0.5, 0.3, group="who", seed=3)
+    table.split(0.5, 0.3, by="who", seed=3)
     found: dict[str, set[str]] = {}
     for row in table.page(limit=1_000).rows:
         found.setdefault(row["cells"]["who"], set()).add(row["split"])

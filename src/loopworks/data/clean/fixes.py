@@ -50,7 +50,7 @@ def plan(
     if one not in items:
         raise _changed(finding, "the item is gone")
     item = items[one]
-    said = _relabel(finding, item, author) if fix["action"] == "relabel" else _edit(finding, item)
+    said = _relabel(finding, item, author) if fix["action"] == "relabel" else _edit(finding, item, author)
     return {one: Facts(labels=_checked(said, task, schema))}
 
 
@@ -72,7 +72,7 @@ def _relabel(finding: Finding, item: Item, author: str) -> tuple[Shape, ...]:
     return (Shape(label=fix["suggested"], source="person", author=author),)
 
 
-def _edit(finding: Finding, item: Item) -> tuple[Shape, ...]:
+def _edit(finding: Finding, item: Item, author: str) -> tuple[Shape, ...]:
     said: list[Shape] = list(item.labels)
     for change in finding.detail["fix"]["edits"]:
         old = Shape.from_json(change["before"])
@@ -84,7 +84,9 @@ def _edit(finding: Finding, item: Item) -> tuple[Shape, ...]:
             del said[place]
         else:
             said[place] = replace(Shape.from_json(change["after"]))
-    return tuple(said)
+    there = {shape.label for shape in said}
+    more = [name for name in finding.detail["fix"].get("add", ()) if name not in there]
+    return (*said, *(Shape(label=name, source="person", author=author) for name in more))
 
 
 def _checked(said: tuple[Shape, ...], task: Task, schema: LabelSchema) -> tuple[Shape, ...] | None:

@@ -17,12 +17,16 @@ from loopworks.store.items import Item
 
 _CONFIG = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 _LEAST = 20  # labelled items below which nothing is said of labels
+_FEW = 5  # items with, or without, a class below which nothing is said of it
+Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
 
 @plugins.add("clean.labels")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Labels:
     """Labels that are probably wrong, by confident learning; the fix gives the item the class that it probably is.
+
+    Where items may carry several classes each class is asked by itself: the fix takes a class away, or gives it.
 
     Out-of-fold probabilities come from a plain model on the built-in descriptor, so no training is needed. Where that
     descriptor cannot tell classes apart, many sound labels are listed too: look before you fix.
@@ -37,19 +41,17 @@ class Labels:
     """margin or confidence: what orders the findings."""
 
     def find(self, scene: Scene) -> Iterator[Issue]:
-        """One issue for each item; datasets of several classes an item are left out."""
-        if scene.schema.is_multi:
-            return
+        """One issue for each item."""
+        yield from self._several(scene) if scene.schema.is_multi else self._one(scene)
+
+    def _one(self, scene: Scene) -> Iterator[Issue]:
+        """Of items that carry one class."""
         place = {name: at for at, name in enumerate(scene.schema.classes)}
         said = {item.id: item for item in scene.items if _class(item) in place}
         if len(said) < _LEAST or len({_class(item) for item in said.values()}) < 2:
             return
-        found = scene.rows("words" if scene.media == "text" else "look")
-        at = [n for n, one in enumerate(found.ids) if one in said]
-        items = [said[found.ids[n]] for n in at]
-        rows = np.asarray(found.values[at] if scene.media == "text" else found.values[at][:, len(FACTS) :])
+        items, rows, groups = _described(scene, said)
         given = np.array([place[_class(item)] for item in items], np.int64)
-        groups = None if scene.media == "text" else _same(scene, [item.id for item in items])
         guess = folds.out_of_fold(
             rows, given, len(place), folds=self.folds, seed=scene.seed, groups=groups,
             tick=lambda share: scene.tick(share, "asking the other folds"),
@@ -66,6 +68,29 @@ class Labels:
                 fix={"action": "relabel", "given": _class(item), "suggested": suggested},
                 facts={key: round(value, 4) for key, value in facts.items()},
             )
+
+    def _several(self, scene: Scene) -> Iterator[Issue]:
+        """Of items that carry any number of classes: each class is a question of yes or no."""
+        said = {
+            item.id: item
+            for item in scene.items
+            if item.state == "labeled" and all(shape.kind == "class" for shape in item.labels)
+        }
+        if len(said) < _LEAST:
+            return
+        items, rows, groups = _described(scene, said)
+        found: dict[int, list[tuple[float, str, bool]]] = defaultdict(list)
+        for number, name in enumerate(scene.schema.classes):
+            given = np.array([any(s.label == name for s in item.labels) for item in items], np.int64)
+            if min(given.sum(), len(given) - given.sum()) < _FEW:
+                continue
+            scene.tick(number / len(scene.schema.classes), f"asking the other folds about {name}")
+            guess = folds.out_of_fold(rows, given, 2, folds=self.folds, seed=scene.seed, groups=groups)
+            suspects = confident.suspects(given, guess, self.rank)
+            for n, is_there, score in zip(suspects.at, suspects.suggested, suspects.score, strict=True):
+                found[int(n)].append((float(score), name, bool(is_there)))
+        for n, wrong in found.items():
+            yield _doubtful(items[n], wrong)
 
 
 @plugins.add("clean.unknown-class")
@@ -182,6 +207,34 @@ def _edited(
     )
 
 
+def _doubtful(item: Item, wrong: Sequence[tuple[float, str, bool]]) -> Issue:
+    """An item that probably lacks classes, or carries some that it does not show."""
+    lacks = sorted(name for _, name, is_there in wrong if is_there)
+    bears = sorted(name for _, name, is_there in wrong if not is_there)
+    parts = [f"is {', '.join(lacks)} too"] if lacks else []
+    parts += [f"is not {', '.join(bears)}"] if bears else []
+    said = ", ".join(sorted(shape.label for shape in item.labels)) or "nothing"
+    worst = min(score for score, _, _ in wrong)
+    gone = [{"before": shape.to_json(), "after": None} for shape in item.labels if shape.label in bears]
+    return Issue(
+        kind="labels",
+        items=(item.id,),
+        message=f"{item.name or item.id[:12]} is labelled {said} and probably {' and '.join(parts)}",
+        score=1 - worst,
+        fix={"action": "shapes", "edits": gone, "add": lacks},
+        facts={"lacks": lacks, "bears": bears, "rank": round(worst, 4)},
+    )
+
+
+def _described(scene: Scene, said: dict[str, Item]) -> tuple[list[Item], "np.ndarray[Any, Any]", Ints | None]:
+    """Those items that have a row, their rows, and which of them are near duplicates."""
+    found = scene.rows("words" if scene.media == "text" else "look")
+    at = [n for n, one in enumerate(found.ids) if one in said]
+    items = [said[found.ids[n]] for n in at]
+    rows = np.asarray(found.values[at] if scene.media == "text" else found.values[at][:, len(FACTS) :])
+    return items, rows, None if scene.media == "text" else _same(scene, [item.id for item in items])
+
+
 def _class(item: Item) -> str:
     """The one class of an item; empty where it has none, several, or other shapes."""
     if item.state != "labeled" or len(item.labels) != 1 or item.labels[0].kind != "class":
@@ -189,7 +242,7 @@ def _class(item: Item) -> str:
     return item.labels[0].label
 
 
-def _same(scene: Scene, ids: Sequence[str]) -> "np.ndarray[tuple[int, ...], np.dtype[np.int64]]":
+def _same(scene: Scene, ids: Sequence[str]) -> Ints:
     """A number for each item, the same for near duplicates, so that they do not vouch for each other."""
     found = scene.rows("near")
     place = {one: at for at, one in enumerate(ids)}

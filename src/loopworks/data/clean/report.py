@@ -6,7 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +40,16 @@ table{border-collapse:collapse}td{padding:.1rem 1rem .1rem 0}td+td{text-align:ri
 
 def write(home: Home, dataset: "Dataset", found: Sequence[Finding], path: Path, *, limit: int) -> int:
     """Write the findings to ``path``, at most ``limit`` of each kind; gives how many. ``Denied``, ``NoSpace``."""
+    text, count = page(home, dataset, found, limit=limit)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise write_error(path, error) from None
+    return count
+
+
+def page(home: Home, dataset: "Dataset", found: Sequence[Finding], *, limit: int) -> tuple[str, int]:
+    """The findings with pictures as HTML, at most ``limit`` of each kind, and how many they are."""
     shown: list[Finding] = []
     seen: Counter[str] = Counter()
     for one in found:
@@ -49,12 +59,7 @@ def write(home: Home, dataset: "Dataset", found: Sequence[Finding], path: Path, 
     with home.catalog.read() as tx:
         wanted = {item for one in shown for item in one.items[:PICTURES]}
         items = among(tx, dataset.id, wanted)
-    text = "".join(_page(dataset, shown, seen, items))
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise write_error(path, error) from None
-    return len(shown)
+    return "".join(_page(dataset, shown, seen, items)), len(shown)
 
 
 def _page(dataset: "Dataset", shown: Sequence[Finding], seen: "Counter[str]", items: dict[str, Item]) -> Iterator[str]:
@@ -89,15 +94,25 @@ def _figure(dataset: "Dataset", item: Item) -> str:
             f"<figure><blockquote>{html.escape(item.text[:200])}</blockquote><figcaption>{said}</figcaption></figure>"
         )
     try:
-        picture = _thumbnail(image.decode(dataset.read(item), _RULE, item.name))
+        pixels = image.decode(dataset.read(item), _RULE, item.name)
     except LoopworksError as error:
         return f"<figure><small>{html.escape(error.message)}</small><figcaption>{said}</figcaption></figure>"
-    return f'<figure><img alt="" width={SIDE} height={SIDE} src="{picture}"><figcaption>{said}</figcaption></figure>'
+    pixels = _unpadded(pixels, item.width, item.height)
+    size = f"width={pixels.shape[1]} height={pixels.shape[0]}"
+    return f'<figure><img alt="" {size} src="{_thumbnail(pixels)}"><figcaption>{said}</figcaption></figure>'
+
+
+def _unpadded(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]", width: int, height: int) -> Any:
+    """The picture without the bars that make it square."""
+    longest = max(width, height, 1)
+    wide, high = (max(1, round(SIDE * side / longest)) for side in (width, height))
+    left, top = (SIDE - wide) // 2, (SIDE - high) // 2
+    return pixels[top : top + high, left : left + wide]
 
 
 def _thumbnail(pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]") -> str:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=75)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(out, "JPEG", quality=75)
     return "data:image/jpeg;base64," + base64.b64encode(out.getvalue()).decode("ascii")

@@ -84,7 +84,7 @@ class Clean:
             Invalid: a parameter that the check does not take.
         """
         media = self._dataset.task.media
-        checks = _checks(names, params or {}, media)
+        checks = chosen(names, params or {}, media)
         tick = progress or (lambda share, text: None)
         scene, problems = self._scene(media, seed, tick)
         issues: list[Issue] = []
@@ -165,17 +165,24 @@ class Clean:
             findings.set_state(tx, found.id, "ignored" if is_ignored else "open")
             return findings.get(tx, self._dataset.id, found.id)
 
-    def report(self, path: str | Path, *, state: str = "open", limit: int = 200) -> int:
+    def report(self, path: str | Path, *, state: str = "open", kind: str = "", limit: int = 200) -> int:
         """Write the findings with pictures as one HTML file; gives how many are in it.
 
         Args:
             path: of the file.
             state: open, fixed, ignored, or all.
+            kind: only those of one check.
             limit: at most so many findings of each kind, the worst first.
         """
         from loopworks.data.clean import report
 
-        return report.write(self._home, self._dataset, self.findings(state=state), Path(path), limit=limit)
+        return report.write(self._home, self._dataset, self.findings(state=state, kind=kind), Path(path), limit=limit)
+
+    def page(self, *, state: str = "open", kind: str = "", limit: int = 200) -> str:
+        """The report as text: one HTML page; parameters as in ``findings`` and ``report``."""
+        from loopworks.data.clean import report
+
+        return report.page(self._home, self._dataset, self.findings(state=state, kind=kind), limit=limit)[0]
 
     def _scene(self, media: str, seed: int, tick: Progress) -> tuple[Scene, dict[str, Problem]]:
         everything: list[items.Item] = []
@@ -208,7 +215,8 @@ class Clean:
         return scene, problems
 
 
-def _checks(names: Sequence[str], params: Mapping[str, Mapping[str, Any]], media: str) -> dict[str, Check]:
+def chosen(names: Sequence[str], params: Mapping[str, Mapping[str, Any]], media: str) -> dict[str, Check]:
+    """The checks called so, or all for a kind of items, built with their parameters; ``NotFound``, ``Invalid``."""
     known = [name.partition(".")[2] for name in plugins.names("clean")]
     for name in (*names, *params):
         if name not in known:

@@ -46,7 +46,7 @@ class Similar:
 
 
 def choose(name: str, media: str, models: Models | None) -> Descriptor:
-    """The descriptor called ``name``: auto, model, look, words, timm:NAME, or that of any ``feature.NAME`` plug-in.
+    """The descriptor called ``name``: auto, model, timm:NAME, transformers:NAME, or that of a plug-in ``feature.NAME``.
 
     auto is the newest workspace model of the dataset where there is one, else what needs no weights.
 
@@ -65,11 +65,15 @@ def choose(name: str, media: str, models: Models | None) -> Descriptor:
         from loopworks.data.features.backbone import load
 
         chosen = load(name.removeprefix("timm:"))
+    elif name.startswith("transformers:"):
+        from loopworks.data.features import pretrained
+
+        chosen = pretrained.load(name.removeprefix("transformers:"), media)
     else:
         kinds = [known.partition(".")[2] for known in plugins.names("feature")]
         plain = built if name == "auto" else name
         if plain not in kinds:
-            raise NotFound("descriptor", name, ["auto", "model", "timm:NAME", *kinds])
+            raise NotFound("descriptor", name, ["auto", "model", "timm:NAME", "transformers:NAME", *kinds])
         chosen = plugins.get(f"feature.{plain}")()
     if (chosen.rule is None) != (media == "text"):
         raise Invalid("descriptor", f"one of {media} items", name, f"{built} is one")

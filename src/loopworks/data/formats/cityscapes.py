@@ -170,7 +170,8 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
     for stem in sorted(stems):
         image = find(images, [f"{stem}{_IMAGE}"])
         if image is None:
-            problems.append(Problem(where=f"{truth}/{stem}", error="not_found", message="the image is missing"))
+            missing = f"leftImg8bit/{stem}{_IMAGE}"
+            problems.append(Problem(where=missing, error="not_found", message="the image is missing"))
         size = measure(str(image)) if image else (0, 0)
         extra: dict[str, Any] = {"stem": stem, "kinds": []}
         found = {
@@ -178,15 +179,17 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
         }
         extra["kinds"] = [kind for kind, path in found.items() if path]
         shapes: list[Shape] = []
-        is_read = False
+        is_read, where = False, f"{truth}/{stem}"
         try:
             cut = found["instanceIds"] or found["labelIds"]
             if cut is not None:
-                array = load_mask(cut)[0]
+                where = cut.relative_to(root).as_posix()
+                array, mode, _ = load_mask(cut, where)
+                extra["mode"] = mode if mode in ("L", "I") else None
                 if array.ndim != 2 or (size != (0, 0) and array.shape != size[::-1]):
-                    raise Invalid("size of the mask", f"{size[0]} x {size[1]}, one channel", array.shape)
+                    raise Invalid(f"size of {where}", f"{size[0]} x {size[1]}, one channel", array.shape[::-1])
                 size = (array.shape[1], array.shape[0])
-                shapes, extra["rest"] = _instances(array.astype(np.int64), colors, f"{truth}/{stem}", problems)
+                shapes, extra["rest"] = _instances(array.astype(np.int64), colors, where, problems)
                 is_read = True
             told = find(root / truth, [f"{stem}_{truth}_polygons.json"])
             if told is not None:
@@ -195,7 +198,7 @@ def _records(root: Path, truth: str, colors: ColorMap, problems: list[Problem]) 
                 if cut is None:
                     shapes, size = _polygons(text, f"{truth}/{stem}", size, problems)
         except Invalid as error:
-            problems.append(Problem(where=f"{truth}/{stem}", error=error.code, message=error.message))
+            problems.append(Problem(where=where, error=error.code, message=error.message))
         if not (extra["kinds"] or "polygons" in extra):
             problems.append(Problem(where=f"{truth}/{stem}", error="not_found", message="its masks are missing"))
         extra["said"] = [shape.to_json() for shape in shapes] if "polygons" in extra else None
@@ -274,7 +277,7 @@ def _write_masks(record: Record, base: Path, kinds: Sequence[str], ids: Mapping[
     for kind in kinds:
         path = Path(f"{base}_{kind}.png")
         if kind == "instanceIds":
-            save_mask(path, np.where(plain < 0, 0, plain), "I;16", colors)
+            save_mask(path, np.where(plain < 0, 0, plain), extra.get("mode") or "I;16", colors)
         else:
             single = np.where(plain >= 1000, plain // 1000, np.where(plain < 0, 0, plain))
             save_mask(path, single, "RGBA" if kind == "color" else "L", colors)

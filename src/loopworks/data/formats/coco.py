@@ -33,7 +33,7 @@ from loopworks.data.formats.folder import (
     read_text,
     split_of,
 )
-from loopworks.data.formats.json_text import Sheet, parse
+from loopworks.data.formats.json_text import Entries, Sheet, parse
 
 LISTS = ("images", "annotations", "categories")
 _SIGNS = tuple(re.compile(rf'"{name}"\s*:\s*\[') for name in LISTS)
@@ -113,6 +113,12 @@ class _File:
     def folder(self) -> str:
         return posixpath.dirname(self.name)
 
+    @property
+    def is_headless(self) -> bool:
+        """Whether the file was cut off before its categories, so that no annotation has a class."""
+        lists = self.sheet.lists
+        return bool(self.sheet.fault) and "categories" not in lists and _needs_classes(lists.get("annotations"))
+
     def meta(self) -> dict[str, Any]:
         lists = self.sheet.lists
         return {
@@ -156,16 +162,13 @@ class _Reader:
                     raise
                 problems.append(Problem(where=name, error=error.code, message=error.message, hint=error.hint))
                 continue
-            if sheet.fault:
-                problems.append(
-                    Problem(
-                        where=name,
-                        error=Invalid.code,
-                        message=f"{name} {sheet.fault}",
-                        hint="the entries before it were read",
-                    )
-                )
             file = _File(name, sheet, encoding, split_of(posixpath.basename(name), posixpath.dirname(name)))
+            if sheet.fault:
+                hint = "the entries before it were read"
+                if file.is_headless:
+                    count = len(sheet.lists["annotations"].values)
+                    hint = f"the images before it were read; its {count} annotations have no class without categories"
+                problems.append(Problem(where=name, error=Invalid.code, message=f"{name} {sheet.fault}", hint=hint))
             file.labels = read_categories(sheet.lists["categories"].values, classes, name) if _has(sheet) else {}
             files.append(file)
         return cls(base, Tree.of(base), files, classes, problems)
@@ -205,8 +208,8 @@ class _Reader:
                 self.problems.append(bad(where, f"id of {where}", "used once in its file", key))
                 continue
             if name in here:
-                self.problems.append(bad(where, f"file_name of {where}", "used once in its file", name))
-                continue
+                hint = "what is said of both entries was put together"
+                self.problems.append(bad(where, f"file_name of {where}", "used once in its file", name, hint))
             ids.add(key)
             here.add(name)
             found.setdefault(name, []).append((file, at))
@@ -232,6 +235,8 @@ class _Reader:
         entries = file.sheet.lists.get("annotations")
         seen: set[Any] = set()
         by_image = file.by_image
+        if file.is_headless:
+            return
         for at, body in enumerate(entries.values if entries else ()):
             key = body.get("image_id") if isinstance(body, dict) else None
             own = body.get("id") if isinstance(body, dict) else None
@@ -285,7 +290,7 @@ class _Reader:
             tags=tuple(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else (),
             attributes=json_facts(facts) if isinstance(facts, dict) else {},
             shapes=tuple(shapes),
-            is_labeled=body.get("labeled", True) is not False,
+            is_labeled=body.get("labeled", True) is not False and not all(file.is_headless for file, _ in places),
             extra={"coco": {"name": name, "in": kept}},
         )
 
@@ -377,11 +382,18 @@ def _segment(file: str, value: int, shape: Shape) -> str:
     return dump({"coco": {"file": file, "segment": value, "mark": coco_panoptic.text_mark(shape.mask)}})
 
 
+def _needs_classes(entries: Entries | None) -> bool:
+    return entries is not None and any(isinstance(one, dict) and "category_id" in one for one in entries.values)
+
+
 def _has(sheet: Sheet) -> bool:
     return "categories" in sheet.lists
 
 
 def _is_id(value: Any) -> bool:
+    """A number or text; some tools write 1.0 for 1, which mean the same."""
+    if isinstance(value, float):
+        return value.is_integer()
     return isinstance(value, int | str) and not isinstance(value, bool)
 
 

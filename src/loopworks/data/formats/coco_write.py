@@ -57,14 +57,17 @@ class _Out:
     """Annotations that need a new id, each with the image's body, whose id may be new too."""
 
     split: str = field(init=False)
+    base: str = field(init=False)
+    """The name without its folder."""
 
     def __post_init__(self) -> None:
-        self.split = split_of(posixpath.basename(self.name), posixpath.dirname(self.name))
+        self.base = posixpath.basename(self.name)
+        self.split = split_of(self.base, posixpath.dirname(self.name))
 
     def category(self, label: str) -> Any:
         """The id of a class, which becomes a category if it is none yet."""
         if label not in self.category_ids:
-            key = 1 + max((key for key in self.labels if isinstance(key, int)), default=0)
+            key = 1 + max((int(key) for key in self.labels if isinstance(key, int | float)), default=0)
             self._add(key, label)
         return self.category_ids[label]
 
@@ -79,12 +82,12 @@ class _Out:
             self.category(label)
 
     def text(self) -> str:
-        key = max((key for key in self.image_ids if isinstance(key, int)), default=0)
+        key = max((int(key) for key in self.image_ids if isinstance(key, int | float)), default=0)
         for body in self.late_images:
             key += 1
             body["id"] = key
             self.images.append((float("inf"), self.style.render(body, 2)))
-        key = max((key for key in self.annotation_ids if isinstance(key, int)), default=0)
+        key = max((int(key) for key in self.annotation_ids if isinstance(key, int | float)), default=0)
         for body, image in self.late:
             key += 1
             full = {"id": key, **body, "image_id": image["id"]}
@@ -113,6 +116,8 @@ class _Writer:
         self.folder = folder
         self.schema = content.schema
         self.files: dict[str, _Out] = {}
+        self.ids: dict[str, set[Any]] = {}
+        """File -> ids that the image under way has in it; two where the file names it twice."""
         kept = content.meta.get("coco", {})
         metas = kept.get("files", []) if isinstance(kept, Mapping) else []
         classes = Classes([])
@@ -132,6 +137,7 @@ class _Writer:
             if entry["file"] in self.files and (not self.by_split or self.files[entry["file"]].split == record.split)
         ]
         bodies: dict[str, dict[str, Any]] = {}
+        self.ids = {}
         labels = [shape.label for shape in record.shapes if shape.kind == "class"]
         said: dict[str, Any] = {}
         for entry in entries:
@@ -139,7 +145,9 @@ class _Writer:
         for entry in entries:
             out = self.files[entry["file"]]
             change = _changes(said, record, labels)
-            bodies[out.name] = self._image(out, entry, record, change, record.name == kept.get("name"))
+            body = self._image(out, entry, record, change, record.name == kept.get("name"))
+            bodies.setdefault(out.name, body)
+            self.ids.setdefault(out.name, set()).add(body.get("id"))
         segments: dict[str, list[tuple[int, Shape]]] = {}
         for shape in record.shapes:
             if shape.kind != "class":
@@ -172,9 +180,10 @@ class _Writer:
         """The file for new entries of a split."""
         name = f"annotations/{kind}_{split or 'default'}.json"
         for out in self.files.values():
-            base = posixpath.basename(out.name)
-            is_other = base.startswith(("captions", "panoptic")) if kind == "instances" else not base.startswith(kind)
-            if out.split == split and not is_other:
+            if out.split != split:
+                continue
+            starts = out.base.startswith
+            if not starts(("captions", "panoptic")) if kind == "instances" else starts(kind):
                 return out
         first = next(iter(self.files.values()), None)
         out = _Out(name, Style())
@@ -257,7 +266,7 @@ class _Writer:
             out = self.files[place["file"]]
             body = _load(place["text"])
             key, category = body.get("id"), body.get("category_id")
-            if body.get("image_id") != bodies[out.name].get("id") or not all(map(_is_plain, (key, category))):
+            if body.get("image_id") not in self.ids.get(out.name, ()) or not all(map(_is_plain, (key, category))):
                 return False
             if key is not None and key in out.annotation_ids:
                 return False

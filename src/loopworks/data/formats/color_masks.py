@@ -22,6 +22,7 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Problem, Shape, dump
 from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.inputs import ClassNames, Tally, clean_name, find, inside, measure, read_text, split_of
+from loopworks.data.formats.sheet import in_order
 
 KEY = "color-masks"
 _MAPS = ("classes.csv", "class_dict.csv", "label_colors.txt")
@@ -91,7 +92,7 @@ class ColorMasks:
         files: Mapping[str, str] = kept.get("files", {})
         listed = {line.strip() for name, text in files.items() if name in _LISTS for line in text.splitlines()}
         used: set[str] = set()
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             if record.text is not None:
                 tally.add("a text cannot be an image with a mask; it was left out")
                 continue
@@ -310,7 +311,7 @@ def _numbered(root: Path, pairs: Sequence[_Pair]) -> ColorMap:
     return ColorMap.from_json([[str(n), n, *_color(n + 1)] for n in sorted(found)])
 
 
-def load_mask(path: Path) -> tuple[NDArray[Any], str, str]:
+def load_mask(path: Path, name: str = "mask") -> tuple[NDArray[Any], str, str]:
     """Pixels, mode and palette (as hexadecimal digits) of a mask.
 
     Raises: Invalid: no image, or of a mode that no mask has.
@@ -323,15 +324,15 @@ def load_mask(path: Path) -> tuple[NDArray[Any], str, str]:
             mode, palette = image.mode, bytes(image.getpalette() or b"").hex() if image.mode == "P" else ""
             array = np.asarray(image.convert("L") if mode == "1" else image)
     except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise Invalid("mask", "an image", str(error)) from None
+        raise Invalid(name, "an image", str(error)) from None
     if mode not in ("1", "L", "P", "RGB", "RGBA", "I", "I;16"):
-        raise Invalid("mode of a mask", "L, P, I, RGB or RGBA", mode)
+        raise Invalid(f"mode of {name}", "L, P, I, RGB or RGBA", mode)
     return array, mode, palette
 
 
 def _records(root: Path, pairs: Sequence[_Pair], colors: ColorMap, problems: list[Problem]) -> Iterator[Record]:
     seen: set[str] = set()
-    for pair in pairs:
+    for at, pair in enumerate(pairs, 1):
         try:
             name = clean_name(pair.image)
         except Invalid as error:
@@ -346,16 +347,16 @@ def _records(root: Path, pairs: Sequence[_Pair], colors: ColorMap, problems: lis
             problems.append(Problem(where=pair.where, error="not_found", message=f"image {name!r} is missing"))
         size = measure(str(image)) if image else (0, 0)
         shapes: tuple[Shape, ...] = ()
-        extra: dict[str, Any] = {"image": name, "mask": pair.mask, "list": pair.list, "line": pair.line}
+        extra: dict[str, Any] = {"image": name, "mask": pair.mask, "list": pair.list, "line": pair.line, "n": at}
         path = find(root, [pair.mask]) if pair.mask else None
         try:
             if path is None and pair.mask:
                 raise Invalid("mask", "a file inside the folder of the data set", pair.mask)
             if path is not None:
-                array, mode, palette = load_mask(path)
+                array, mode, palette = load_mask(path, pair.mask)
                 if size != (0, 0) and array.shape[:2] != size[::-1]:
                     raise Invalid(
-                        "size of the mask",
+                        f"size of {pair.mask}",
                         f"{size[0]} x {size[1]}, as the image",
                         f"{array.shape[1]} x {array.shape[0]}",
                     )
@@ -443,16 +444,16 @@ def save_mask(path: Path, array: NDArray[np.int64], mode: str, colors: ColorMap,
             out[array == number] = rgb
         if mode == "RGBA":
             out = np.concatenate([out, np.full((*plain.shape, 1), 255)], axis=-1)
-        Image.fromarray(out.astype(np.uint8)).save(path)
+        Image.fromarray(out.astype(np.uint8)).save(path, "PNG")
         return
     if plain.max(initial=0) > 255 or mode in ("I", "I;16"):
-        Image.fromarray(plain.astype(np.uint16 if mode != "I" else np.int32)).save(path)
+        Image.fromarray(plain.astype(np.uint16 if mode != "I" else np.int32)).save(path, "PNG")
         return
     image = Image.fromarray(plain.astype(np.uint8))
     if mode == "P":
         image = Image.frombytes("P", image.size, plain.astype(np.uint8).tobytes())
         image.putpalette(bytes.fromhex(palette) or bytes(range(256)) * 3)
-    image.save(path)
+    image.save(path, "PNG")
 
 
 def instance_shape(label: str, inside_: NDArray[np.bool_], facts: Mapping[str, Any]) -> Shape:

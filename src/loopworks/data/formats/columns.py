@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from loopworks.core.errors import Invalid
+from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.values import Problem, Shape, dump
 from loopworks.data.files import SPLITS, problem
 from loopworks.data.formats.contract import Record
-from loopworks.data.formats.inputs import inside
+from loopworks.data.formats.inputs import inside, is_outside, measure
 
 Cells = Mapping[str, Any]
 PATHS = ("file_name", "filename", "path", "file_path", "filepath", "image_path", "image", "file", "img", "img_path")
@@ -87,6 +87,14 @@ def guess(names: Sequence[str], wanted: Columns) -> Columns | None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Stands in the place of a class whose number no name has."""
+
+    number: Any
+    expected: str
+
+
 @dataclass(slots=True)
 class Row:
     """One row on its way to a record."""
@@ -110,12 +118,13 @@ class Reading:
     problems: list[Problem]
     found: dict[str, Record] = field(default_factory=dict)
     _raws: dict[str, list[list[Any]]] = field(default_factory=dict)
+    _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def take(self, row: Row) -> None:
         """Add a row."""
         where = f"{self.file} row {row.number}"
         try:
-            said = parse(row.cells, self.columns, where)
+            said = parse(row.cells, self.columns, where, self.problems)
         except Invalid as error:
             self.problems.append(problem(where, error))
             return
@@ -128,6 +137,10 @@ class Reading:
                 self._raws.setdefault(name, [])
                 return
             said = replace(said, path=place)
+            if any(shape.kind == "box" for shape in said.shapes):
+                if place not in self._sizes:
+                    self._sizes[place] = measure(place)
+                self.problems += beyond(said.shapes, self._sizes[place], where)
         split = said.split or self.split
         old = self.found.get(name)
         kept = self._raws.setdefault(name, [])
@@ -148,8 +161,11 @@ class Reading:
         return name if self.columns.path else f"{self.file}#{number}"
 
 
-def parse(cells: Cells, columns: Columns, where: str) -> Record:
-    """One row as a record without place; ``Invalid`` where its box is none."""
+def parse(cells: Cells, columns: Columns, where: str, problems: list[Problem]) -> Record:
+    """One row as a record without place; ``Invalid`` where its box is none.
+
+    Of the column ``objects`` only the bad ones are left out, and told in ``problems``.
+    """
     label = cells.get(columns.label) if columns.label else None
     classes = _classes(label, columns.between)
     rest = {name: value for name, value in cells.items() if name not in columns.named and value is not None}
@@ -160,7 +176,7 @@ def parse(cells: Cells, columns: Columns, where: str) -> Record:
         rest = {}
     else:
         shapes = tuple(Shape(label=name, source="import") for name in dict.fromkeys(classes))
-    shapes += _objects(rest.pop("objects", None), where) if isinstance(rest.get("objects"), Mapping) else ()
+    shapes += _objects(rest.pop("objects", None), where, problems) if isinstance(rest.get("objects"), Mapping) else ()
     text = cells.get(columns.text) if columns.text else None
     width, height = (_whole(cells.get(name)) for name in columns.size) if columns.size else (0, 0)
     known = split.lower() in SPLITS
@@ -177,6 +193,18 @@ def parse(cells: Cells, columns: Columns, where: str) -> Record:
         shapes=shapes,
         is_labeled=bool(shapes) or bool(columns.box and columns.label == ""),
     )
+
+
+def beyond(shapes: Iterable[Shape], size: tuple[int, int], where: str) -> list[Problem]:
+    """One problem for each shape that leaves an image of this size (width, height)."""
+    found = []
+    for shape in shapes:
+        if is_outside(shape, *size):
+            error = Invalid(
+                f"box of {where}", f"inside {size[0]} x {size[1]}", list(shape.bounds or ()), "kept as it is"
+            )
+            found.append(problem(where, error))
+    return found
 
 
 def locate(root: Path, name: str) -> str | Problem:
@@ -230,7 +258,7 @@ def _box(cells: Cells, columns: Columns, classes: list[str], rest: dict[str, Any
     )
 
 
-def _objects(objects: Any, where: str) -> tuple[Shape, ...]:
+def _objects(objects: Any, where: str, problems: list[Problem]) -> tuple[Shape, ...]:
     """The column that data sets on the Hub have: ``{"bbox": [[x, y, width, height], ...], "category": [...]}``."""
     boxes = objects.get("bbox") or objects.get("boxes") or []
     key = next((one for one in ("category", "categories", "label", "labels", "class") if one in objects), "")
@@ -240,15 +268,22 @@ def _objects(objects: Any, where: str) -> tuple[Shape, ...]:
     rest = {k: v for k, v in objects.items() if k not in ("bbox", "boxes", key)}
     found = []
     for i, (box, name) in enumerate(zip(boxes, names, strict=True)):
-        if not isinstance(box, list) or len(box) != 4:
-            raise Invalid(f"bbox {i} of {where}", "four numbers", box)
-        numbers = tuple(number(value, f"bbox {i} of {where}") for value in box)
-        if min(numbers[2:]) < 0:
-            raise Invalid(f"size of bbox {i} of {where}", "0 or more", numbers)
-        facts = {k: v[i] for k, v in rest.items() if isinstance(v, list) and len(v) == len(boxes) and v[i] is not None}
-        found.append(
-            Shape(label=str(name), source="import", kind="box", points=(numbers,), attributes=dump(facts, where))
-        )
+        try:
+            if isinstance(name, Unknown):
+                raise Invalid(f"class of bbox {i} of {where}", name.expected, name.number)
+            if not isinstance(box, list) or len(box) != 4:
+                raise Invalid(f"bbox {i} of {where}", "four numbers", box)
+            numbers = tuple(number(value, f"bbox {i} of {where}") for value in box)
+            if min(numbers[2:]) < 0:
+                raise Invalid(f"size of bbox {i} of {where}", "0 or more", numbers)
+            facts = {
+                k: v[i] for k, v in rest.items() if isinstance(v, list) and len(v) == len(boxes) and v[i] is not None
+            }
+            found.append(
+                Shape(label=str(name), source="import", kind="box", points=(numbers,), attributes=dump(facts, where))
+            )
+        except LoopworksError as error:
+            problems.append(problem(where, error))
     return tuple(found)
 
 

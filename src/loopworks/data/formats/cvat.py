@@ -6,6 +6,7 @@ What is read comes back byte for byte where it did not change: the text of each 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from loopworks.core.errors import Invalid
@@ -15,7 +16,7 @@ from loopworks.data.formats import xmltext
 from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.cvat_image import Rules, Writer, read_image
 from loopworks.data.formats.inputs import ClassNames, Tally, Text, find, peek, read_text
-from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, lead_of
+from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, in_order, lead_of
 
 KEY = "cvat"
 
@@ -68,7 +69,7 @@ class Cvat:
         if not sheets:
             sheets = {first: Sheet(first, "", "\n</annotations>\n", "\n  ")}
         out = SheetWriter(folder, sheets)
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             if record.text is not None:
                 writer.tally.add("a text cannot be an image of CVAT; it was left out")
                 continue
@@ -171,7 +172,7 @@ def _records(
                 problems.append(Problem(where=where, error="invalid", message=f"id {number!r} is there twice"))
             ids.add(number)
             text = task.source.text[part.start : part.end]
-            extra = {"raw": text, "file": task.name, "id": number}
+            extra: dict[str, Any] = {"raw": text, "file": task.name, "id": number, "n": at}
             lead = lead_of(task.source.text, spans, at, task.sheet.between)
             if lead is not None:
                 extra["lead"] = lead

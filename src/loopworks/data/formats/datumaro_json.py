@@ -14,7 +14,7 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import Problem, Shape
 from loopworks.data.formats import jsontext
 from loopworks.data.formats.contract import Content, Put, Record
-from loopworks.data.formats.cvat_image import is_same
+from loopworks.data.formats.cvat_image import is_same, say_same
 from loopworks.data.formats.datumaro_shapes import KEY, read_shape, write_shape
 from loopworks.data.formats.inputs import (
     ClassNames,
@@ -28,7 +28,7 @@ from loopworks.data.formats.inputs import (
     read_text,
     split_of,
 )
-from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, lead_of
+from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, in_order, lead_of
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
@@ -77,7 +77,7 @@ class Datumaro:
         sheets = {sheet["name"]: Sheet.from_json(sheet) for sheet in kept.get("files", ())}
         labels: dict[str, list[str]] = {name: list(found) for name, found in kept.get("labels", {}).items()}
         tally, out = Tally(), SheetWriter(folder, sheets)
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             extra = record.extra.get(KEY, {})
             raw, sheet = extra.get("raw"), extra.get("file")
             if sheet not in sheets:
@@ -168,7 +168,7 @@ def _records(base: Path, subsets: Sequence[_Subset], problems: list[Problem]) ->
                 problems.append(Problem(where=where, error="invalid", message="an id that is there already; left out"))
                 continue
             ids.add(item["id"])
-            extra: dict[str, Any] = {"raw": raw, "file": one.sheet.name}
+            extra: dict[str, Any] = {"raw": raw, "file": one.sheet.name, "n": at}
             lead = lead_of(one.source.text, one.spans, at, one.sheet.between)
             if lead is not None:
                 extra["lead"] = lead
@@ -255,7 +255,7 @@ def _text(record: Record, raw: str, labels: Sequence[str], sheet: str, tally: Ta
     """The item as it was read where the record says the same, else with what changed."""
     item = jsontext.loads(raw)
     before, _ = _read_item(item, labels, split_of(PurePosixPath(sheet).stem), "")
-    same = len(before.shapes) == len(record.shapes) and all(map(is_same, before.shapes, record.shapes))
+    same = say_same(before.shapes, record.shapes)
     if same and dict(before.attributes) == dict(record.attributes):
         return raw
     changed = dict(item)

@@ -124,8 +124,12 @@ def decode(data: bytes, name: str) -> tuple[str, str]:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise Invalid(
-            name, "UTF-8 or UTF-16 text", f"byte {data[error.start]:#04x} at {error.start}", "save it as UTF-8"
+            name,
+            "UTF-8 or UTF-16 text",
+            f"byte {data[error.start]:#04x} at line {line}, byte {error.start + 1}",
+            "save it as UTF-8",
         ) from None
     return (text[1:], encoding + "-mark") if marked else (text, encoding)
 

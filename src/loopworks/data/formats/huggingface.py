@@ -4,6 +4,7 @@ Source: https://huggingface.co/docs/datasets/repository_structure and about_data
 """
 
 import base64
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Problem, Shape
 from loopworks.data.files import problem
 from loopworks.data.formats import inputs
-from loopworks.data.formats.columns import LABELS, TEXTS, Columns, parse
+from loopworks.data.formats.columns import LABELS, TEXTS, Columns, Unknown, beyond, parse
 from loopworks.data.formats.contract import Content, Put, Record
 
 BATCH = 64  # rows in memory at a time: images lie in them
@@ -114,9 +115,11 @@ class HuggingFace:
         image = self.image or (images[0] if images and not text else "")
         if not image and not text:
             raise Invalid("columns", "with an image (bytes and path) or a text", ", ".join(names))
-        return Columns(
-            path=image, text=text, label=self.label or next((lower[name] for name in LABELS if name in lower), "")
-        )
+        label = self.label or next((lower[name] for name in LABELS if name in lower), "")
+        if not label:  # fine_label, coarse_label ...: the first that has names of classes
+            features = _features(schema)
+            label = next((name for name in names if name != "objects" and _names(features.get(name))), "")
+        return Columns(path=image, text=text, label=label)
 
 
 def _files(root: Path) -> list[Path]:
@@ -177,17 +180,28 @@ def _names(feature: Any) -> list[str] | None:
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
+def _object_type(schema: Any) -> tuple[Any, bool]:
+    """The type of ``objects``, and whether it is a list of objects and not an object of lists."""
+    import pyarrow as pa
+
+    kind = schema.field("objects").type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return (kind.value_type, True) if is_list else (kind, False)
+
+
 def _object_key(schema: Any) -> str:
     """The field of ``objects`` that holds the classes."""
     if "objects" not in schema.names:
         return ""
-    kind = schema.field("objects").type
+    kind, _ = _object_type(schema)
     fields = {field.name for field in kind} if hasattr(kind, "__iter__") else set()
     return next((one for one in ("category", "categories", "label", "labels", "class") if one in fields), "")
 
 
 def _object_names(schema: Any) -> list[str] | None:
     found = _features(schema).get("objects")
+    if isinstance(found, list) and found:
+        found = found[0]
     inner = found.get("feature", found) if isinstance(found, dict) else None
     return _names(inner.get(_object_key(schema))) if isinstance(inner, dict) else None
 
@@ -199,16 +213,19 @@ def _classes(file: Any, columns: Columns) -> list[str]:
         return found
     wanted = [name for name in (columns.label, "objects") if name in schema.names]
     seen: dict[str, None] = {}
-    for batch in file.iter_batches(batch_size=4096, columns=wanted) if wanted else ():
-        for row in batch.to_pylist():
-            seen |= dict.fromkeys(shape.label for shape in _shapes(row, columns, schema))
+    try:
+        for batch in file.iter_batches(batch_size=4096, columns=wanted) if wanted else ():
+            for row in batch.to_pylist():
+                seen |= dict.fromkeys(shape.label for shape in _shapes(row, columns, schema))
+    except (OSError, ValueError):
+        return list(seen)  # reading the rows says what is wrong, and where
     return list(seen)
 
 
 def _shapes(cells: Mapping[str, Any], columns: Columns, schema: Any) -> tuple[Shape, ...]:
     plain = {name: value for name, value in cells.items() if name in (columns.label, "objects")}
     try:
-        return parse(_named(plain, columns, schema), Columns(label=columns.label), "row").shapes
+        return parse(_named(plain, columns, schema), Columns(label=columns.label), "row", []).shapes
     except Invalid:
         return ()
 
@@ -225,7 +242,7 @@ def _named(cells: dict[str, Any], columns: Columns, schema: Any) -> dict[str, An
         objects = {name: [one.get(name) for one in objects] for name in (objects[0] if objects else {})}
         cells["objects"] = objects
     if isinstance(objects, dict) and names is not None:
-        cells["objects"] = {**objects, key: [_name(names, one) for one in objects[key] or []]}
+        cells["objects"] = {**objects, key: [_object_name(names, one) for one in objects[key] or []]}
     return cells
 
 
@@ -233,6 +250,14 @@ def _name(names: Sequence[str], number: Any) -> str:
     if not isinstance(number, int) or not 0 <= number < len(names):
         raise Invalid("class number", f"in 0..{len(names) - 1}", number)
     return names[number]
+
+
+def _object_name(names: Sequence[str], number: Any) -> str | Unknown:
+    """The name of a number in ``objects``; one that has none costs its own object, not the row."""
+    try:
+        return _name(names, number)
+    except Invalid:
+        return Unknown(number, f"a number in 0..{len(names) - 1}")
 
 
 def _records(base: Path, files: Mapping[str, Mapping[str, Any]], problems: list[Problem]) -> Iterator[Record]:
@@ -248,7 +273,7 @@ def _records(base: Path, files: Mapping[str, Mapping[str, Any]], problems: list[
                     number += 1
                     where = f"{name} row {number}"
                     try:
-                        yield _record(cells, columns, file.schema_arrow, where, name, number, split, taken)
+                        yield _record(cells, columns, file.schema_arrow, where, name, number, split, taken, problems)
                     except LoopworksError as error:
                         problems.append(problem(where, error))
         except (OSError, ValueError) as error:  # pyarrow's own errors are one of these
@@ -265,10 +290,11 @@ def _record(
     number: int,
     split: str,
     taken: set[str],
+    problems: list[Problem],
 ) -> Record:
     media = cells.pop(columns.path, None) if columns.path else None
     cells = {name: _plain(value) for name, value in cells.items()}
-    said = parse(_named(cells, columns, schema), replace(columns, path=""), where)
+    said = parse(_named(cells, columns, schema), replace(columns, path=""), where, problems)
     said = replace(said, split=split, extra={"hf": {"file": file, "row": number}})
     stem = f"{PurePosixPath(file).stem}/{number:06}"
     if columns.text:
@@ -276,6 +302,8 @@ def _record(
     data = media.get("bytes") if isinstance(media, dict) else None
     if not data:
         raise Invalid(f"image of {where}", "bytes", "nothing")
+    if any(shape.kind == "box" for shape in said.shapes):
+        problems += beyond(said.shapes, inputs.measure(io.BytesIO(data)), where)
     given = str(media.get("path") or "") if isinstance(media, dict) else ""
     try:
         name = inputs.clean_name(given) if given else f"{stem}{_ending(data)}"
@@ -393,12 +421,15 @@ def _row(
             lost[what] = lost.get(what, 0) + 1
     if about["label"]:
         names = _names(_features(schema).get(about["label"]))
-        numbers = [names.index(one) if one in names else -1 for one in plain] if names is not None else plain
+        inner = _inner(schema.field(about["label"]).type)
+        numbers: list[Any] = [_cell(one, inner) for one in plain]
+        if names is not None:
+            numbers = [names.index(one) if one in names else -1 for one in plain]
         is_list = str(schema.field(about["label"]).type).startswith(("list", "fixed", "large_list"))
         row[about["label"]] = numbers if is_list else (numbers[0] if numbers else (-1 if names is not None else None))
     if key:
         names = _object_names(schema)
-        kind = schema.field("objects").type
+        kind, is_list = _object_type(schema)
         objects: dict[str, list[Any]] = {field.name: [] for field in kind}
         at = "bbox" if "bbox" in objects else "boxes"
         for shape in boxes:
@@ -409,9 +440,29 @@ def _row(
                 if field not in (at, key):
                     objects[field].append(shape.facts.get(field))
             objects[at].append(list(shape.bounds or ()))
-            objects[key].append(names.index(shape.label) if names is not None else shape.label)
-        row["objects"] = objects
+            objects[key].append(
+                names.index(shape.label) if names is not None else _cell(shape.label, _inner(kind.field(key).type))
+            )
+        row["objects"] = [dict(zip(objects, one, strict=True)) for one in zip(*objects.values(), strict=True)]
+        row["objects"] = row["objects"] if is_list else objects
     return row
+
+
+def _inner(kind: Any) -> Any:
+    """What a list holds; the type itself where it is none."""
+    return _inner(kind.value_type) if hasattr(kind, "value_type") else kind
+
+
+def _cell(label: str, kind: Any) -> Any:
+    """A class without names in the schema, as its column spells it: by its number or by its name."""
+    import pyarrow as pa
+
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return label
+    try:
+        return pa.scalar(float(label) if pa.types.is_floating(kind) else int(label), kind).as_py()
+    except (pa.ArrowException, TypeError, ValueError, OverflowError):
+        return None  # a new class that is no number has no place in such a column
 
 
 def _fit(value: Any, kind: Any) -> Any:

@@ -1,11 +1,13 @@
 """What every reader checks of files from outside: size, encoding, paths, class names, places in the image."""
 
 import codecs
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from loopworks.core.errors import Invalid
 from loopworks.core.fields import is_text
@@ -23,6 +25,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"""^\s*<\?xml[^>]*?\bencoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+_DRIVE = re.compile(r"[A-Za-z]:")
 _SPLITS = {
     "train": "train",
     "training": "train",
@@ -123,26 +126,37 @@ def inside(root: Path, name: str) -> Path:
 
     Raises: Invalid: an absolute name, one with ``..``, or one that a link leads out of ``root``.
     """
-    plain = name.replace("\\", "/")
-    bad = not plain or plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or ".." in plain.split("/")
-    if bad or "\0" in plain or not is_text(plain):
-        raise Invalid("file name", "a path inside the folder of the data set", name)
+    plain = _checked(name)
     path = root / plain
     try:
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise Invalid("file name", "a path inside the folder of the data set", f"{name}, a link that leads out")
-    except (OSError, RuntimeError):  # too long a name, a ring of links
+        real, base = os.path.realpath(path), os.path.realpath(root).rstrip(os.sep)
+    except (OSError, ValueError):  # too long a name, a ring of links
         raise Invalid("file name", "a path that this machine can hold", name) from None
+    if real != base and not real.startswith(base + os.sep):
+        raise Invalid("file name", "a path inside the folder of the data set", f"{name}, a link that leads out")
     return path
+
+
+def _checked(name: str) -> str:
+    """A relative name with slashes, as text; what is on the disk is not looked at."""
+    plain = name.replace("\\", "/")
+    parts = plain.split("/")
+    bad = not plain or plain.startswith("/") or _DRIVE.match(plain) or ".." in parts
+    if bad or "\0" in plain or not is_text(plain):
+        raise Invalid("file name", "a path inside the folder of the data set", name)
+    if len(plain) > 4000 or any(len(part) > 63 and len(part.encode()) > 255 for part in parts):
+        raise Invalid("file name", "a path that this machine can hold", name)
+    return plain
 
 
 def find(root: Path, names: Iterable[str]) -> Path | None:
     """The first of ``names`` that is a file inside ``root``."""
+    base = os.fspath(root)
     for name in names:
         try:
             # Following links is dear: only for what is there. ``inside`` refuses what must not even be looked at.
             plain = name.replace("\\", "/")
-            if not plain.startswith("/") and ".." not in plain and (root / plain).is_file():
+            if not plain.startswith("/") and ".." not in plain and os.path.isfile(f"{base}/{plain}"):
                 return inside(root, name)
         except (Invalid, OSError, ValueError):
             continue
@@ -154,9 +168,7 @@ def clean_name(name: str) -> str:
 
     Raises: Invalid: a name that leads out of the data set, or none.
     """
-    plain = name.replace("\\", "/")
-    inside(Path("/"), plain)
-    return PurePosixPath(plain).as_posix()
+    return PurePosixPath(_checked(name)).as_posix()
 
 
 def split_of(name: str) -> str:
@@ -164,7 +176,7 @@ def split_of(name: str) -> str:
     return _SPLITS.get(name.lower(), "")
 
 
-def measure(path: str) -> tuple[int, int]:
+def measure(path: str | BinaryIO) -> tuple[int, int]:
     """Width and height of an image file in pixels; (0, 0) where it is none."""
     from PIL import Image, UnidentifiedImageError
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ class Spelled(float):
 
 
 _DECODER = json.JSONDecoder(parse_float=Spelled)
+_PLAIN = json.JSONDecoder()
 
 
 def loads(text: str) -> Any:
@@ -61,9 +62,9 @@ def _skip(text: str, at: int) -> int:
     return found.end() if found else at
 
 
-def _value(text: str, at: int) -> tuple[Any, int]:
+def _value(text: str, at: int, decoder: json.JSONDecoder = _DECODER) -> tuple[Any, int]:
     try:
-        return _DECODER.raw_decode(text, at)
+        return decoder.raw_decode(text, at)
     except json.JSONDecodeError as error:
         raise _fault(text, error.pos, error.msg) from None
     except RecursionError:
@@ -96,8 +97,10 @@ class Cut:
     has_list: bool = False
 
 
-def cut(source: Text, key: str = "") -> Cut:
+def cut(source: Text, key: str = "", each: Callable[[Any], None] = lambda item: None) -> Cut:
     """Where the items lie of the list that is the file, or that is ``key`` of the object that is the file.
+
+    ``each`` takes every item on the way, its numbers without their spelling.
 
     Raises: Invalid: the file is of another shape altogether, or broken before the list.
     """
@@ -106,7 +109,7 @@ def cut(source: Text, key: str = "") -> Cut:
     if not key:
         if text[at : at + 1] != "[":
             raise Invalid("JSON", "a list", text[at : at + 20])
-        _items(text, at + 1, out)
+        _items(text, at + 1, out, each)
         return out
     if text[at : at + 1] != "{":
         raise Invalid("JSON", "an object", text[at : at + 20])
@@ -119,7 +122,7 @@ def cut(source: Text, key: str = "") -> Cut:
                 raise _fault(text, at, "a name and a colon")
             at = _skip(text, at + 1)
             if name == key and text[at : at + 1] == "[" and not out.has_list:
-                at = _items(text, at + 1, out)
+                at = _items(text, at + 1, out, each)
                 if out.error:
                     return out
             else:
@@ -136,12 +139,13 @@ def cut(source: Text, key: str = "") -> Cut:
     return out
 
 
-def _items(text: str, at: int, out: Cut) -> int:
+def _items(text: str, at: int, out: Cut, each: Callable[[Any], None]) -> int:
     out.has_list, out.start, out.end = True, at, at
     at = _skip(text, at)
     try:
         while text[at : at + 1] != "]":
-            _, end = _value(text, at)
+            item, end = _value(text, at, _PLAIN)
+            each(item)
             out.spans.append((at, end))
             out.end = end
             at = _skip(text, end)

@@ -15,11 +15,11 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import Problem
 from loopworks.data.formats import jsontext, xmltext
 from loopworks.data.formats.contract import Content, Put, Record
-from loopworks.data.formats.cvat_image import is_same
+from loopworks.data.formats.cvat_image import say_same
 from loopworks.data.formats.inputs import ClassNames, Text, clean_name, find, inside, measure, peek, read_text
 from loopworks.data.formats.label_studio_results import KEY
-from loopworks.data.formats.label_studio_task import Found, Writer, places, problems_of, read_task
-from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, lead_of
+from loopworks.data.formats.label_studio_task import Found, Writer, note_classes, places, problems_of, read_task
+from loopworks.data.formats.sheet import Sheet, SheetWriter, cut, in_order, lead_of
 
 _SIGNS = re.compile(
     r'"(completed_by|annotation_id|was_cancelled|file_upload|from_name|lead_time|rectanglelabels|polygonlabels|'
@@ -69,7 +69,7 @@ class LabelStudio:
             sheets = {"tasks.json": Sheet("tasks.json", "[", "]", ", ")}
         renamed, first = kept.get("renamed", {}), next(iter(sheets))
         out, writer = SheetWriter(folder, sheets), Writer()
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             extra = record.extra.get(KEY, {})
             raw = extra.get("raw")
             sheet = extra.get("file") if extra.get("file") in sheets else first
@@ -131,19 +131,29 @@ def _classes(config: str) -> list[str]:
 
 def _open(path: Path, configs: Mapping[str, str], names: ClassNames, problems: list[Problem]) -> _List:
     source = read_text(path, path.name)
-    found = jsontext.cut(source)
+    used, is_multi = ClassNames(), False
+
+    def note(task: Any) -> None:
+        nonlocal is_multi
+        if isinstance(task, Mapping):
+            is_multi |= note_classes(task, used)
+
+    try:
+        found = jsontext.cut(source, each=note)
+    except Invalid as error:
+        raise Invalid(path.name, "a JSON list of tasks", error.message) from None
     if found.error:
         problems.append(Problem(where=path.name, error="invalid", message=found.error))
-    used, is_multi = ClassNames(), False
-    for start, end in found.spans:
-        task = jsontext.loads(source.text[start:end])
-        if isinstance(task, Mapping):
-            is_multi |= read_task(task, used, lambda: (1, 1)).is_multi
+    used.found.pop("", None)
     for config in _matching(path.name, configs, set(used.found)):
         for name in _classes(config):
             names.add(name)
+    declared = set(names.found)
     for name in used.found:
         names.add(name)
+        if declared and name not in declared:
+            message = f"class {name!r} is not in the labeling configuration; it was added"
+            problems.append(Problem(where=path.name, error="invalid", message=message))
     sheet = cut(source, path.name, found.spans, found.start, found.end, ",")
     return _List(path.name, source, sheet, found.spans, is_multi)
 
@@ -162,7 +172,7 @@ def _matching(name: str, configs: Mapping[str, str], used: set[str]) -> list[str
 def _records(base: Path, lists: Sequence[_List], names: ClassNames, problems: list[Problem]) -> Iterator[Record]:
     seen: set[str] = set()
     for one in lists:
-        ids: set[str] = set()
+        ids: dict[str, str] = {}
         line, last = 1, 0
         for at, (start, end) in enumerate(one.spans):
             line, last = line + one.source.text.count("\n", last, start), start
@@ -175,10 +185,13 @@ def _records(base: Path, lists: Sequence[_List], names: ClassNames, problems: li
             where += f" (task {task.get('id')})"
             number = str(task.get("id"))
             if number in ids and task.get("id") is not None:
-                problems.append(Problem(where=where, error="invalid", message="an id that is there already; left out"))
-                continue
-            ids.add(number)
-            extra: dict[str, Any] = {"raw": raw, "file": one.name}
+                is_same = ids[number] == raw
+                message = f"an id that is there already; {'left out, as it is the same task' if is_same else 'kept'}"
+                problems.append(Problem(where=where, error="invalid", message=message))
+                if is_same:
+                    continue
+            ids.setdefault(number, raw)
+            extra: dict[str, Any] = {"raw": raw, "file": one.name, "n": at}
             lead = lead_of(one.source.text, one.spans, at, one.sheet.between)
             if lead is not None:
                 extra["lead"] = lead
@@ -198,8 +211,8 @@ def _record(
     if found.media:
         name, candidates = places(found.media)
         path = find(base, candidates)
-        inside(base, name)
         if path is None:
+            inside(base, name)
             problems.append(Problem(where=where, error="not_found", message=f"{found.media!r}: the file is missing"))
         else:
             extra["media"] = path.relative_to(base).as_posix()
@@ -242,8 +255,7 @@ def _text(record: Record, raw: str, extra: Mapping[str, Any], renamed: Mapping[s
 
 def _says(found: Found, record: Record) -> bool:
     return (
-        len(found.shapes) == len(record.shapes)
-        and all(map(is_same, found.shapes, record.shapes))
+        say_same(found.shapes, record.shapes)
         and found.attributes == dict(record.attributes)
         and (found.split, found.tags, found.text) == (record.split, record.tags, record.text)
     )

@@ -53,10 +53,13 @@ def pixels(share: Any, side: int, what: str) -> float:
     """
     if isinstance(share, bool) or not isinstance(share, int | float) or not math.isfinite(share):
         raise Invalid(what, "a number", share)
-    if isinstance(share, int) or (
-        isinstance(share, Spelled) and "e" not in share.text.lower() and len(share.text) < 1200
-    ):
-        return float(Fraction(share.text if isinstance(share, Spelled) else share) * side / 100)
+    text = share.text if isinstance(share, Spelled) else str(share) if isinstance(share, int) else "e"
+    if len(text) < 200 and "e" not in text and "E" not in text:
+        whole, _, rest = text.partition(".")
+        # A quotient of whole numbers is rounded once, as one of fractions is, at a tenth of the time.
+        return float(int(whole + rest) * side / (100 * 10 ** len(rest)))
+    if isinstance(share, int) or (isinstance(share, Spelled) and len(text) < 1200 and "e" not in text.lower()):
+        return float(Fraction(text if isinstance(share, Spelled) else share) * side / 100)
     return float(Fraction(float(share)) * side / 100) if abs(share) < 1e15 else share * side / 100
 
 
@@ -71,7 +74,9 @@ def share(place: float, side: int) -> int | float:
     return Spelled(format(_LONG.divide(exact.numerator, exact.denominator), "f"))
 
 
-def read_region(value: Mapping[str, Any], size: tuple[int, int], label: str, facts: dict[str, Any], at: Any) -> Shape:
+def read_region(
+    value: Mapping[str, Any], size: tuple[int, int], label: str, facts: dict[str, Any], extra: str, author: str
+) -> Shape:
     """A region as a shape in an image of ``size`` (width, height).
 
     Raises: Invalid: the size is not known, or numbers that no shape has.
@@ -88,8 +93,9 @@ def read_region(value: Mapping[str, Any], size: tuple[int, int], label: str, fac
         kind=kind,
         points=(row,) if row else (),
         mask=runs,
-        attributes=dump(facts),
-        extra=dump({KEY: {"at": at}}),
+        attributes=dump(facts) if facts else "{}",
+        author=author,
+        extra=extra,
     )
 
 
@@ -113,7 +119,7 @@ def _geometry(value: Mapping[str, Any], size: tuple[int, int]) -> tuple[Any, tup
         row = tuple(pixels(n, side, "point") for p in points for n, side in zip(p, size, strict=True))
         return "polyline" if value.get("closed") is False or len(points) < 3 else "polygon", row, ""
     x, y = pixels(value["x"], width, "x"), pixels(value.get("y"), height, "y")
-    turn = pixels(value.get("rotation", 0) or 0, 100, "rotation")
+    turn = pixels(value["rotation"], 100, "rotation") if value.get("rotation") else 0.0
     if "radiusX" in value:
         return (
             "ellipse",

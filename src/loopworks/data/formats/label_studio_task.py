@@ -2,8 +2,9 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -19,7 +20,8 @@ from loopworks.data.formats.label_studio_results import KEY, is_region, labels_o
 _MEDIA = ("image", "img", "image_url", "url", "photo", "picture", "video", "audio")
 _ENDS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 _AFTER = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement", "history")
-Size = Callable[[], tuple[int, int]]
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
+Size = Callable[[], tuple[int, int]] | None
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ def results(task: Mapping[str, Any]) -> Iterator[tuple[list[Any], dict[str, Any]
         if not isinstance(annotation, Mapping) or annotation.get("was_cancelled"):
             continue
         for n, result in enumerate(annotation.get("result") or []):
-            if isinstance(result, dict):
+            if isinstance(result, dict) and result.get("type") != "relation":  # kept in the task, no shape
                 yield [at, n], result, annotation
 
 
@@ -113,6 +115,13 @@ def read_task(task: Mapping[str, Any], names: ClassNames, measured: Size) -> Fou
     return out
 
 
+def note_classes(task: Mapping[str, Any], names: ClassNames) -> bool:
+    """Put the classes that a task uses into ``names``; gives whether its image has several."""
+    out = Found()
+    _read_results(task, names, None, out)
+    return out.is_multi
+
+
 def _is_media(key: str, value: str) -> bool:
     path = value.split("?")[0].lower()
     known = value.startswith(("/data/", "s3://", "gs://", "azure-blob://", "http://", "https://")) or path.endswith(
@@ -129,11 +138,11 @@ def _read_results(task: Mapping[str, Any], names: ClassNames, measured: Size, ou
     else:
         out.is_labeled = "annotation_id" in task or bool(rows)
     companions: dict[tuple[Any, Any], list[tuple[list[Any], dict[str, Any]]]] = {}
-    for at, result, _ in rows:
-        companions.setdefault((at[0], str(result.get("id"))), []).append((at, result))
+    keys = [(at[0], str(result.get("id"))) for at, result, _ in rows]
+    for key, (at, result, _) in zip(keys, rows, strict=True):
+        companions.setdefault(key, []).append((at, result))
     done: set[tuple[Any, Any]] = set()
-    for at, result, owner in rows:
-        key = (at[0], str(result.get("id")))
+    for key, (at, result, owner) in zip(keys, rows, strict=True):
         group = companions[key] if result.get("id") is not None else [(at, result)]
         region = next((row for row in group if is_region(row[1].get("value"))), None)
         if region is not None and result.get("id") is not None:
@@ -146,18 +155,29 @@ def _read_results(task: Mapping[str, Any], names: ClassNames, measured: Size, ou
         if not isinstance(value, Mapping):
             out.problems.append((where, f"value must be an object; got {type(value).__name__}"))
         elif region is not None:
-            _region(at, result, [row[1] for row in group if row[0] != at], owner, names, measured, out, where)
+            if measured is None and len(group) == 1:
+                told = labels_of(value)
+                names.add(told[1][0] if told and told[1] else "")
+                continue
+            others = [row[1] for row in group if row[0] != at] if len(group) > 1 else []
+            _region(at, result, others, owner, names, measured, out, where)
         elif isinstance(value.get("choices"), list):
             chosen = [c for c in value["choices"] if isinstance(c, str)]
             out.is_multi |= len(chosen) > 1
             for choice in chosen:
-                extra = f'{{"{KEY}":{{"at":{_json(at)}}}}}'
-                out.shapes.append(Shape(label=names.add(choice), source="import", author=_author(owner), extra=extra))
+                label, by = names.add(choice), _author(owner)
+                out.shapes.append(Shape(label=label, source="import", author=by, extra=_extra(at)))
         else:
             name = result.get("from_name")
             kind = result.get("type")
             found = value.get(kind) if isinstance(kind, str) and kind in value else dict(value)
             out.attributes.setdefault(name if isinstance(name, str) else "result", plain(found))
+
+
+def _extra(at: list[Any]) -> str:
+    if isinstance(at[0], int):
+        return f'{{"{KEY}":{{"at":[{at[0]},{at[1]}]}}}}'
+    return f'{{"{KEY}":{{"at":{_json(at)}}}}}'
 
 
 def _json(at: list[Any]) -> str:
@@ -179,6 +199,9 @@ def _region(
         if isinstance(kind, str) and kind in more and not kind.endswith("labels"):
             facts[str(other.get("from_name"))] = plain(more[kind])
     classes = labels[1] if labels else []
+    if measured is None:
+        names.add(classes[0] if classes else "")
+        return
     if len(classes) > 1:
         facts["labels"] = plain(classes[1:])
     size = tuple(
@@ -188,7 +211,9 @@ def _region(
     width, height = (size[0], size[1]) if all(size) else measured()
     out.size = out.size if all(out.size) else (width, height)
     try:
-        shape = read_region(value, (width, height), names.add(classes[0]) if classes else "", facts, at)
+        shape = read_region(
+            value, (width, height), names.add(classes[0]) if classes else "", facts, _extra(at), _author(owner)
+        )
     except Invalid as error:
         out.problems.append((where, f"{error.message}; left out"))
         return
@@ -196,7 +221,7 @@ def _region(
         out.problems.append((where, "class must be given; got none"))
     if is_outside(shape, width, height):
         out.problems.append((where, f"lies outside the image of {width} x {height}; kept"))
-    out.shapes.append(replace(shape, author=_author(owner)))
+    out.shapes.append(shape)
 
 
 def _author(owner: Mapping[str, Any]) -> str:
@@ -221,7 +246,11 @@ def places(media: str) -> tuple[str, list[str]]:
     if not name or name in (".", ".."):
         raise Invalid("reference of the media", "a path or address with a file name", media)
     is_remote = bool(parts.scheme) or media.startswith("/")
-    return (name if is_remote else path), [short, f"images/{name}", name, f"images/{short}", f"media/{short}"]
+    found = [short, f"images/{name}", name, f"images/{short}", f"media/{short}"]
+    plain = _UPLOAD.sub("", name)  # an upload gets eight signs before its name
+    if plain != name and is_remote:
+        found += [plain, f"images/{plain}"]
+    return (name if is_remote else path), found
 
 
 @dataclass(slots=True)

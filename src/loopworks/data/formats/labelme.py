@@ -65,10 +65,17 @@ class LabelMe:
         """The data set of a folder, or one file; images that only the JSON holds are unpacked for the import."""
         tree = Tree.of(root.parent if root.is_file() else root)
         names = [root.name] if root.is_file() else [n for n in tree.files if n.lower().endswith(".json")]
-        names = [name for name in names if root.is_file() or _SIGNS[0].search(peek(Path(tree.files[name])))]
+        stems, problems = tree.stems(), list[Problem]()
+        found_names = []
+        for name in names:
+            if root.is_file() or _SIGNS[0].search(peek(Path(tree.files[name]))):
+                found_names.append(name)
+            elif posixpath.splitext(name)[0] in stems:
+                got = "an empty file" if not Path(tree.files[name]).stat().st_size else "other JSON"
+                problems.append(bad(name, name, "LabelMe JSON with shapes and imagePath", got))
+        names = found_names
         if not names:
             raise Invalid(str(root), "LabelMe: JSON files with shapes and imagePath", "none")
-        problems: list[Problem] = []
         classes = Classes(problems)
         found, flags = _labels(tree, names)
         for label in found:
@@ -192,7 +199,7 @@ def _record(tree: Tree, file: str, classes: Classes, content: _Content) -> Recor
     if sheet.fault and given is None:
         stem = posixpath.splitext(file)[0]
         given = posixpath.basename(tree.stems().get(stem, stem + ".jpg"))
-    name = normal(given, posixpath.dirname(file))
+    name = _place(tree, file, given)
     kept: dict[str, Any] = {"file": file, "name": name, "encoding": encoding}
     path = tree.files.get(name, "")
     raw = _unpack(data, file, problems)
@@ -241,6 +248,20 @@ def _record(tree: Tree, file: str, classes: Classes, content: _Content) -> Recor
         shapes=tuple(shapes),
         extra={"labelme": kept},
     )
+
+
+def _place(tree: Tree, file: str, given: Any) -> str:
+    """Where the image of a file lies below the root; a path of another machine is looked for beside the file."""
+    folder = posixpath.dirname(file)
+    try:
+        return normal(given, folder)
+    except Invalid:
+        if not isinstance(given, str) or ".." in given.replace("\\", "/").split("/"):
+            raise
+        beside = posixpath.join(folder, posixpath.basename(given.replace("\\", "/")))
+        if beside not in tree.files:
+            raise
+        return beside
 
 
 def _facts(found: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +14,7 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Problem, Shape, dump
 from loopworks.data.files import problem
 from loopworks.data.formats import inputs, rows
-from loopworks.data.formats.columns import Cells, Columns, Row, guess, locate
+from loopworks.data.formats.columns import Cells, Columns, Row, beyond, guess, locate
 from loopworks.data.formats.contract import Content, Put, Record
 
 MARK = "loopworks"
@@ -179,27 +179,27 @@ def _read(path: Path) -> Content:
     meta = body.get("meta", {})
     dump(meta, f"meta of {path.name}")
     problems: list[Problem] = []
-    return Content(schema=schema, records=list(_records(path, rest, problems)), meta=meta, problems=problems)
+    return Content(schema=schema, records=list(_records(path, rest, schema, problems)), meta=meta, problems=problems)
 
 
-def _records(path: Path, text: str, problems: list[Problem]) -> Iterator[Record]:
+def _records(path: Path, text: str, schema: LabelSchema, problems: list[Problem]) -> Iterator[Record]:
     seen: set[str] = set()
     for number, line in enumerate(text.split("\n"), 2):
         if not line.strip():
             continue
         where = f"{path.name} line {number}"
         try:
-            record = _record(line, number, where, path.parent)
+            record = _record(line, where, path.parent, schema, problems)
             if record.name in seen:
                 raise Invalid(f"name in {where}", "used once", record.name)
         except LoopworksError as error:
             problems.append(problem(where, error))
             continue
         seen.add(record.name)
-        yield record
+        yield replace(record, extra={**record.extra, JsonLines.name: {"n": number}})
 
 
-def _record(line: str, number: int, where: str, root: Path) -> Record:
+def _record(line: str, where: str, root: Path, schema: LabelSchema, problems: list[Problem]) -> Record:
     body = _object(line)
     if body is None:
         raise Invalid(where, "a JSON object", line[:60])
@@ -223,6 +223,10 @@ def _record(line: str, number: int, where: str, root: Path) -> Record:
         raise Invalid(f"width and height of {where}", "whole numbers", sizes)
     for key in ("attributes", "extra"):
         dump(body.get(key, {}), f"{key} of {where}")
+    shapes = _shapes(labels or [], where, schema, problems)
+    if path and any(shape.kind not in ("class", "caption", "value") for shape in shapes):
+        size = (sizes[0], sizes[1]) if all(sizes) else inputs.measure(path)
+        problems += beyond(shapes, size, where)
     return Record(
         name=name,
         path=path,
@@ -232,7 +236,23 @@ def _record(line: str, number: int, where: str, root: Path) -> Record:
         split=split,
         tags=tuple(tags),
         attributes=body.get("attributes", {}),
-        shapes=tuple(Shape.from_json(one, f"label {i} of {where}") for i, one in enumerate(labels or ())),
-        is_labeled=labels is not None,
-        extra={**body.get("extra", {}), JsonLines.name: {"n": number}},
+        shapes=shapes,
+        is_labeled=labels is not None and (bool(shapes) or not labels),
+        extra=body.get("extra", {}),
     )
+
+
+def _shapes(labels: Sequence[Any], where: str, schema: LabelSchema, problems: list[Problem]) -> tuple[Shape, ...]:
+    """The shapes of a line; each that is none is one problem, and the others are kept."""
+    found = []
+    for at, body in enumerate(labels):
+        place = f"label {at} of {where}"
+        try:
+            shape = Shape.from_json(body, place)
+            if shape.label and shape.label not in schema.classes:
+                raise Invalid(f"class of {place}", "one of the first line of the file", shape.label)
+        except LoopworksError as error:
+            problems.append(problem(where, error))
+            continue
+        found.append(shape)
+    return tuple(found)

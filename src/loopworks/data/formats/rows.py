@@ -240,7 +240,7 @@ class _Sheet:
     def _holds(self, cells: Cells, record: Record, waiting: list[Shape]) -> bool:
         """Whether a row still says what holds; the shapes that it says are taken off ``waiting``."""
         try:
-            said = parse(cells, self.columns, self.file)
+            said = parse(cells, self.columns, self.file, [])
         except Invalid:
             return False
         if said.text is not None and said.text != record.text:

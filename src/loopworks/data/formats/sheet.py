@@ -5,13 +5,15 @@ the item's own text goes into the record's ``extra``. A writer puts the pieces t
 items that did change. So the layout (indents, line ends, order of keys, spelling of numbers) never has to be guessed.
 """
 
+import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from loopworks.data.formats.contract import Record
 from loopworks.data.formats.inputs import Text, clean_name, encode
 
 
@@ -66,6 +68,17 @@ def lead_of(text: str, spans: Sequence[tuple[int, int]], at: int, usual: str) ->
         return None
     gap = text[spans[at - 1][1] : spans[at][0]]
     return None if gap == usual else gap
+
+
+def in_order(records: Iterable[Record], key: str) -> list[Record]:
+    """Records in the order of the files that they came from, which ``n`` in ``extra`` keeps; new ones are last."""
+
+    def place(record: Record) -> float:
+        kept = record.extra.get(key)
+        number = kept.get("n") if isinstance(kept, Mapping) else None
+        return number if isinstance(number, int) else math.inf
+
+    return sorted(records, key=place)
 
 
 @dataclass(slots=True)

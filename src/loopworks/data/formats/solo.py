@@ -16,6 +16,7 @@ from loopworks.data.formats import jsontext
 from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.cvat_image import is_same
 from loopworks.data.formats.inputs import ClassNames, Tally, clean_name, encode, find, is_outside, peek, read_text
+from loopworks.data.formats.sheet import in_order
 from loopworks.data.formats.solo_shapes import KEY, kind_of, read_annotation, save_layer, write_rows
 
 _FILES = ("metadata.json", "annotation_definitions.json", "sensor_definitions.json", "metric_definitions.json")
@@ -59,7 +60,7 @@ class Solo:
         """Frames, their PNG files, and the definitions."""
         files: dict[str, str] = dict(content.meta.get(KEY, {}).get("files", {}))
         writer = _Writer(folder, list(content.schema.classes))
-        for record in content.records:
+        for record in in_order(content.records, KEY):
             writer.add(record, put)
         writer.flush()
         for name, body in () if files else _definitions(content.schema.classes, writer).items():
@@ -86,12 +87,18 @@ def _classes(
     """Class names, those that are defined first, and SOLO's label ids."""
     names, ids = ClassNames(), dict[int, str]()
 
+    declared: set[str] = set()
+    place = ""
+
     def note(rows: Any) -> None:
         for row in rows if isinstance(rows, list) else []:
             if isinstance(row, Mapping):
                 name = row.get("label_name", row.get("labelName"))
                 number = row.get("label_id", row.get("labelId"))
                 if isinstance(name, str) and name:
+                    if declared and name not in names.found:
+                        message = f"class {name!r} is not in annotation_definitions.json; it was added"
+                        problems.append(Problem(where=place, error="invalid", message=message))
                     names.add(name)
                     if isinstance(number, int):
                         ids.setdefault(number, name)
@@ -104,7 +111,9 @@ def _classes(
     rows = body.get("annotationDefinitions") if isinstance(body, Mapping) else None
     for row in rows if isinstance(rows, list) else []:
         note(row.get("spec") if isinstance(row, Mapping) else None)
+    declared |= set(names.found)
     for path in frames:
+        place = f"{path.parent.name}/{path.name}"
         try:
             frame = jsontext.loads(read_text(path, path.name).text)
         except Invalid:
@@ -162,17 +171,16 @@ def _records(
                 problems.append(Problem(where=where, error="not_found", message=f"{name!r} is missing"))
             size = _size(capture)
             shapes, layers = _shapes(path.parent, capture, names, ids, size, where, problems)
-            extra = {"raw": source.text, "file": file, "capture": at, "layers": layers}
+            extra = {"raw": source.text, "file": file, "capture": at, "layers": layers, "n": len(seen)}
             extra |= {"codec": [source.codec, source.is_marked], "said": [shape.to_json() for shape in shapes]}
             rest = {k: jsontext.plain(frame[k]) for k in ("frame", "sequence", "step") if k in frame}
             yield Record(
                 name=name, path=str(image) if image else "", width=size[0], height=size[1], shapes=tuple(shapes),
                 attributes=rest, extra={KEY: extra},
             )  # fmt: skip
-    problems += [
-        Problem(where=where, error="invalid", message=f"annotations of type {kind} are not read ({count}x)")
-        for kind, (where, count) in unknown.items()
-    ]
+    for kind, (where, count) in unknown.items():
+        message = f"annotations of type {kind} are not read ({count}x); files of their own stay behind"
+        problems.append(Problem(where=where, error="invalid", message=message))
 
 
 def _size(capture: Mapping[str, Any]) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from loopworks.data.formats.folder import (
     size_of,
     split_of,
 )
-from loopworks.data.formats.voc_xml import encoding_of, parse, read_object, texts
+from loopworks.data.formats.voc_xml import encoding_of, read_object, recover, texts
 
 _SIGN = re.compile(r"<annotation[\s>]")
 _NOT = re.compile(r"<polygon>\s*<(?:pt|username)>|<annotations>")
@@ -101,6 +101,9 @@ class _Reader:
     marked: dict[str, list[str]] = field(default_factory=dict)
     """Name of an image without ending -> classes that ImageSets gives it."""
 
+    by_base: dict[str, list[str]] = field(default_factory=dict)
+    """Name of an image without folders, with and without its ending -> where it lies."""
+
     @classmethod
     def open(cls, root: Path) -> "_Reader":
         reader = cls(Tree.of(root.parent if root.is_file() else root), root.name if root.is_file() else "")
@@ -108,6 +111,10 @@ class _Reader:
         files = reader.tree.files
         if not any(name.endswith(".xml") for name in files) and not any(_mask_name(name) for name in files):
             raise Invalid(str(root), "Pascal VOC: XML files or SegmentationClass", "neither")
+        for name in reader.tree.images():
+            base = posixpath.basename(name)
+            for key in (base, posixpath.splitext(base)[0]):
+                reader.by_base.setdefault(key, []).append(name)
         reader._find_classes()
         reader._find_sets()
         return reader
@@ -211,14 +218,18 @@ class _Reader:
         """The record of an XML file; ``None`` where it is none of VOC or broken."""
         try:
             data = read_bytes(Path(self.tree.files[file]), file, SMALL_LIMIT)
-            root = parse(data, file)
             text, encoding = _decode(data, file)
+            root, fault = recover(data, file)
         except Invalid as error:
             self.problems.append(Problem(where=file, error=error.code, message=error.message, hint=error.hint))
             return None
         if root.tag != "annotation":
             self.problems.append(bad(file, file, "an <annotation>", f"<{root.tag}>"))
             return None
+        if fault:
+            self.problems.append(
+                Problem(where=file, error=Invalid.code, message=fault, hint="what is before it was read")
+            )
         image = self._image(file, texts(root, "filename"), stems)
         if image is None:
             return None
@@ -245,7 +256,7 @@ class _Reader:
             elif box and not (box[2] and box[3]):
                 self.problems.append(bad(where, f"bndbox of {where}", "wider and higher than 0", list(box), "kept"))
             shapes.append(replace(shape, extra=dump({"voc": {"object": at}})))
-        kept = {"file": file, "text": text, "encoding": encoding}
+        kept = {"file": file, "text": "" if fault else text, "encoding": encoding}
         record = Record(name=short_name(image), path=path, width=width, height=height, shapes=tuple(shapes))
         return self._more(record, image, kept, shapes)
 
@@ -254,7 +265,7 @@ class _Reader:
         files = self.tree.files
         base = posixpath.basename(given.replace("\\", "/"))
         folder = posixpath.dirname(file)
-        before, sign, after = f"/{folder}/".rpartition("/Annotations/")
+        before, sign, after = _around(f"/{folder}/")
         tops = [f"{before}/{name}/{after}"[1:] for name in ("JPEGImages", "images", "Images", "")] if sign else []
         tops = [posixpath.normpath(top) + "/" if top.strip("/") else "" for top in tops]
         stem = posixpath.splitext(posixpath.basename(file))[0]
@@ -266,6 +277,9 @@ class _Reader:
         if ".." in given.replace("\\", "/").split("/"):
             self.problems.append(bad(file, f"filename of {file}", "a path below the folder that is imported", given))
             return None
+        alike = [name for name in self.by_base.get(base or stem, ()) if not _NO_IMAGES.search(name)]
+        if len(alike) == 1:  # images and annotations in folders called otherwise
+            return alike[0]
         return (tops[0] if tops else folder + "/" if folder else "") + (base or stem + ".jpg")
 
     def _more(self, record: Record, image: str, kept: dict[str, Any], shapes: list[Shape]) -> Record:
@@ -331,7 +345,13 @@ def _object_names(data: bytes, file: str) -> set[str]:
     is_plain = b"\0" not in data[:64] and not any(b"&" in name for name in names)
     if is_plain and len(names) == data.count(b"<object"):
         return {name.decode(encoding_of(data) or "utf-8").strip() for name in names}
-    return {texts(element, "name") for element in parse(data, file).findall("object")}
+    return {texts(element, "name") for element in recover(data, file)[0].findall("object")}
+
+
+def _around(folder: str) -> tuple[str, str, str]:
+    """What stands before and after the last folder called Annotations, however it is written."""
+    at = folder.casefold().rfind("/annotations/")
+    return (folder[:at], "/", folder[at + len("/annotations/") :]) if at >= 0 else ("", "", folder)
 
 
 def _mask_name(name: str) -> bool:

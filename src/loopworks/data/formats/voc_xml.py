@@ -40,6 +40,23 @@ def parse(data: bytes, name: str) -> Element:
     return root
 
 
+def recover(data: bytes, name: str) -> tuple[Element, str]:
+    """The root of an XML file, and what is wrong with it: one that is cut off gives the objects that are whole.
+
+    Raises: Invalid: as ``parse``, where no object is whole.
+    """
+    try:
+        return parse(data, name), ""
+    except Invalid as error:
+        end = data.rfind(b"</object>")
+        if end < 0:
+            raise
+        try:
+            return parse(data[: end + len(b"</object>")] + b"</annotation>", name), error.message
+        except Invalid:
+            raise error from None
+
+
 def encoding_of(data: bytes) -> str:
     """The encoding that an XML file declares; empty where it does not."""
     found = _ENCODING.match(data)

@@ -111,6 +111,9 @@ def _records(layout: Layout, labels: Mapping[int, str], task: Task, problems: li
             yield Record(name=name, path=path, split=split, width=width, height=height, is_labeled=False)
             continue
         used.add(place)
+        if not width:  # told above; without its size no place is in pixels
+            yield Record(name=name, path=path, split=split, is_labeled=False)
+            continue
         shapes, kept = _labels(layout, place, (width, height), labels, task, problems)
         yield Record(
             name=name,

@@ -66,10 +66,18 @@ class Layout:
             return
         for split, places in self.places.items():
             for place in places:
+                twice: list[str] = []
                 for name in self._below(place, problems):
-                    if name not in seen:
-                        seen.add(name)
-                        yield name, split
+                    if name in seen:
+                        twice.append(name)
+                        continue
+                    seen.add(name)
+                    yield name, split
+                if twice:
+                    told = f"{split or 'place'} {place or '.'}"
+                    got = f"{twice[0]}" + (f" and {len(twice) - 1} more" if len(twice) > 1 else "")
+                    hint = "they stay in the split that named them first"
+                    problems.append(bad(place or ".", f"images of {told}", "named once", got, hint))
 
     def orphans(self, used: Collection[str]) -> Iterator[str]:
         """Label files in folders called ``labels`` whose image is not there."""

@@ -153,8 +153,9 @@ class _Writer:
     def _lists_fit(self, files: Mapping[str, tuple[str, str]], lists: list[str]) -> bool:
         splits = self.meta.get("splits", {})
         listed = sum(1 for name in lists if name in splits for line in files[name][0].splitlines() if line.strip())
-        has_lists = any(place.endswith(".txt") for place in splits)
-        return not has_lists or listed >= len(self.images)
+        folders = [place for place in splits if not place.endswith(".txt")]
+        alone = [name for name, _ in self.images if not any(not f or name.startswith(f + "/") for f in folders)]
+        return len(folders) == len(splits) or listed >= len(alone)
 
     def _new_config(self, task: Task) -> None:
         top = max(self.labels, default=-1)

@@ -2,8 +2,9 @@
 
 import difflib
 import math
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+import re
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import cast
 
 from loopworks.core.errors import Invalid
@@ -17,6 +18,7 @@ from loopworks.core.query import (
     Among,
     And,
     Between,
+    Column,
     Compare,
     Count,
     Field,
@@ -31,6 +33,8 @@ from loopworks.core.query import (
     walk,
 )
 from loopworks.core.words import wanted
+from loopworks.data.query import literals
+from loopworks.data.query.literals import Day
 from loopworks.data.query.tokens import WORDS, Token, fail, keys, tokens
 
 MAX_DEPTH = 50
@@ -39,18 +43,23 @@ MAX_PARTS = 300
 """Conditions of one query."""
 MAX_VALUES = 1000
 """Values of one ``in``."""
+MAX_SHOWN = 30
+"""Columns that an error lists."""
 _SIGNS = {"==": "=", "<>": "!="}
 _COMPARISONS = ("=", "==", "!=", "<>", "<", "<=", ">", ">=")
 _TAIL = "a comparison: = != < <= > >= in, between, like, is missing"
 _ATTRIBUTES = ("attributes", "shape.attributes")
 
 
-def parse(query: str) -> Node:
+def parse(query: str, columns: Mapping[str, Column] | None = None) -> Node:
     """What a query says; an empty one holds for every item.
 
+    Args:
+        query: the text.
+        columns: those of a table by their names, in place of the fields of items.
     Raises: Invalid: it cannot be read, or makes no sense; the hint points at the place.
     """
-    reader = _Reader(query)
+    reader = _Reader(query, columns)
     node = reader.whole()
     if sum(1 for _ in walk(node)) > 4 * MAX_PARTS:
         raise Invalid("query", f"of at most {MAX_PARTS} conditions", "more")
@@ -88,8 +97,9 @@ def parse_field(text: str) -> Field:
 
 
 class _Reader:
-    def __init__(self, query: str) -> None:
+    def __init__(self, query: str, columns: Mapping[str, Column] | None = None) -> None:
         self.query = query
+        self.columns = columns
         self.tokens = tokens(query)
         self.at = 0
         self.depth = 0
@@ -201,6 +211,9 @@ class _Reader:
         word = name.text.lower()
         if self.in_shape:
             raise self.fail("a condition about one shape: label, kind, box.width, shape.attributes.NAME ...", name)
+        if self.columns is not None:
+            hint = f"a column of that name goes in backquotes: `{name.text}`; text is searched with like '%text%'"
+            raise self.fail("a condition on a column, as rows of tables have no shapes and no words", name, hint)
         self.need("(")
         if word == "match":
             text = self.take()
@@ -246,6 +259,8 @@ class _Reader:
     def field(self) -> tuple[Field, Token]:
         token = self.take()
         parts = keys(token.text)
+        if self.columns is not None:
+            return self.column(".".join(parts), token), token
         for prefix in _ATTRIBUTES:
             begin = tuple(prefix.split("."))
             if parts[: len(begin)] == begin:
@@ -263,6 +278,18 @@ class _Reader:
             raise self.fail("a field that exists", token, f"{near}{known}")
         return self._allowed(Field(name), token), token
 
+    def column(self, name: str, token: Token) -> Column:
+        assert self.columns is not None
+        if name not in self.columns:
+            by_case = {one.casefold(): one for one in self.columns}
+            close = difflib.get_close_matches(name.casefold(), by_case, 3, 0.5)
+            near = f"did you mean {' or '.join(_quoted(by_case[one]) for one in close)}? " if close else ""
+            shown = [_quoted(one) for one in self.columns]
+            more = f" and {len(shown) - MAX_SHOWN} more" if len(shown) > MAX_SHOWN else ""
+            hint = f"{near}columns: {', '.join(shown[:MAX_SHOWN])}{more}; text goes in quotes"
+            raise self.fail("a column that exists", token, hint)
+        return self.columns[name]
+
     def _allowed(self, found: Field, token: Token) -> Field:
         if self.in_shape and found.scope != "shape":
             raise self.fail("a field of a shape: label, source, author, kind, box.*, shape.attributes.NAME", token)
@@ -271,10 +298,10 @@ class _Reader:
     def value(self) -> Value:
         token = self.take()
         if token.is_sign("-", "+") and self.now.kind == "number":
-            number = _number(self.take().text)
+            number = literals.number(self.take().text)
             return self._finite(-number if token.text == "-" else number, token)
         if token.kind == "number":
-            return self._finite(_number(token.text), token)
+            return self._finite(literals.number(token.text), token)
         if token.kind == "text":
             return token.text
         if token.is_word("true", "false"):
@@ -319,7 +346,7 @@ class _Reader:
                 raise self.fail("and")
             high_token = self.now
             high = self.typed(found, self.value(), high_token, name)
-            if isinstance(low, _Day) or isinstance(high, _Day):
+            if isinstance(low, Day) or isinstance(high, Day):
                 first = self.compare(found, ">=", low, low_token, name)
                 return And((first, self.compare(found, "<=", high, high_token, name)))
             if isinstance(low, bool) or isinstance(low, str) != isinstance(high, str) or isinstance(high, bool):
@@ -378,57 +405,39 @@ class _Reader:
             return _unless(self.compare(found, "=", value, token, name), found)
         if isinstance(typed, bool) and op != "=":
             raise self.fail("= or != for true and false", token)
-        if isinstance(typed, _Day):
+        if isinstance(typed, Day):
             return typed.compare(found, op)
         return Compare(found, cast("Operator", op), typed)
 
     def typed(self, found: Field, value: Value, token: Token, name: Token) -> Value:
         """The value as one of the field's kind."""
+        if value == "" and isinstance(found, Column):  # a cell that is empty, whatever its column holds
+            return value
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if found.kind == "number" and not is_number:
             raise self.fail(f"a number, because {name.text} is one", token)
         if found.kind == "text" and not isinstance(value, str):
             raise self.fail(f"text in quotes, because {name.text} is text", token)
+        if found.kind == "truth":
+            if (truth := literals.truth(value)) is None:
+                raise self.fail(f"true, false, 'yes' or 'no', because {name.text} is one of these", token)
+            return truth
+        if found.kind == "clock":
+            if (seconds := literals.clock(value)) is None:
+                raise self.fail("a time of day such as '08:30' or '08:30:15'", token)
+            return seconds
         if found.kind != "time" or isinstance(value, datetime):
             return value
         try:
-            return _time(str(value) if isinstance(value, str) else "")
+            return literals.moment(str(value) if isinstance(value, str) else "")
         except ValueError:
             raise self.fail("a date such as '2026-01-31' or '2026-01-31T12:00:00Z'", token) from None
 
 
-class _Day(datetime):
-    """A date without a time: the whole day, in UTC."""
-
-    def compare(self, found: Field, op: str) -> Node:
-        """``<=`` includes the day, ``>`` begins after it, ``=`` is all of it."""
-        begin = datetime(self.year, self.month, self.day, tzinfo=UTC)
-        try:
-            end: datetime | None = begin + timedelta(days=1)
-        except OverflowError:
-            end = None
-        until = ALWAYS if end is None else Compare(found, "<", end)
-        since = NEVER if end is None else Compare(found, ">=", end)
-        if op == "=":
-            return And((Compare(found, ">=", begin), until))
-        if op in ("<", ">="):
-            return Compare(found, cast("Operator", op), begin)
-        return until if op == "<=" else since
-
-
-def _time(text: str) -> datetime:
-    if len(text) <= 10:
-        day = datetime.strptime(text, "%Y-%m-%d")  # noqa: DTZ007 - a date has no zone; it is taken as UTC
-        return _Day(day.year, day.month, day.day, tzinfo=UTC)
-    moment = datetime.fromisoformat(text)
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-
-
-def _number(text: str) -> int | float:
-    plain = text.replace("_", "")
-    if plain.isdecimal() and len(plain) <= 18:
-        return int(plain)
-    return float(plain)
+def _quoted(name: str) -> str:
+    """A column's name as a query writes it."""
+    is_plain = re.fullmatch(r"[^\W\d][\w-]*", name) and name.lower() not in WORDS
+    return name if is_plain else "`" + name.replace("`", "``") + "`"
 
 
 def _unless(node: Node, found: Field) -> Node:

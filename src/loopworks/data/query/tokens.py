@@ -15,7 +15,8 @@ TokenKind = Literal["name", "text", "number", "sign", "end"]
 
 _SPACE = re.compile(r"\s*")
 _NUMBER = re.compile(r"[0-9]+(?:_[0-9]+)*(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|\.[0-9]+(?:[eE][+-]?[0-9]+)?")
-_NAME = re.compile(r"(?:[^\W\d]|`[^`]*`)[\w-]*(?:\.(?:[\w-]+|`[^`]*`))*")
+_QUOTED = r"`(?:[^`]|``)*`"  # a backquote inside is written twice
+_NAME = re.compile(rf"(?:[^\W\d]|{_QUOTED})[\w-]*(?:\.(?:[\w-]+|{_QUOTED}))*")
 _SIGNS = (
     "==",
     "!=",
@@ -95,7 +96,8 @@ def fail(query: str, at: int, expected: str, got: object, hint: str = "") -> Inv
 
 def keys(name: str) -> tuple[str, ...]:
     """The parts of a dotted name, without their backquotes."""
-    return tuple(part[1:-1] if part.startswith("`") else part for part in re.findall(r"`[^`]*`|[^.`]+", name))
+    parts = re.findall(rf"{_QUOTED}|[^.`]+", name)
+    return tuple(part[1:-1].replace("``", "`") if part.startswith("`") else part for part in parts)
 
 
 def _columns(character: str) -> int:

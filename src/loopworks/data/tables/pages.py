@@ -1,13 +1,21 @@
 """Rows a page at a time: filtered, sorted, counted, without more in memory than the page and one segment."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from loopworks.core.errors import Invalid, NotFound
-from loopworks.data.tables import keys, schema, segments
+from loopworks.core.query import ALWAYS, NEVER
+from loopworks.data.tables import filters, schema, segments
+from loopworks.data.tables.census import Census
 from loopworks.store import datasets
+from loopworks.store.ids import batches
+from loopworks.store.segments import Segment
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -16,6 +24,8 @@ if TYPE_CHECKING:
 
 Where = Callable[["pa.Table"], Any]
 SPLITS = ("train", "val", "test")
+THREADS = min(4, os.cpu_count() or 1)
+"""Segments that are read at once."""
 MOST = 100_000
 """Rows that a page and what lies before it may have."""
 
@@ -37,6 +47,7 @@ class Page:
 def page(
     table: "Table",
     *,
+    query: str,
     where: Where | None,
     sort: str,
     descending: bool,
@@ -49,7 +60,9 @@ def page(
 
     Args:
         table: the table.
-        where: takes typed rows (with ``_split``) and gives an Arrow mask or expression result: true for those to show.
+        query: a condition on columns (docs/query.md), such as ``age > 30 and target = 'yes'``; empty: all rows.
+        where: a further one in Python: takes typed rows (with ``_split``) and gives an Arrow mask or expression
+            result: true for those to show.
         sort: column; empty: the order of import. Missing values come last.
         descending: the other way round.
         split: only rows of train, val or test; empty text: those without a split.
@@ -57,7 +70,7 @@ def page(
         offset: rows before it.
         columns: those to show; all by default.
     Raises:
-        Invalid: limit or offset out of range.
+        Invalid: limit or offset out of range; the query cannot be read, or names a column that is not there.
         NotFound: no such column or split.
     """
     import pyarrow as pa
@@ -76,39 +89,101 @@ def page(
     shown = [told.column(name).name for name in (live.names if columns is None else columns)]
     if sort:
         told.column(sort)
-    wanted = live.names if where is not None else [sort] if sort else []
-    order = [(f"={sort}", "descending" if descending else "ascending")] if sort else []
-    order.append(("_order", "ascending" if sort or not descending else "descending"))
-    best: Any = None
-    count = 0
-    for part in table.scan(live, wanted):
-        rows = _filtered(part, told, wanted, where, split)
-        rows = rows.select([*segments.OWN, *([f"={sort}"] if sort else [])])
-        count += rows.num_rows
-        kept = rows if best is None else pa.concat_tables([best, rows])
-        best = kept.take(pc.sort_indices(kept, sort_keys=order)[: offset + limit]).combine_chunks()
-    if best is None:
+    node = filters.simpler(filters.read(query, told), _known(live)) if query else ALWAYS
+    if node == NEVER:
         return Page(rows=(), count=0)
-    found = _fetch(
-        table, live, told, best.slice(offset), list(dict.fromkeys([*shown, *([told.id] if told.id else [])]))
-    )
+    looked = live.names if where is not None else filters.names(node)
+    wanted = list(dict.fromkeys([*looked, *([sort] if sort else [])]))
+    best = _Best(sort, descending, offset + limit)
+    count = 0
+
+    def part_of(segment: Segment) -> "pa.Table":
+        part = segments.load(table.home.blobs, segment, wanted, own=("_order", "_split"))
+        part = part.append_column("_row", pa.array(np.arange(part.num_rows)))
+        if split is not None:
+            part = part.filter(pc.equal(part.column("_split"), split))
+        rows = typed_part(part, told, wanted, "=")
+        if node != ALWAYS:
+            rows = rows.filter(filters.mask(node, rows))
+        if where is not None:
+            bare = rows.select([name for name in rows.column_names if name != "_row"])
+            rows = rows.filter(where(bare.rename_columns([name.removeprefix("=") for name in bare.column_names])))
+        return rows.select(["_order", "_row", *([f"={sort}"] if sort else [])])
+
+    for segment, rows in _each(live.segments, part_of):
+        count += rows.num_rows
+        best.take(rows.append_column("_segment", pa.array([segment.number], pa.int64()).take(_zeros(rows.num_rows))))
+    found = _fetch(table, live, told, best, offset, list(dict.fromkeys([*shown, *([told.id] if told.id else [])])))
     return Page(rows=tuple(_shown(row, told, shown) for row in found), count=count)
 
 
-def _fetch(table: "Table", live: "Live", told: "Schema", best: "pa.Table", columns: list[str]) -> list[dict[str, Any]]:
-    """The whole rows of a page, from the segments that have them."""
-    import pyarrow.compute as pc
+class _Best:
+    """The first rows in order of all that were taken, at most ``most``."""
 
-    if not best.num_rows:
+    def __init__(self, sort: str, is_down: bool, most: int) -> None:
+        way = "descending" if is_down else "ascending"
+        self._by = f"={sort}" if sort else "_order"
+        self._is_down = is_down
+        self._most = most
+        self._order = [(self._by, way), ("_order", "ascending")] if sort else [("_order", way)]
+        self.rows: Any = None
+
+    def take(self, rows: "pa.Table") -> None:
+        """Let some rows compete; those that come after the last one so far are not even sorted."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if self.rows is not None and self.rows.num_rows == self._most:
+            last = self.rows.column(self._by)[-1]
+            if last.is_valid:
+                ahead = (pc.greater_equal if self._is_down else pc.less_equal)(rows.column(self._by), last)
+                rows = rows.filter(ahead)
+        if self.rows is not None:
+            rows = pa.concat_tables([self.rows, rows])
+        self.rows = rows.take(pc.sort_indices(rows, sort_keys=self._order)[: self._most]).combine_chunks()
+
+
+def _each(found: Sequence[Segment], work: "Callable[[Segment], pa.Table]") -> "Iterator[tuple[Segment, pa.Table]]":
+    """What the work makes of each segment, in order; a few at once, so that a few are in memory."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for some in batches(found, 2 * THREADS):
+            yield from zip(some, pool.map(work, some), strict=True)
+
+
+def _fetch(
+    table: "Table", live: "Live", told: "Schema", best: _Best, offset: int, columns: list[str]
+) -> list[dict[str, Any]]:
+    """The whole rows of a page, from the segments that have them."""
+    import pyarrow as pa
+
+    if best.rows is None:
         return []
-    key = best.column("_key").combine_chunks()
-    places = set(keys.partitions(keys.as_keys(key), live.state.digits).tolist())
-    touched = replace(live, segments=[segment for segment in live.segments if segment.number in places])
-    rows: dict[bytes, dict[str, Any]] = {}
-    for part in table.scan(touched, columns):
-        here = part.filter(pc.is_in(part.column("_key"), value_set=key))
-        rows |= {row["_key"]: row for row in typed_part(here, told, columns, "=").to_pylist()}
-    return [rows[one] for one in key.to_pylist()]
+    page = best.rows.slice(offset)
+    places: dict[int, list[int]] = {}
+    pairs = list(zip(page.column("_segment").to_pylist(), page.column("_row").to_pylist(), strict=True))
+    for number, row in pairs:
+        places.setdefault(number, []).append(row)
+    touched = [segment for segment in live.segments if segment.number in places]
+
+    def part_of(segment: Segment) -> "pa.Table":
+        part = segments.load(table.home.blobs, segment, columns)
+        here = part.take(pa.array(places[segment.number], pa.int64()))
+        return typed_part(here, told, columns, "=")
+
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for segment, part in _each(touched, part_of):
+        rows |= {(segment.number, row): one for row, one in zip(places[segment.number], part.to_pylist(), strict=True)}
+    return [rows[pair] for pair in pairs]
+
+
+def _known(live: "Live") -> dict[str, Census]:
+    return {name: Census.from_json(told) for name, told in live.state.body.get("census", {}).items()}
+
+
+def _zeros(count: int) -> "pa.Array":
+    import pyarrow as pa
+
+    return pa.array(np.zeros(count, np.int64))
 
 
 def _shown(row: dict[str, Any], told: "Schema", columns: Sequence[str]) -> dict[str, Any]:
@@ -163,7 +238,7 @@ def typed_part(part: "pa.Table", told: "Schema", columns: Sequence[str], mark: s
     import pyarrow as pa
 
     user = segments.cells(part)
-    done = {name: part.column(name) for name in segments.OWN}
+    done = {name: part.column(name) for name in part.column_names if not name.startswith(":")}
     for name in columns:
         done[mark + name] = schema.typed(user.column(name).combine_chunks(), told.column(name))
     return pa.table(done)
@@ -176,17 +251,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return str(value)
     return value
-
-
-def _filtered(
-    part: "pa.Table", told: "Schema", columns: Sequence[str], where: Where | None, split: str | None
-) -> "pa.Table":
-    import pyarrow.compute as pc
-
-    if split is not None:
-        part = part.filter(pc.equal(part.column("_split"), split))
-    rows = typed_part(part, told, columns, "=")
-    if where is None:
-        return rows
-    bare = rows.rename_columns([name.removeprefix("=") for name in rows.column_names])
-    return rows.filter(where(bare))

@@ -59,7 +59,7 @@ def aligned(tables: "Sequence[pa.Table]", names: Sequence[str]) -> "pa.Table":
 
     done = []
     for table in tables:
-        columns = {name: table.column(name) for name in OWN}
+        columns = {name: table.column(name) for name in OWN if name in table.column_names}
         for name in names:
             has = ":" + name in table.column_names
             columns[":" + name] = table.column(":" + name) if has else pa.nulls(table.num_rows, pa.string())
@@ -141,8 +141,8 @@ def encode(table: "pa.Table") -> bytes:
     return out.getvalue()
 
 
-def load(blobs: Blobs, segment: Segment, columns: Sequence[str] | None = None) -> "pa.Table":
-    """A segment's rows; of the columns of the user only ``columns``, those it does not have as nulls.
+def load(blobs: Blobs, segment: Segment, columns: Sequence[str] | None = None, own: Sequence[str] = OWN) -> "pa.Table":
+    """A segment's rows; of the columns of the user only ``columns``, those it does not have as nulls; of ours ``own``.
 
     Raises: Damaged: it is missing, or not what was written.
     """
@@ -157,13 +157,13 @@ def load(blobs: Blobs, segment: Segment, columns: Sequence[str] | None = None) -
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
         has = [name[1:] for name in file.schema_arrow.names if name.startswith(":")]
-        wanted = None if columns is None else [*OWN, *(":" + name for name in columns if name in has)]
+        wanted = None if columns is None else [*own, *(":" + name for name in columns if name in has)]
         table = file.read(columns=wanted, use_threads=False)
     except pa.ArrowException as error:
         raise Damaged(f"{where} must be a sound Parquet file; got: {error}", "restore a backup") from None
     if table.num_rows != segment.rows:
         raise Damaged(f"{where} must have {segment.rows} rows; got {table.num_rows}", "restore a backup")
-    for name in ("_key", "_hash"):
+    for name in {"_key", "_hash"} & set(table.column_names):
         at = table.column_names.index(name)
         table = table.set_column(at, name, table.column(name).cast(pa.binary(keys.SIZE)))
     return table if columns is None else aligned([table], columns)

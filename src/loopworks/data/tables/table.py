@@ -164,9 +164,16 @@ class Table:
 
         return pages.counts(self)
 
+    def find(self, query: str = "", *, sort: str = "", limit: int = 100, offset: int = 0) -> "Page":
+        """Rows that fulfil a query (docs/query.md), such as ``age > 30 and target = 'yes'``; ``-`` sorts downwards."""
+        return self.page(
+            query=query, sort=sort.removeprefix("-"), descending=sort.startswith("-"), limit=limit, offset=offset
+        )
+
     def page(
         self,
         *,
+        query: str = "",
         where: "Callable[[pa.Table], Any] | None" = None,
         sort: str = "",
         descending: bool = False,
@@ -180,6 +187,7 @@ class Table:
 
         return pages.page(
             self,
+            query=query,
             where=where,
             sort=sort,
             descending=descending,
@@ -222,7 +230,7 @@ class Table:
         test: float = 0.2,
         val: float = 0.1,
         *,
-        group: str = "",
+        by: str = "",
         time: str = "",
         seed: int = 0,
         author: str = "",
@@ -230,7 +238,7 @@ class Table:
         """Put the rows that have no split yet into train, val and test; see ``splitting.split``."""
         from loopworks.data.tables import splitting
 
-        return splitting.split(self, test, val, group=group, time=time, seed=seed, author=author)
+        return splitting.split(self, test, val, group=by, time=time, seed=seed, author=author)
 
     def freeze(self, message: str = "", *, author: str = "", seed: int = 0) -> "TableVersion":
         """Keep the rows as they are now, for ever; rows without a split are split first. Same rows, same id.

@@ -9,51 +9,67 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
-from loopworks.server import answer
+from loopworks.server import answer, fields
+from loopworks.server.fields import whole
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
+from loopworks.server.starting import started
 
 if TYPE_CHECKING:
     from loopworks.data.stage import Dataset
+    from loopworks.workspace import Workspace
 
 _DATASET = "/api/datasets/{dataset}"
 
 
-def _dataset(request: Request) -> "Dataset":
+def _space(request: Request) -> "Workspace":
     serving: Serving = request.app.state.serving
-    return serving.space.dataset(request.path_params["dataset"])
+    return serving.space
+
+
+def _dataset(request: Request) -> "Dataset":
+    return _space(request).dataset(request.path_params["dataset"])
 
 
 async def check(request: Request) -> Response:
-    """Run checks: ``{"checks": [NAME, ...], "params": {NAME: {...}}, "seed": 0}``, each of which may be left out."""
+    """Start checks: ``{"checks": [NAME, ...], "params": {NAME: {...}}, "seed": 0}``, each of which may be left out."""
     body = await answer.body(request)
-    names, params, seed = body.get("checks", []), body.get("params", {}), body.get("seed", 0)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise Invalid("checks", "a list of names", names)
-    if not isinstance(params, dict) or not all(isinstance(value, dict) for value in params.values()):
+    names, params, seed = fields.names(body, "checks"), fields.mapping(body, "params"), fields.seed(body)
+    if not all(isinstance(value, dict) for value in params.values()):
         raise Invalid("params", "an object of check to its parameters", params)
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise Invalid("seed", "a whole number, 0 or more", seed)
-    target = await run_in_threadpool(_dataset, request)
-    found = await run_in_threadpool(partial(target.clean.check, *names, params=params, seed=seed))
-    return answer.json(found.to_json())
+    space, dataset = _space(request), request.path_params["dataset"]
+    return await started(lambda: space.check_job(dataset, *names, params=params, seed=seed))
+
+
+async def embed(request: Request) -> Response:
+    """Start the computation of the rows by which items are compared; the answer is its job."""
+    descriptor = fields.text(await answer.body(request), "descriptor", "auto")
+    space, dataset = _space(request), request.path_params["dataset"]
+    return await started(lambda: space.embed_job(dataset, descriptor))
 
 
 def findings(request: Request) -> Response:
-    """What checks found, by kind, the worst first."""
+    """What checks found, by kind, the worst first; with ``report=true`` a page with pictures."""
     asked = request.query_params
-    found = _dataset(request).clean.findings(state=asked.get("state", "open"), kind=asked.get("kind", ""))
-    limit = _whole(request, "limit", 100)
+    state, kind, limit = asked.get("state", "open"), asked.get("kind", ""), whole(request, "limit", 100)
+    if asked.get("report") == "true":
+        return answer.page(_dataset(request).clean.page(state=state, kind=kind, limit=limit))
+    found = _dataset(request).clean.findings(state=state, kind=kind)
     rows = [one.to_json() for one in found[:limit]]
     return answer.json({"dataset": request.path_params["dataset"], "findings": rows, "count": len(found)})
+
+
+def finding(request: Request) -> Response:
+    """One finding."""
+    target = _dataset(request)
+    found = target.clean.finding(request.path_params["finding"])
+    return answer.json({"dataset": target.name, "findings": [found.to_json()]})
 
 
 async def fix(request: Request) -> Response:
     """Put right what a finding says; undo takes the operation ``op`` back."""
     body = await answer.body(request)
-    author = body.get("author", "")
-    if not isinstance(author, str):
-        raise Invalid("author", "text", author)
+    author = fields.text(body, "author", "")
     return await _done(request, lambda target, one: target.clean.fix(one, author=author))
 
 
@@ -77,7 +93,7 @@ def similar(request: Request) -> Response:
     found = target.similar(
         asked.get("item", ""),
         text=asked.get("text", ""),
-        k=_whole(request, "k", 10),
+        k=whole(request, "k", 10),
         descriptor=asked.get("descriptor", "auto"),
     )
     return answer.json({"dataset": target.name, **found.to_json()})
@@ -88,7 +104,7 @@ async def similar_image(request: Request) -> Response:
     content = await request.body()
     asked = request.query_params
     target = await run_in_threadpool(_dataset, request)
-    count, descriptor = _whole(request, "k", 10), asked.get("descriptor", "auto")
+    count, descriptor = whole(request, "k", 10), asked.get("descriptor", "auto")
     found = await run_in_threadpool(partial(target.similar, image=content, k=count, descriptor=descriptor))
     return answer.json({"dataset": target.name, **found.to_json()})
 
@@ -98,26 +114,19 @@ def show_map(request: Request) -> Response:
     target = _dataset(request)
     found = target.map(
         descriptor=request.query_params.get("descriptor", "auto"),
-        limit=_whole(request, "limit", 20_000),
-        seed=_whole(request, "seed", 0, least=0),
+        limit=whole(request, "limit", 20_000),
+        seed=whole(request, "seed", 0, least=0),
     )
     return answer.json({"dataset": target.name, **found.to_json()})
 
 
-def _whole(request: Request, name: str, default: int, least: int = 1) -> int:
-    text = request.query_params.get(name, str(default))
-    if not text.isdecimal() or int(text) < least:
-        raise Invalid(name, f"a whole number, {least} or more", text)
-    return int(text)
-
-
-_DESCRIPTOR = {"descriptor": "auto, model, look, near, words or timm:NAME"}
+_DESCRIPTOR = {"descriptor": "auto, model, look, near, words, timm:NAME or transformers:NAME"}
 ROUTES: tuple[Api, ...] = (
     Api(
         method="POST",
         path=f"{_DATASET}/check",
         endpoint=check,
-        summary="Look for faults of the data",
+        summary="Start looking for faults of the data",
         body={
             "type": "object",
             "properties": {
@@ -126,14 +135,29 @@ ROUTES: tuple[Api, ...] = (
                 "seed": {"type": "integer", "minimum": 0},
             },
         },
+        status=202,
+    ),
+    Api(
+        method="POST",
+        path=f"{_DATASET}/embed",
+        endpoint=embed,
+        summary="Start computing the rows by which items are compared",
+        body=text_schema(descriptor_="auto, model, look, near, words, timm:NAME or transformers:NAME"),
+        status=202,
     ),
     Api(
         method="GET",
         path=f"{_DATASET}/findings",
         endpoint=findings,
         summary="What checks found",
-        query={"state": "open, fixed, ignored or all", "kind": "only those of one check", "limit": "default 100"},
+        query={
+            "state": "open, fixed, ignored or all",
+            "kind": "only those of one check",
+            "limit": "default 100; of each check in a report",
+            "report": "true: a page with pictures",
+        },
     ),
+    Api(method="GET", path=f"{_DATASET}/findings/{{finding}}", endpoint=finding, summary="One finding"),
     Api(
         method="POST",
         path=f"{_DATASET}/findings/{{finding}}/fix",

@@ -14,8 +14,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from loopworks.core.errors import Invalid
+from loopworks.data import frames
 from loopworks.data.formats import detect
-from loopworks.server import answer
+from loopworks.server import answer, fields
+from loopworks.server.nearby import nearby
 from loopworks.server.route import Api
 from loopworks.server.serving import Serving
 
@@ -33,16 +35,8 @@ async def add(request: Request) -> Response:
     """Add what is sent: an archive or file as the body (``name`` says what it is called), or the files of a form."""
     asked = request.query_params
     space = cast(Serving, request.app.state.serving).space
+    how = _how(request)
     folder = space.home.cache / "uploads" / secrets.token_hex(8)
-    how: dict[str, Any] = {
-        "task": asked.get("task", ""),
-        "is_multi": asked.get("multi", "") in ("1", "true"),
-        "format": asked.get("format", "auto"),
-        "options": _options(request),
-        "labels": asked.get("labels", "auto"),
-        "split": asked.get("split", ""),
-        "author": asked.get("author", ""),
-    }
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     try:
         folder.mkdir(parents=True)
@@ -63,6 +57,37 @@ async def add(request: Request) -> Response:
     for problem in body["problems"]:
         problem.update({key: text.replace(f"{folder}/", "") for key, text in problem.items()})
     return answer.json({"dataset": name, **body})
+
+
+async def add_paths(request: Request) -> Response:
+    """Add what lies on the server's disk or behind URLs: ``{"paths": [...], "by": "copy"}``."""
+    body = await answer.body(request)
+    paths, by = fields.names(body, "paths"), fields.text(body, "by", "copy")
+    if not paths:
+        raise Invalid("paths", "a list of paths or URLs, one or more", paths)
+    space, name = cast(Serving, request.app.state.serving).space, request.path_params["dataset"]
+    how = _how(request)
+    report = await run_in_threadpool(lambda: space.add(name, paths if len(paths) > 1 else paths[0], by=by, **how))
+    return answer.json({"dataset": name, **report.to_json()})
+
+
+def _how(request: Request) -> dict[str, Any]:
+    asked = request.query_params
+    every, jpeg = fields.whole(request, "every", 0, least=0), fields.whole(request, "jpeg", 0, least=0, most=100)
+    try:
+        scenes = float(asked.get("scenes", "0"))
+    except ValueError:
+        raise Invalid("scenes", "a number in 0..1", asked["scenes"]) from None
+    return {
+        "task": asked.get("task", ""),
+        "is_multi": asked.get("multi", "") in ("1", "true"),
+        "format": asked.get("format", "auto"),
+        "options": _options(request),
+        "labels": asked.get("labels", "auto"),
+        "split": asked.get("split", ""),
+        "author": asked.get("author", ""),
+        "frames": frames.chosen(every, asked.get("frames", ""), scenes, jpeg),
+    }
 
 
 def export(request: Request) -> Response:
@@ -141,6 +166,19 @@ def _options(request: Request) -> dict[str, str]:
 
 
 _DATASET = "/api/datasets/{dataset}"
+_HOW = {
+    "format": "name of a format, default auto",
+    "option.NAME": "an option of the format",
+    "task": "task kind of a new dataset, default the one that fits",
+    "multi": "true: a new dataset's items may carry several classes",
+    "labels": "of plain images: auto, folders or none",
+    "split": "train, val or test for all",
+    "author": "who gave the labels",
+    "every": "of videos: every N-th frame",
+    "frames": "of videos: frames by index, e.g. 0,25,100-120",
+    "scenes": "of videos: one frame for each scene, 0..1",
+    "jpeg": "keep frames as JPEG of this quality",
+}
 ROUTES = (
     Api(method="GET", path="/api/formats", endpoint=formats, summary="Formats that are read and written"),
     Api(
@@ -148,18 +186,24 @@ ROUTES = (
         path=f"{_DATASET}/add",
         endpoint=add,
         summary="Add an archive or files",
-        query={
-            "name": "what the body is called, e.g. street.zip",
-            "format": "name of a format, default auto",
-            "option.NAME": "an option of the format",
-            "task": "task kind of a new dataset, default the one that fits",
-            "multi": "true: a new dataset's items may carry several classes",
-            "labels": "of plain images: auto, folders or none",
-            "split": "train, val or test for all",
-            "author": "who gave the labels",
-        },
+        query={"name": "what the body is called, e.g. street.zip", **_HOW},
         body={"type": "string", "format": "binary"},
         media="application/octet-stream",
+    ),
+    Api(
+        method="POST",
+        path=f"{_DATASET}/add-paths",
+        endpoint=nearby(add_paths),
+        summary="Add what lies on the server's disk or behind URLs",
+        query=_HOW,
+        body={
+            "type": "object",
+            "required": ["paths"],
+            "properties": {
+                "paths": {"type": "array", "items": {"type": "string"}, "description": "files, folders, globs, URLs"},
+                "by": {"type": "string", "description": "copy, link or reference"},
+            },
+        },
     ),
     Api(
         method="GET",

@@ -8,8 +8,10 @@ from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
 from loopworks.server import answer
+from loopworks.server.fields import text
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
+from loopworks.server.starting import started
 
 if TYPE_CHECKING:
     from loopworks.data.look import Look
@@ -68,6 +70,19 @@ def remove_view(request: Request) -> Response:
     return answer.json({"removed": name})
 
 
+def scored(request: Request) -> Response:
+    """The models whose predictions are there, the newest first."""
+    return answer.json({"scored": [one.to_json() for one in _look(request).scored()]})
+
+
+async def score(request: Request) -> Response:
+    """Start asking a model about items; the answer is its job."""
+    body = await answer.body(request)
+    serving: Serving = request.app.state.serving
+    dataset, model, query = request.path_params["dataset"], text(body, "model", ""), text(body, "query", "")
+    return await started(lambda: serving.space.score_job(dataset, model, query=query))
+
+
 _QUERY = {"query": "see docs/query.md, or the name of a view"}
 ROUTES = (
     Api(
@@ -83,6 +98,15 @@ ROUTES = (
         endpoint=search,
         summary="Search items for words",
         query={"text": "words", **_QUERY, "limit": "items, 1..1000"},
+    ),
+    Api(method="GET", path=f"{_DATASET}/scored", endpoint=scored, summary="Models whose predictions are there"),
+    Api(
+        method="POST",
+        path=f"{_DATASET}/score",
+        endpoint=score,
+        summary="Start asking a model about items",
+        body=text_schema(model_="NAME:NUMBER; default the newest", query_="only items that fulfil it"),
+        status=202,
     ),
     Api(method="GET", path=f"{_DATASET}/views", endpoint=views, summary="Saved views"),
     Api(

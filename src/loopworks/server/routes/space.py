@@ -1,6 +1,5 @@
 """The workspace over HTTP: the same calls as the Python API, the same rows as the command line's ``--json``."""
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.concurrency import run_in_threadpool
@@ -11,10 +10,10 @@ from loopworks.core.errors import Invalid
 from loopworks.server import answer
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
+from loopworks.server.starting import started
 
 if TYPE_CHECKING:
     from loopworks.data.stage import State
-    from loopworks.jobs import Job
     from loopworks.workspace import Workspace
 
 _DATASET = "/api/datasets/{dataset}"
@@ -156,7 +155,7 @@ async def train(request: Request) -> Response:
     body = await answer.body(request)
     space = _space(request)
     version = await run_in_threadpool(space.find_version, _text(body, "version"))
-    return await _started(
+    return await started(
         lambda: space.train_job(
             version,
             recipe=_text(body, "recipe", "auto"),
@@ -175,14 +174,9 @@ async def optimize(request: Request) -> Response:
     drop = body.get("max_drop", 0.01)
     if isinstance(drop, bool) or not isinstance(drop, int | float) or not 0 <= drop <= 1:
         raise Invalid("max_drop", "a number in 0..1", drop)
-    return await _started(
+    return await started(
         lambda: space.optimize_job(_text(body, "model"), max_drop=float(drop), target=_text(body, "target", "latency"))
     )
-
-
-async def _started(start: "Callable[[], Job]") -> Response:
-    job = await run_in_threadpool(start)
-    return answer.json({"job": job.to_json()}, 202, {"Location": f"/api/jobs/{job.id}"})
 
 
 def deployments(request: Request) -> Response:

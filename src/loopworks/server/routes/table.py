@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
 from loopworks.server import answer
+from loopworks.server.nearby import nearby
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
 
@@ -37,12 +38,8 @@ def schema(request: Request) -> Response:
 def profile(request: Request) -> Response:
     """The table in figures."""
     found = _table(request).profile()
-    if request.query_params.get("html") == "true":
-        headers = {
-            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
-            "X-Content-Type-Options": "nosniff",
-        }
-        return Response(found.to_html(), media_type="text/html; charset=utf-8", headers=headers)
+    if request.query_params.get("report") == "true":
+        return answer.page(found.to_html())
     return answer.json(found.to_json())
 
 
@@ -50,6 +47,7 @@ def rows(request: Request) -> Response:
     """Rows, a page at a time."""
     asked = request.query_params
     found = _table(request).page(
+        query=asked.get("query", ""),
         sort=asked.get("sort", ""),
         descending=asked.get("descending", "false") == "true",
         split=asked.get("split") or None,
@@ -58,6 +56,12 @@ def rows(request: Request) -> Response:
         offset=_whole(request, "offset", 0),
     )
     return answer.json({"dataset": _name(request), **found.to_json()})
+
+
+def states(request: Request) -> Response:
+    """What was done to a table, newest first."""
+    found = [state.to_json() for state in _table(request).states()]
+    return answer.json({"dataset": _name(request), "states": found})
 
 
 async def add(request: Request) -> Response:
@@ -92,7 +96,7 @@ async def split(request: Request) -> Response:
     body = await answer.body(request)
     table = await run_in_threadpool(_table, request)
     shares = {name: _number(body, name, default) for name, default in (("test", 0.2), ("val", 0.1))}
-    texts = {name: _text(body, name) or "" for name in ("group", "time", "author")}
+    texts = {name: _text(body, name) or "" for name in ("by", "time", "author")}
     seed = body.get("seed", 0)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 32:
         raise Invalid("seed", "a whole number in 0..4294967295", seed)
@@ -183,13 +187,14 @@ def _body(more: dict[str, Any], *needed: str, **texts: str) -> dict[str, Any]:
 
 
 ROUTES = (
+    Api(method="GET", path=f"{_TABLE}/states", endpoint=states, summary="What was done to a table"),
     Api(method="GET", path=f"{_TABLE}/schema", endpoint=schema, summary="Columns of a table"),
     Api(
         method="GET",
         path=f"{_TABLE}/profile",
         endpoint=profile,
         summary="A table in figures, with warnings and leaks",
-        query={"html": "true: a page with plots"},
+        query={"report": "true: a page with plots"},
     ),
     Api(
         method="GET",
@@ -197,6 +202,7 @@ ROUTES = (
         endpoint=rows,
         summary="Rows of a table",
         query={
+            "query": "only rows that fulfil it, e.g. age > 30 and city = 'Oslo'",
             "sort": "column",
             "descending": "true or false",
             "split": "train, val or test",
@@ -208,7 +214,7 @@ ROUTES = (
     Api(
         method="POST",
         path=f"{_TABLE}/add",
-        endpoint=add,
+        endpoint=nearby(add),
         summary="Add the rows of files on the server's disk",
         body=_body(_PATHS, "paths", delimiter_="between cells", quote_="around cells", encoding_="of text"),
     ),
@@ -224,7 +230,7 @@ ROUTES = (
         path=f"{_TABLE}/split",
         endpoint=split,
         summary="Split the rows",
-        body=_body(_SHARES, group_="column", time_="column"),
+        body=_body(_SHARES, by_="column", time_="column"),
     ),
     Api(
         method="POST",
@@ -258,7 +264,7 @@ ROUTES = (
     Api(
         method="POST",
         path=f"{_TABLE}/export",
-        endpoint=export,
+        endpoint=nearby(export),
         summary="Write the rows to a file on the server's disk",
         body=text_schema(path="new file", version_="version id, or its start", split_="train, val or test"),
     ),

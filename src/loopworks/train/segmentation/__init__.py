@@ -1,0 +1,1 @@
+"""Recipes that learn of which class every pixel is."""
