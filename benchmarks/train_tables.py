@@ -2,8 +2,9 @@
 
 Each data set is cut once (train 64 %, val 16 %, test 20 %, seed 1). Peers learn from train and val together, ours learn
 from train and settle on val what is to be settled. Everybody answers the same test rows; the errors below are 1 - AUC,
-or RMSE, with a 95 % bootstrap interval. AutoGluon runs in ``.peers/autogluon`` where ``make peers``
-put it, with its medium_quality preset under 10 minutes, else best_quality. Seconds for each: LOOPWORKS_TABLES_S, 60 by default. Nothing was tuned on these test rows.
+or RMSE, with a 95 % bootstrap interval. AutoGluon runs in ``.peers/autogluon`` where ``make peers`` put it, below 10
+minutes with its preset medium_quality, else best_quality. Seconds for each: LOOPWORKS_TABLES_S, 60 by default. Nothing
+was tuned on these test rows.
 """
 
 import json
@@ -32,7 +33,7 @@ FILES: Mapping[str, tuple[str, str, str, str, tuple[str, ...]]] = {
 OWN = ("breast_cancer", "diabetes", "digits")
 TARGET = "_answer"
 PRESET = "best_quality" if SECONDS >= 600 else "medium_quality"
-"""AutoGluon's bagging of best_quality needs time: under a minute it ends with weak models or none (benchmarks/LOG.md)."""
+"""The bagging of best_quality needs time: within 40 s it ended with weak models or none (benchmarks/LOG.md)."""
 
 
 @dataclass(frozen=True, kw_only=True)
