@@ -51,9 +51,9 @@ class TextRule:
     """A text as counts of its pieces: runs of words, and runs of characters.
 
     The text is cut to ``most_chars`` and brought to one form (NFKC, case folded). Whatever is no letter, digit or mark
-    parts words; in scripts without blanks (Chinese, Japanese, Thai) each character is a word. Runs of characters go across
-    words: what parts them, and the start and end of the text, counts as one blank. A piece's number is the first bits
-    of its 64-bit hash.
+    parts words; in scripts without blanks (Chinese, Japanese, Thai) each character is a word. Runs of characters go
+    across words: what parts them, and the start and end of the text, counts as one blank. A piece's number is the first
+    bits of its 64-bit hash.
     """
 
     words: tuple[int, int] = (1, 2)
@@ -163,8 +163,8 @@ class TextRule:
 class TokenRule:
     """A text as the tokens of a tokenizer, which lies in the bundle as a ``tokenizer.json`` of Hugging Face.
 
-    Texts longer than ``most_tokens`` are cut, shorter ones filled up with ``pad`` to the longest of the batch; the model's graph takes
-    ``pad`` for nothing.
+    Texts longer than ``most_tokens`` are cut, shorter ones filled up with ``pad`` to the longest of the batch; the
+    model's graph takes ``pad`` for nothing.
     """
 
     file: str = "tokenizer.json"

@@ -1,13 +1,14 @@
 """Which recipes there are, which task kinds they learn, and which one suits some data."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from loopworks.core.contracts import Step
 from loopworks.core.errors import Invalid, LoopworksError, NotFound
+from loopworks.core.params import schema
 from loopworks.core.registry import plugins
 from loopworks.core.settings import invalid
 from loopworks.data.source import Source
@@ -32,21 +33,9 @@ def recipes(task: str = "") -> list[dict[str, Any]]:
             "about": (kind.__doc__ or "").strip().splitlines()[0],
             "tasks": sorted(tasks_of(kind)),
             "is_tunable": isinstance(kind, Tunable),
-            "schema": schema_of(kind),
+            "schema": schema(kind),
         })
     return found
-
-
-def schema_of(kind: type) -> dict[str, Any]:
-    """JSON schema of a step's parameters, with the text under each field, also of fields that it inherits."""
-    schema: dict[str, Any] = TypeAdapter(kind).json_schema()
-    for base in kind.__mro__[1:]:
-        if not is_dataclass(base):
-            continue
-        for name, inherited in TypeAdapter(base).json_schema().get("properties", {}).items():
-            if "description" in inherited:
-                schema["properties"][name].setdefault("description", inherited["description"])
-    return schema
 
 
 def parameters(kind: type) -> set[str]:
@@ -84,7 +73,8 @@ def check(recipe: str, params: Mapping[str, Any], task: str = "") -> None:
         step(full(recipe), params, task)
         return
     refused: LoopworksError | None = None
-    for name in _of(task):
+    # A recipe that knows the parameters says best what is wrong with their values.
+    for name in sorted(_of(task), key=lambda name: not set(params) <= parameters(plugins.get(name))):
         try:
             step(name, params, task)
         except LoopworksError as error:

@@ -19,13 +19,22 @@ from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled, Invalid
 from loopworks.core.text import TokenRule
 from loopworks.core.values import LabelSchema
+from loopworks.testing import PluginContract
 from loopworks.train import weights
 from loopworks.train.texts.encoder import OTHERS, TextEncoder
 from loopworks.train.texts.explain import attributions, evidence
 
 pytest.importorskip("transformers", reason="needs the [train] extra")
 pytestmark = [pytest.mark.train, pytest.mark.slow]
-QUICK = {"weights": "random", "width": 32, "vocabulary": 400, "epochs": 12, "batch": 8, "rate": 3e-3}
+
+
+class TestTextEncoderAsAPlugin(PluginContract):
+    plugin = TextEncoder
+    refused = {"width": 17, "most_tokens": 0, "rate": 2.0}
+    name = "train.text-encoder"
+
+
+QUICK = {"weights": "random", "width": 32, "vocabulary": 400, "epochs": 20, "batch": 8, "rate": 2e-3}
 
 
 def train(folder: Path, **more: Any) -> Bundle:

@@ -22,9 +22,19 @@ from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled, Invalid
 from loopworks.core.text import TextRule
 from loopworks.core.values import LabelSchema
+from loopworks.testing import PluginContract
 from loopworks.train import stage
+from loopworks.train.texts.ngrams import Ngrams
 
 pytestmark = pytest.mark.train
+
+
+class TestNgramsAsAPlugin(PluginContract):
+    plugin = Ngrams
+    refused = {"words": 9, "drop_pieces": 1.0, "pieces": 0, "most_chars": 0}
+    name = "train.ngrams"
+
+
 QUICK = {"epochs": 8, "hidden": 16, "rate": 0.02}
 
 
@@ -209,6 +219,15 @@ def test_texts_of_one_class_are_refused(tmp_path: Path) -> None:
     only = {split: np.tile(rows[:1], (len(rows), 1)) for split, rows in source.labels.items()}
     with pytest.raises(Invalid, match="at least two classes; got only street"):
         train(tmp_path, replace(source, labels=only))
+
+
+def test_a_few_right_answers_give_no_boundless_certainty() -> None:
+    import torch
+
+    from loopworks.train.texts.course import temperature
+
+    found = temperature(torch.eye(3) * 3, torch.eye(3), is_multi=False)
+    assert 0.3 < found < 1.0
 
 
 @pytest.mark.parametrize("is_multi", [False, True])

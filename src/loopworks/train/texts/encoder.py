@@ -1,4 +1,4 @@
-"""Any text encoder of transformers: fine-tuned from pretrained weights where they can be had, else a small random one."""
+"""Any text encoder of transformers: from pretrained weights where they can be had, else a small random one."""
 
 import contextlib
 import warnings
@@ -44,7 +44,7 @@ TOLERANCE = 1e-4
 @plugins.add(NAME)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextEncoder(TextFit):
-    """Any text encoder of transformers, pretrained where its weights are in reach: the strongest where labels are few."""
+    """Any text encoder of transformers, pretrained where its weights are in reach: for texts with few labels."""
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
@@ -283,9 +283,9 @@ def _soften(model: Any, temperature: float) -> None:
 
     head = _head(model)
     with torch.no_grad():
-        head.weight /= temperature
-        if head.bias is not None:
-            head.bias /= temperature
+        for part in (head.weight, head.bias):
+            if part is not None:
+                part.div_(temperature)
 
 
 def _write(lesson: Lesson, network: Any, rule: TokenRule, texts: list[str]) -> Variant:
@@ -349,8 +349,9 @@ def _quiet() -> Iterator[None]:
     """transformers advises through its logger and draws progress bars; our users hear of what we say ourselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from transformers.utils import logging as hf
+        from transformers.utils import logging
 
+        hf: Any = logging
         level, has_bars = hf.get_verbosity(), hf.is_progress_bar_enabled()
         hf.set_verbosity_error()
         hf.disable_progress_bar()

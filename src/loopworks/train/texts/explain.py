@@ -47,8 +47,8 @@ def attributions(bundle: Bundle, text: str, label: str = "") -> list[Span]:
 def evidence(bundle: Bundle, text: str, label: str = "") -> Evidence:
     """Which words speak for a label.
 
-    On pieces of words the weights are exact: each piece's share of the logit, spread evenly over the letters that it covers. On
-    tokens, each word's weight is how much the log odds fall when it is left out.
+    On pieces of words the weights are exact: each piece's share of the logit, spread evenly over the letters that it
+    covers. On tokens, each word's weight is how much the log odds fall when it is left out.
 
     Args:
         bundle: a model of texts.
@@ -129,7 +129,7 @@ def _spread(
     np.add.at(steps, end, -share / covered)
     each = np.cumsum(steps)[:-1]
     is_in = of_word[:-1] >= 0
-    return np.bincount(of_word[:-1][is_in], each[is_in], minlength=len(found.start))
+    return np.asarray(np.bincount(of_word[:-1][is_in], each[is_in], minlength=len(found.start)), np.float64)
 
 
 def _of_tokens(bundle: Bundle, rule: TokenRule, text: str, label: str) -> Evidence:

@@ -65,7 +65,7 @@ class PieceNet(nn.Module):
         """Divide the logits by ``temperature``, for good."""
         with torch.no_grad():
             for weight in (self.vectors, self.bias) if self.head is None else (self.head.weight, self.head.bias):
-                weight /= temperature
+                weight.div_(temperature)
 
 
 class TokenNet(nn.Module):

@@ -13,7 +13,7 @@ from loopworks.core.errors import Failed, Invalid
 from loopworks.core.registry import plugins
 from loopworks.core.text import INPUT, TextRule, read
 from loopworks.data.source import Source
-from loopworks.train.contracts import Lesson, Made
+from loopworks.train.contracts import Draw, Lesson, Made
 from loopworks.train.images import MODEL, WEIGHTS, load_libraries
 from loopworks.train.texts.course import TASKS, TextFit, planned, take
 
@@ -63,7 +63,7 @@ class Ngrams(TextFit):
         return 0.7, "it needs no pretrained weights"
 
     @classmethod
-    def space(cls, draw: Any, source: Source) -> dict[str, Any]:
+    def space(cls, draw: Draw, source: Source) -> dict[str, Any]:
         """Width, regularization and rate."""
         return {
             "hidden": draw.choice("hidden", (128, 256, 384)),
@@ -145,7 +145,7 @@ class _Counted:
     texts: int
     row: NDArray[np.int64]
     bucket: NDArray[np.int32]
-    count: NDArray[np.int32]
+    count: NDArray[Any]
 
 
 def _counted(rule: TextRule, lesson: Lesson, split: str, ctx: Context) -> _Counted:
