@@ -1,6 +1,7 @@
 """AutoGluon: learn a table in a time limit, answer the test rows.
 
-Arguments: folder with train.parquet and test.parquet, target column, seconds, kind (binary, multiclass or regression).
+Arguments: folder with train.parquet and test.parquet, target column, seconds, kind (binary, multiclass or regression),
+preset (its best_quality is for minutes to hours, medium_quality for less).
 Writes answers.npy there and prints one JSON line.
 """
 
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 
 logging.disable(logging.WARNING)
-folder, target, limit, kind = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
+folder, target, limit, kind, preset = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4], sys.argv[5]
 
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
@@ -21,7 +22,7 @@ train, test = (pd.read_parquet(folder / f"{split}.parquet") for split in ("train
 metric = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}[kind]
 began = time.perf_counter()
 made = TabularPredictor(label=target, problem_type=kind, eval_metric=metric, path=str(folder / "model"), verbosity=0)
-made.fit(train, time_limit=limit, presets="best_quality", num_cpus=2, dynamic_stacking=False)
+made.fit(train, time_limit=limit, presets=preset, num_cpus=2)
 seconds = time.perf_counter() - began
 rows = test.drop(columns=[target])
 if kind == "regression":

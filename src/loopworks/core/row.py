@@ -276,6 +276,8 @@ class RowRule:
     _coded: tuple[Column, ...] = field(init=False, repr=False, compare=False, default=())
     _wide: tuple[tuple[Column, slice], ...] = field(init=False, repr=False, compare=False, default=())
     _places: Mapping[str, Any] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _known: frozenset[str] = field(init=False, repr=False, compare=False, default=frozenset())
+    _width: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
         """Refuse no column or two of one name, and lay out the features."""
@@ -295,6 +297,8 @@ class RowRule:
         object.__setattr__(self, "_numeric", tuple(c.name for c in self.columns if c.kind not in _BYTES))
         object.__setattr__(self, "_coded", tuple(c for c in self.columns if c.kind == "category"))
         object.__setattr__(self, "_wide", tuple(wide))
+        object.__setattr__(self, "_known", frozenset(names))
+        object.__setattr__(self, "_width", at)
         object.__setattr__(self, "_places", {kind: _run(listed) for kind, listed in places.items()})
 
     @property
@@ -310,7 +314,7 @@ class RowRule:
     @property
     def width(self) -> int:
         """How many features there are."""
-        return sum(len(column.features) if column.kind in ("moment", "text") else 1 for column in self.columns)
+        return self._width
 
     def inputs(self) -> tuple[TensorSpec, ...]:
         """One tensor per column, ``(items, 1)``."""
@@ -377,12 +381,11 @@ class RowRule:
 
     def _check(self, contents: Sequence[Any], where: Sequence[str]) -> None:
         """Each row must be a mapping with a column of the model: one with none is of another table."""
-        known = {column.name for column in self.columns}
         for row, place in zip(contents, where, strict=True):
             if not isinstance(row, Mapping):
                 raise Invalid(place or "row", "an object: column -> value", type(row).__name__)
-            if known.isdisjoint(row):
-                listed = ", ".join(sorted(known)[:12])
+            if self._known.isdisjoint(row):
+                listed = ", ".join(sorted(self._known)[:12])
                 raise Invalid(f"columns of {place or 'the row'}", f"some of the model's ({listed})", list(row)[:12])
 
     def _pack_table(self, table: Any) -> dict[str, NDArray[Any]]:

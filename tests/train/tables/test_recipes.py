@@ -19,9 +19,10 @@ from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled, Failed, Invalid, NotFound
 from loopworks.core.row import FEATURES
 from loopworks.optimize import stage as optimizing
-from loopworks.train import stage
+from loopworks.train import recipes, stage
 from loopworks.train.tables import explain
 from loopworks.train.tables.blend import Blend
+from loopworks.train.tables.lightgbm import LightGbm
 
 pytestmark = pytest.mark.train
 RECIPES = ("lightgbm", "linear", "stacked")
@@ -358,6 +359,33 @@ def test_optimizing_leaves_out_what_is_for_networks(made: Any, tmp_path: Path) -
     assert sum("layers of weights" in note for note in told) == 1
     assert not any("could not be made" in note for note in best.notes)
     assert (best.folder / "parts.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("rows", "budget_s", "recipe"),
+    [(300, None, "lightgbm"), (300, 60.0, "stacked"), (100, None, "linear"), (300, 5.0, "lightgbm")],
+)
+def test_the_data_and_the_budget_choose_the_recipe(rows: int, budget_s: float | None, recipe: str) -> None:
+    name, why = recipes.choose(table(rows, 50, 0), budget_s)
+    assert name == f"train.{recipe}"
+    assert why
+
+
+def test_every_draw_of_a_search_is_a_recipe(tmp_path: Path) -> None:
+    class Edge:
+        def __init__(self, is_high: bool) -> None:
+            self.is_high = is_high
+
+        def number(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+            return high if self.is_high else low
+
+        def whole(self, name: str, low: int, high: int, *, log: bool = False) -> int:
+            return high if self.is_high else low
+
+    for is_high in (False, True):
+        params = LightGbm.space(Edge(is_high), table())
+        bundle = train(tmp_path / str(is_high), table(), params={**params, "rounds": 3})
+        assert bundle.params["leaves"] == params["leaves"]
 
 
 def test_a_loss_that_is_no_number_is_an_error() -> None:

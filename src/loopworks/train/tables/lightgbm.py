@@ -14,7 +14,7 @@ from loopworks.data.source import Source
 from loopworks.train.budget import Budget
 from loopworks.train.contracts import Lesson, Made
 from loopworks.train.tables.boost import Forest, Grown, Settings, Watch, out_of_fold
-from loopworks.train.tables.fit import TableFit, clock, threads
+from loopworks.train.tables.fit import Clock, TableFit, threads
 from loopworks.train.tables.sheet import Sheet
 
 NAME = "train.lightgbm"
@@ -68,8 +68,9 @@ class LightGbm(TableFit):
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""
-        budget = clock(source)
+        budget = Clock(source)
         sheet = self.read(source, ctx)
+        budget.look()
         check_monotone(self.monotone, sheet)
         rounds = self.rounds or (3000 if len(sheet.train) < LARGE_ROWS else 600)
         settings = Settings(

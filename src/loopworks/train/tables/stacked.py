@@ -19,7 +19,7 @@ from loopworks.train.contracts import Lesson, Made
 from loopworks.train.tables import calibrate, members
 from loopworks.train.tables.boost import Forest, Settings, out_of_fold
 from loopworks.train.tables.calibrate import Calibration
-from loopworks.train.tables.fit import TableFit, clock, threads
+from loopworks.train.tables.fit import Clock, TableFit, threads
 from loopworks.train.tables.lightgbm import LARGE_ROWS, LightGbm, grow_folds, watched
 from loopworks.train.tables.members import Member
 from loopworks.train.tables.sheet import Sheet
@@ -71,8 +71,9 @@ class Stacked(TableFit):
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""
-        budget = clock(source)
+        budget = Clock(source)
         sheet = self.read(source, ctx)
+        budget.look()
         if not len(sheet.folds):
             plain = LightGbm(**{name: getattr(self, name) for name in (field.name for field in fields(TableFit))})
             made = plain.run(source, ctx)
@@ -92,7 +93,11 @@ class Stacked(TableFit):
             found = kept.load(name)
             if found is None:
                 most = min(1.0, before + (1.0 - before) * (0.45 if place == 0 else 1.0))
-                found = self._try(name, sheet, part, budget, most, threads(source))
+                try:
+                    found = self._try(name, sheet, part, budget, most, threads(source))
+                except _Late:
+                    is_cut = True
+                    break
                 kept.save(found)
             tried.append(found)
             slowest, before = budget.share() - before, budget.share()
@@ -111,9 +116,16 @@ class Stacked(TableFit):
         """Learn a member fold by fold, then on all rows; it may use the budget up to the share ``most``."""
         start = budget.share()
         if name == "linear":
+
+            def tick(share: float, text: str) -> None:
+                ctx.tick(share, text)
+                if budget.share() > 1:
+                    raise _Late
+
             weigher = Weigher(sheet, ctx.seed)
             penalties = (3.0,) if budget.limit_s is not None and budget.limit_s < 10 else (0.3, 30.0)
-            found = {p: weigher.out_of_fold(p, ctx.tick) for p in penalties}
+            found = {p: weigher.out_of_fold(p, tick) for p in penalties}
+            tick(0.95, "linear")
             target = weigher.held.target
             best = min(found, key=lambda p: _loss(found[p], target, bool(sheet.classes)))
             model = weigher.fit(best)
@@ -167,6 +179,10 @@ def _loss(raw: NDArray[np.float64], target: NDArray[Any], has_classes: bool) -> 
     if has_classes:
         return calibrate.loss(Calibration().chances(raw), target)
     return float(((raw[:, 0] - target) ** 2).mean())
+
+
+class _Late(Exception):
+    """The time is over before a member is whole; those before it make the model."""
 
 
 class _Kept:
