@@ -1,5 +1,6 @@
 """Comparing, crowning and showing models, through Python, the command line and HTTP; no training."""
 
+import base64
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -256,3 +257,110 @@ def test_python_command_line_and_http_say_the_same(ws: lw.Workspace, pair: tuple
         recipes = client.get("/api/recipes", params={"task": "image-classification"}).json()["recipes"]
     assert recipes == json.loads(json.dumps(ws.recipes("image-classification")))
     assert [one["name"] for one in ask("train", "--list")["recipes"]] == [one["name"] for one in ws.recipes()]
+
+
+def test_a_model_from_elsewhere_goes_the_same_way_as_ours(
+    ws: lw.Workspace, first: str, colors: Any, tmp_path: Path
+) -> None:
+    theirs = colors.write(tmp_path / "theirs").path("model.onnx")
+    found = ws.register(theirs, "guest", version=first)
+    assert found.metrics["test"]["accuracy"]["value"] == 1.0
+    assert ws.compare(found, keep(ws, colors.write(tmp_path / "ours"), first)).verdict == "not separable"
+    ws.deploy(found, name="guest")
+    photo = next(iter(sorted((tmp_path / "in" / "red").iterdir())))
+    answer = ws.predict("guest", photo)
+    assert answer["chosen"] == ["red"]
+    assert [node.kind for node in ws.lineage(answer["id"])][:4] == ["prediction", "deployment", "model", "version"]
+    reasons = ws.explain("guest", photo)
+    assert reasons.label == "red"
+    assert reasons.picture.startswith(b"\x89PNG")
+    with pytest.raises(Invalid, match="model name must be"):
+        ws.register(theirs, "no name", version=first)
+    with pytest.raises(Invalid, match="task must be image-classification, as the version's"):
+        ws.register(theirs, "guest", task="text-classification", version=first)
+
+
+def test_adding_and_explaining_say_the_same_through_all_faces(
+    ws: lw.Workspace, first: str, colors: Any, tmp_path: Path
+) -> None:
+    theirs = colors.write(tmp_path / "theirs").path("model.onnx")
+    photo = next(iter(sorted((tmp_path / "in" / "blue").iterdir())))
+    by_python = ws.register(theirs, "guest", version=first)
+
+    def ask(*words: str, code: int = 0) -> Any:
+        result = CliRunner().invoke(app, [*words, "-w", str(ws.folder), "--json"])
+        assert result.exit_code == code, result.output
+        return json.loads(result.stdout)
+
+    by_command = ask("models", "add", str(theirs), "guest", "--version", first[:12])["model"]
+    assert by_command["metrics"] == by_python.metrics
+    lone = ask("models", "add", str(theirs), "lone", "--class", "a", "--class", "b", "--class", "c")["model"]
+    assert (lone["version"], lone["metrics"]) == ("", {})
+    assert [node.kind for node in ws.lineage("lone:1")] == ["model"]
+    assert ask("models", "add", str(tmp_path), "bad", code=2)["error"]["code"] == "invalid"
+    with pytest.raises(Invalid, match="lone:1 to optimize must be one with a dataset version"):
+        ws.optimize_job("lone")
+    with pytest.raises(Invalid, match="lone:1 must be one with a version"):
+        ws.compare("lone", by_python)
+    told = ws.explain("guest", photo).to_json()
+    picture = tmp_path / "map.png"
+    assert ask("explain", "guest", str(photo), "--picture", str(picture))["reasons"] == told
+    assert picture.read_bytes() == ws.explain("guest", photo).picture
+    assert ask("explain", "guest", str(photo), "--label", "teal", code=2)["error"]["code"] == "not_found"
+    body = base64.b64encode(photo.read_bytes()).decode()
+    with TestClient(create_app(ws), base_url="http://127.0.0.1") as client:
+        added = client.post("/api/models", json={"path": str(theirs), "name": "guest", "version": first})
+        assert (added.status_code, added.json()["model"]["metrics"]) == (201, by_python.metrics)
+        assert client.post("/api/models", json={"path": 3, "name": "x"}).status_code == 422
+        shown = client.post("/api/models/guest/explain", json={"image": body})
+        assert shown.json()["reasons"] == told
+        assert base64.b64decode(shown.json()["picture"]) == picture.read_bytes()
+        for bad in ({}, {"image": "?"}, {"image": body, "text": "x"}, {"text": str(photo)}):
+            assert client.post("/api/models/guest/explain", json=bad).status_code == 422
+
+
+def test_a_search_is_queued_with_what_it_may_take(
+    ws: lw.Workspace, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, dict[str, Any]]] = []
+
+    class Queue:
+        def submit(self, step: str, params: dict[str, Any], *, title: str = "", key: str | None = None) -> str:
+            asked.append((step, params))
+            return "j"
+
+        def get(self, job: str) -> str:
+            return job
+
+        def close(self) -> None:
+            """Nothing runs."""
+
+    monkeypatch.setattr(ws, "_jobs", Queue())
+    ws.search_job(first, trials=3, recipes=["small-cnn"], params={"width": 8}, seed=4)
+    ws.train_job(first, recipe="search", budget="10m")
+    monkeypatch.setattr(ws.home, "settings", ws.settings.model_copy(update={"price_per_hour": 2.0}))
+    ws.search_job(first, money=1.0, budget="1h")
+    steps, params = zip(*asked, strict=True)
+    assert set(steps) == {"search"}
+    assert [one["budget_s"] for one in params] == [None, 600.0, 1800.0]
+    assert (params[0]["trials"], params[0]["recipes"], params[0]["params"], params[0]["seed"]) == (
+        3, ["small-cnn"], {"width": 8}, 4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "search must be given a budget, a number of trials or money"),
+        ({"budget": "3s"}, "budget of a search must be at least 30 s"),
+        ({"money": 1.0}, "price_per_hour must be set where a search is given money"),
+        ({"money": -1.0, "budget": "1m"}, "money must be above zero"),
+        ({"trials": 3, "recipes": ["nope"]}, r"train\.nope"),
+        ({"trials": 3, "params": {"width": -1}}, r"train\.small-cnn\.width"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_it_is_queued(
+    ws: lw.Workspace, first: str, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((Invalid, NotFound), match=words):
+        ws.search_job(first, **given)

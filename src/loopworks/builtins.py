@@ -29,7 +29,10 @@ from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import explain, small_cnn, timm
 from loopworks.train.detection import small as small_detector
+from loopworks.train.detection import torchvision as torchvision_detector
 from loopworks.train.segmentation import small as small_segmenter
+from loopworks.train.segmentation import torchvision as torchvision_segmenter
+from loopworks.train.segmentation import transformers as transformers_segmenter
 from loopworks.train.tables import lightgbm, linear, stacked
 from loopworks.train.texts import encoder, ngrams
 
@@ -73,6 +76,9 @@ __all__ = [
     "steps",
     "text_features",
     "timm",
+    "torchvision_detector",
+    "torchvision_segmenter",
+    "transformers_segmenter",
     "voc",
     "yolo",
 ]

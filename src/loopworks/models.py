@@ -97,9 +97,8 @@ class Models(Answering):
             paired.translated(task, self._answers(bundle, source, kept), bundle.schema, source.schema, model.ref)
             for bundle, model in ((ours, first), (theirs, second))
         ]
-        verdict, metrics = paired.compare(
-            task, source.schema, source.targets(TEST)[kept], *outputs, seed=self.settings.seed
-        )
+        schemas = paired.with_costs(source.schema, ours.schema), paired.with_costs(source.schema, theirs.schema)
+        verdict, metrics = paired.compare(task, schemas, source.targets(TEST)[kept], *outputs, seed=self.settings.seed)
         notes = list(paired.class_notes(source.schema, [(first.ref, ours.schema), (second.ref, theirs.schema)]))
         if versions[0].id != versions[1].id:
             notes.append(f"they learnt from different versions; both were asked about test items of {newer.id[:12]}")

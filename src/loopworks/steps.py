@@ -192,7 +192,9 @@ class _Run:
     def __enter__(self) -> "_Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._writer.tag("loopworks.error", str(error))
         status: Status = "done" if kind is None else "cancelled" if issubclass(kind, Cancelled) else "failed"
         self._writer.close(status)
 

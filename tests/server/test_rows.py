@@ -25,7 +25,7 @@ ROW = {"number": 2.5, "age": 70, "city": "Köln", "at": "2023-05-01 18:00:00", "
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     source = table(600, 0, 0)
-    found = source.rows("train").to_pylist()
+    found: list[dict[str, Any]] = source.rows("train").to_pylist()
     for place, (row, yes) in enumerate(zip(found, source.answers["train"].tolist(), strict=True)):
         row |= {"id": f"c{place}", "churn": "" if place % 50 == 0 else "yes" if yes else "no"}
     return found

@@ -50,10 +50,10 @@ def file(
         helper.make_node("Cast", ["pixel_values"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["float"], ["flat"]),
         helper.make_node("MatMul", ["flat", "weights"], ["raw"]),
-        helper.make_node(
-            function or "Identity", ["raw"], ["output"], **({"axis": -1} if function == "Softmax" else {})
-        ),
+        helper.make_node(function or "Identity", ["raw"], ["output"]),
     ]
+    if function == "Softmax":
+        nodes[-1].attribute.append(helper.make_attribute("axis", -1))
     outputs = [helper.make_tensor_value_info("output", TensorProto.FLOAT, [batch, classes])]
     if more:
         outputs.append(helper.make_tensor_value_info("raw", TensorProto.FLOAT, [batch, classes]))
@@ -229,7 +229,7 @@ def test_a_folder_of_transformers_answers_as_its_network(tmp_path: Path) -> None
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=32, patch_size=8,
         id2label={0: "a", 1: "b", 2: "c"}, label2id={"a": 0, "b": 1, "c": 2},
     )  # fmt: skip
-    network = ViTForImageClassification(config).eval()
+    network = ViTForImageClassification(config).train(False)
     network.save_pretrained(tmp_path / "theirs")
     told = {"image_mean": [0.5] * 3, "image_std": [0.25] * 3, "size": {"height": 32, "width": 32}}
     (tmp_path / "theirs" / "preprocessor_config.json").write_text(json.dumps(told), encoding="utf-8")

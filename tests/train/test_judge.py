@@ -110,7 +110,7 @@ def test_calibration_of_two_bins_worked_out_by_hand() -> None:
     truth = np.zeros((10, 2), np.bool_)
     truth[[0, 1, 2, 3, 4, 5, 8], 0] = True
     truth[[6, 7, 9], 1] = True
-    found = curves.calibration(Odds(chances=chances, truth=truth, is_exclusive=True), seed=0)
+    found = curves.calibration(Odds(chances=chances, truth=truth, is_exclusive=True, answers=chances > 0.5), seed=0)
     assert found["error"] == pytest.approx(0.8 * 0.20 + 0.2 * 0.05)
     assert [(one["count"], one["right"]) for one in found["bins"]] == [(2, 0.5), (8, 0.75)]
     assert found["brier"] == pytest.approx((6 * 0.005 + 2 * 1.805 + 0.405 + 0.605) / 10)
@@ -121,7 +121,8 @@ def test_sound_chances_stay_under_what_chance_explains_and_boasting_ones_do_not(
     said = rng.uniform(0.5, 1, 2000)
     chances = np.stack([said, 1 - said], axis=1)
     first = rng.random(2000) < said
-    sound = Odds(chances=chances, truth=np.stack([first, ~first], axis=1), is_exclusive=True)
+    truth = np.stack([first, ~first], axis=1)
+    sound = Odds(chances=chances, truth=truth, is_exclusive=True, answers=chances > 0.5)
     found = curves.calibration(sound, seed=0)
     assert found["error"] <= found["by_chance"]
     boasts = replace(sound, chances=np.stack([np.full(2000, 0.99), np.full(2000, 0.01)], axis=1))
@@ -155,6 +156,9 @@ def test_confusion_counts_what_is_taken_for_what() -> None:
     found = curves.confusion(odds, SCHEMA.classes)
     assert found["matrix"] == [[1, 2, 0], [0, 1, 0], [1, 0, 0]]
     assert found["pairs"][0] == {"truth": "a", "answer": "b", "count": 2}
+    dear = replace(SCHEMA, costs=(1.0, 1.0, 5.0))
+    odds = task().odds(targets, {"scores": np.tile([[0.5, 0.2, 0.3]], (5, 1))}, dear)  # type: ignore[attr-defined]
+    assert curves.confusion(odds, SCHEMA.classes)["matrix"] == [[0, 0, 3], [0, 0, 1], [0, 0, 1]]
 
 
 def test_mistakes_name_the_items_the_least_right_first() -> None:

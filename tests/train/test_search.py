@@ -80,7 +80,8 @@ def run(folder: Path, source: Marked | None = None, **more: Any) -> Bundle:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bundle, Marked, list[Trial]]:
-    source, told = marked(), []
+    source = marked()
+    told: list[Trial] = []
     return run(tmp_path_factory.mktemp("found"), source, on_trial=told.append), source, told
 
 
@@ -176,17 +177,18 @@ def test_a_budget_is_kept_and_the_rest_of_it_trains_the_best(tmp_path: Path, mon
     monkeypatch.setattr(search, "RESERVE_S", 0.3)
     began = time.monotonic()
     bundle = run(tmp_path, names=["slow"], trials=None, budget_s=10.0)
-    assert 8.0 < time.monotonic() - began < 11.0
+    assert 8.0 < time.monotonic() - began < 12.0  # 11 on a machine that does nothing else
     board = search.board(bundle)
     states = [one["state"] for one in board["trials"]]
     assert "pruned" in states  # its curve is flat, so a lower rate is seen early
     assert len(states) >= search.TRIALS - 3
     assert board["is_refitted"]
     assert "trained again with the rest of the time" in bundle.notes[0]
-    best = next(one for one in board["trials"] if one["number"] == board["best"])
-    for one in board["trials"]:
-        if one["state"] == "pruned":
-            assert one["params"]["rate"] <= best["params"].get("rate", 0.1) + 0.5
+    rates = {
+        state: [one["params"]["rate"] for one in board["trials"] if one["state"] == state and one["params"]]
+        for state in ("done", "pruned")
+    }
+    assert np.mean(rates["pruned"]) < np.mean(rates["done"])
 
 
 @pytest.mark.usefixtures("others")

@@ -223,7 +223,9 @@ class Odds:
     truth: NDArray[np.bool_]
     """Whether the item is of the class, same shape."""
     is_exclusive: bool
-    """Whether an item is of exactly one class, so that the highest chance is the answer."""
+    """Whether an item is of exactly one class."""
+    answers: NDArray[np.bool_]
+    """What the model answers, shape ``(items, classes)``: not always the highest chance, where mistakes have costs."""
 
 
 @runtime_checkable

@@ -181,9 +181,9 @@ def _pictures(evaluation: Mapping[str, Any]) -> str:
             found.append((title, picture))
     if calibration := shown.get("calibration"):
         found.append(("Calibration", plots.reliability(calibration["bins"])))
-    if curves := shown.get("curves"):
-        roc = {f"{one['class']} (auc {one['auc']:.3f})": one["roc"] for one in curves[:8]}
-        pr = {f"{one['class']} (ap {one['average_precision']:.3f})": one["pr"] for one in curves[:8]}
+    if drawn := shown.get("curves"):
+        roc = {f"{one['class']} (auc {one['auc']:.3f})": one["roc"] for one in drawn[:8]}
+        pr = {f"{one['class']} (ap {one['average_precision']:.3f})": one["pr"] for one in drawn[:8]}
         found.append((
             "ROC",
             plots.lines(roc, x="false positive rate", y="true positive rate", unit=True, diagonal=True),

@@ -1,7 +1,7 @@
 """Two models on the same items: better, worse, or not to be told apart."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -79,7 +79,7 @@ class Comparison:
 
 def compare(
     task: Learnable,
-    schema: LabelSchema,
+    schemas: tuple[LabelSchema, LabelSchema],
     targets: NDArray[Any],
     left: Arrays,
     right: Arrays,
@@ -89,12 +89,14 @@ def compare(
 ) -> tuple[Verdict, dict[str, Paired]]:
     """Compare two models' answers for the same items, in the same order.
 
+    ``schemas`` are of the same classes; each model's own costs say how its answer is chosen.
+
     Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", ch. 8 (paired resampling).
     """
     count = len(targets)
     if count < LEAST:
         raise Invalid("items to compare by", f"at least {LEAST}", count, "a version with a larger test split")
-    ours, theirs = task.metrics(targets, left, schema), task.metrics(targets, right, schema)
+    ours, theirs = task.metrics(targets, left, schemas[0]), task.metrics(targets, right, schemas[1])
     found = {name: _paired(ours[name], theirs[name], count, seed, rounds) for name in ours if name in theirs}
     apart = found[task.headline].difference
     low, high = (-apart.high, -apart.low) if task.headline in LOWER else (apart.low, apart.high)
@@ -137,12 +139,20 @@ def translated(task: Learnable, outputs: Arrays, before: LabelSchema, now: Label
 
     Raises: Conflict: the classes differ, and the task kind cannot read one list by another.
     """
-    if before == now:
+    if before.classes == now.classes:
         return outputs
     if not isinstance(task, Translated):
         differing = sorted(set(before.classes) ^ set(now.classes)) or "their order"
         raise Conflict(f"model {ref} must know the classes of the test items; they differ in {differing}")
     return task.translate(outputs, before, now)
+
+
+def with_costs(now: LabelSchema, before: LabelSchema) -> LabelSchema:
+    """The classes of ``now`` with the costs that a model of ``before`` chooses by; a class that it does not know: 1."""
+    if not before.costs:
+        return replace(now, costs=())
+    known = dict(zip(before.classes, before.costs, strict=True))
+    return replace(now, costs=tuple(known.get(name, 1.0) for name in now.classes))
 
 
 def class_notes(schema: LabelSchema, models: Sequence[tuple[str, LabelSchema]]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ POINTS = 41
 def calibration(odds: Odds, *, seed: int) -> dict[str, Any]:
     """Whether chances are what they say: of items with a chance of 0.8, four in five must be right.
 
-    Exclusive classes: the chance of the answer against whether it is right. Independent ones: every chance against
+    Exclusive classes: the highest chance against whether its class is right. Independent ones: every chance against
     whether the class is there.
 
     Returns: ``error``, the expected calibration error in 0..1 over ``BINS`` bins of equal width; ``by_chance``, the
@@ -64,7 +64,7 @@ def confusion(odds: Odds, classes: Sequence[str]) -> dict[str, Any]:
         too: rows are the truth, columns the answer, both in the order of ``classes``.
     """
     size = len(classes)
-    at = odds.truth.argmax(axis=1) * size + odds.chances.argmax(axis=1)
+    at = odds.truth.argmax(axis=1) * size + odds.answers.argmax(axis=1)
     matrix = np.bincount(at, minlength=size * size).reshape(size, size)
     wrong = matrix.copy()
     np.fill_diagonal(wrong, 0)

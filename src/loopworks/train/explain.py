@@ -209,9 +209,7 @@ def explain_text(bundle: Bundle, content: str, label: str, _variant: str) -> Rea
 @plugins.add("explain.row")
 def explain_row(bundle: Bundle, content: Mapping[str, Any], label: str, _variant: str) -> Reasons:
     """What each column adds to the answer, or takes from it."""
-    found = _module("tables").contributions(bundle, [content])[0]
-    if label and label != found.label:
-        raise Invalid("label to explain", f"{found.label}, the one that the columns are weighed for", label)
+    found = _module("tables").contributions(bundle, [content], label)[0]
     return Reasons(
         label=found.label,
         score=found.score,

@@ -39,7 +39,7 @@ def output(model: Any, name: str, classes: int, wanted: str) -> str:
     if len(fits) != 1:
         told = ", ".join(f"{key} {shape}" for key, shape in found.items())
         raise Invalid(f"outputs of {name}", f"one of shape (items, {classes}), a column per class", told)
-    return OURS + fits[0]
+    return f"{OURS}{fits[0]}"
 
 
 def before(model: Any, rule: ImageRule, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -86,8 +86,10 @@ def after(model: Any, found: str, name: str, function: str, columns: Sequence[in
     last = f"{OURS}answer"
     nodes = [helper.make_node("Cast", [found], [last], to=TensorProto.FLOAT)]
     if function:
-        more = {"axis": -1} if function == "Softmax" else {}
-        nodes.append(helper.make_node(function, [last], [f"{OURS}chances"], **more))
+        node = helper.make_node(function, [last], [f"{OURS}chances"])
+        if function == "Softmax":
+            node.attribute.append(helper.make_attribute("axis", -1))
+        nodes.append(node)
         last = f"{OURS}chances"
     count: int | str = "classes"
     if columns is not None:

@@ -53,8 +53,6 @@ class ImageFit:
 
     steps: ClassVar[int] = 400
     """Optimizer steps that a training without a budget aims at."""
-    average: ClassVar[float] = 0.0
-    """See ``loop.Plan``."""
 
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Height and width that images are resized to, in pixels; 0 chooses by the data."""
@@ -212,6 +210,8 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
     source = lesson.source
     name = rule.inputs()[0].name
     train = Split.of(lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train"))
+    if len(train) == 1:  # of which alone batch norm could learn nothing
+        train = Split(images=train.images.repeat_interleave(2, 0), targets=train.targets.repeat_interleave(2, 0))
     if not source.counts.get("val", 0):
         return train, None
     return train, Split.of(lesson.inputs.get(rule, "val", ctx.part(0.8, 1.0))[name], source.targets("val"))
@@ -235,7 +235,6 @@ def _plan(params: ImageFit, lesson: Lesson, rule: ImageRule) -> "Plan":
         rate=params.rate,
         weight_decay=params.weight_decay,
         patience=params.patience,
-        average=params.average,
         # A second thread gains little on tiny images (1.3 x when all is quiet) and costs 2 to 3 x beside other work.
         threads=lesson.threads or (1 if max(rule.height, rule.width) <= TINY_PX else 0),
     )

@@ -5,7 +5,6 @@ training that was killed and runs again ends with the same weights as one that w
 """
 # ruff: noqa: TID253 - this file is imported inside functions only
 
-import copy
 import errno
 import logging
 import math
@@ -76,9 +75,6 @@ class Plan:
     patience: int
     """Epochs without a better validation result after which to stop."""
     threads: int
-    average: float = 0.0
-    """Share of itself that a running mean of the weights keeps at each step; 0: no mean. With one, it is what is judged
-    and kept."""
     warmup: float = 0.1
     """Share of the training in which the rate rises."""
     checkpoint_every_s: float = CHECKPOINT_EVERY_S
@@ -186,25 +182,7 @@ class Learner(LightningModule):
         self.network = network
         self.objective = objective
         self.plan = plan
-        self.average = copy.deepcopy(network).requires_grad_(False) if plan.average else None
         self.loss_sum = torch.zeros(())
-
-    @property
-    def judged(self) -> nn.Module:
-        """What answers: the running mean of the network, or the network."""
-        return self.network if self.average is None else self.average
-
-    def smooth(self, step: int) -> None:
-        """Let the running mean follow the network; quickly in the first steps, since it began at random weights."""
-        if self.average is None:
-            return
-        keep = min(self.plan.average, (1 + step) / (10 + step))
-        with torch.no_grad():
-            ours, theirs = self.average.state_dict(), self.network.state_dict()
-            numbers = [name for name, x in ours.items() if x.is_floating_point()]
-            torch._foreach_lerp_([ours[name] for name in numbers], [theirs[name] for name in numbers], 1.0 - keep)
-            for name in ours.keys() - set(numbers):
-                ours[name].copy_(theirs[name])
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Loss of one batch."""
@@ -235,7 +213,7 @@ def evaluate(
         batch: items at once.
         tick: called before each batch; may raise ``Cancelled``.
     """
-    network = learner.judged.eval()
+    network = learner.network.eval()
     answers: list[dict[str, NDArray[Any]]] = []
     total = 0.0
     with torch.inference_mode():
@@ -295,7 +273,8 @@ class Coach(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set the learning rate."""
-        share = rate_share(self._share(batch_idx), self.plan.warmup)
+        whole = batch_idx - batch_idx % self.batches.pieces  # all pieces of a batch take one step together
+        share = rate_share(self._share(whole), self.plan.warmup)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.plan.rate * share
 
@@ -303,8 +282,6 @@ class Coach(Callback):
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop where the user asks to or the time is over."""
-        assert isinstance(module, Learner)
-        module.smooth(self.progress.epoch * len(self.batches) + batch_idx)
         self._stop_if_asked()
         if self.budget.share() >= 1:
             self.progress.ended = "budget"
@@ -340,7 +317,8 @@ class Coach(Callback):
         if self.val is None:
             return
         began = time.monotonic()
-        count = max(1, 2 * self.plan.batch // self.progress.pieces)
+        pieces = self.progress.pieces
+        count = max(1, self.plan.batch // pieces) if pieces > 1 else 2 * self.plan.batch
         answers, loss = evaluate(module, self.val, count, self._stop_if_asked)
         value = self.judge(answers)
         self.ctx.metric("val_loss", done, loss)
@@ -362,12 +340,11 @@ class Coach(Callback):
 
     def _keep(self, module: Learner, done: int, value: float, loss: float) -> None:
         self.progress.best_value, self.progress.best_loss, self.progress.best_epoch = value, loss, done
-        self.progress.best = {name: x.detach().cpu().clone() for name, x in module.judged.state_dict().items()}
+        self.progress.best = {name: x.detach().cpu().clone() for name, x in module.network.state_dict().items()}
 
     def _save(self, module: Learner, optimizer: torch.optim.Optimizer) -> None:
         state = {
             "network": module.network.state_dict(),
-            "average": None if module.average is None else module.average.state_dict(),
             "optimizer": optimizer.state_dict(),
             "progress": {name: getattr(self.progress, name) for name in Progress.__slots__},
         }
@@ -436,7 +413,7 @@ def fit(
     Raises: Cancelled, Failed (loss not finite, or no room for a single item).
     """
     plan = learner.plan
-    learner.to(memory_format=torch.channels_last)
+    learner.network.to(memory_format=torch.channels_last)
     first = {name: x.detach().clone() for name, x in learner.network.state_dict().items()}
     with machine.threads(plan.threads):
         progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
@@ -448,12 +425,10 @@ def fit(
             if _run(learner, Coach(plan, progress, optimizer_state, batches, val, judge, budget, ctx, show)):
                 break
             pieces = _smaller(batches, learner)
-            for network in (learner.network, learner.judged):
-                network.load_state_dict(first)
+            learner.network.load_state_dict(first)
             progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
-    for network in (learner.network, learner.judged):
-        network.load_state_dict(progress.best)
-        network.eval()
+    learner.network.load_state_dict(progress.best)
+    learner.network.eval()
     return progress
 
 
@@ -469,8 +444,6 @@ def resume(path: Path, fingerprint: str, learner: Learner) -> tuple[Progress, di
             log.info("checkpoint of another training left aside path=%s", path)
             return fresh, None
         learner.network.load_state_dict(state["network"])
-        if learner.average is not None:
-            learner.average.load_state_dict(state["average"])
         return progress, dict(state["optimizer"])
     except Exception as error:  # torch raises a dozen kinds for a damaged file; a fresh start is always right
         log.warning("checkpoint could not be read, starting again path=%s error=%s", path, error)
@@ -530,7 +503,9 @@ def _run(learner: Learner, coach: Coach) -> bool:
         learner.train()
         try:
             trainer.fit(learner, coach.batches)
-        except (RuntimeError, MemoryError) as error:
+        except (RuntimeError, MemoryError, ValueError) as error:
+            if "more than 1 value per channel" in str(error):
+                raise Failed("batches must hold more than one image for this network; got one", "batch=2") from None
             if not machine.is_out_of_memory(error):
                 raise
             return False

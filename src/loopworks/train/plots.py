@@ -89,12 +89,12 @@ def confusion(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
                 parts.append(_text(x + cell / 2, y + cell / 2 + 4, str(count), anchor="middle", fill=shade))
     width, height = left + size * cell + 10, 40 + size * cell + min(150, 16 + 7 * longest)
     for column, name in enumerate(classes):
-        x, y = left + column * cell + cell / 2 + 4, 40 + size * cell + 8
+        middle, under = left + column * cell + cell / 2 + 4, 40 + size * cell + 8
         if longest * 8 <= cell + 6:
-            parts.append(_text(x - 4, y + 6, name, anchor="middle"))
+            parts.append(_text(middle - 4, under + 6, name, anchor="middle"))
         else:
             parts.append(
-                f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="end" transform="rotate(-90 {x:.1f} {y:.1f})">'
+                f'<text x="{middle:.1f}" y="{under}" text-anchor="end" transform="rotate(-90 {middle:.1f} {under})">'
                 f"{escape(_short(name))}</text>"
             )
     parts.append(_text(left, 18, "rows: truth, columns: answer", fill="#57606a"))

@@ -73,7 +73,8 @@ def check(recipe: str, params: Mapping[str, Any], task: str = "") -> None:
         step(full(recipe), params, task)
         return
     refused: LoopworksError | None = None
-    for name in _of(task):
+    # A recipe that knows the parameters says best what is wrong with their values.
+    for name in sorted(_of(task), key=lambda name: not set(params) <= parameters(plugins.get(name))):
         try:
             step(name, params, task)
         except LoopworksError as error:

@@ -16,7 +16,7 @@ from loopworks.core.errors import Failed, Invalid, Missing, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.units import seconds, seconds_text
 from loopworks.data.source import Source
-from loopworks.train import recipes, stage
+from loopworks.train import judge, recipes, stage
 from loopworks.train import trial as trials_
 from loopworks.train.contracts import PLAIN_FITNESS, Fit, Heavy, Packed, Tunable
 from loopworks.train.sealed import seal
@@ -33,10 +33,10 @@ LEAST_S = 30.0
 """A budget under which there is no time for a second trial worth its name."""
 LOOKING = 0.6
 """Share of the budget that goes into trials; the rest trains the best of them for longer."""
-TRIALS, SHORTEST_S = 12, 6.0
+TRIALS, SHORTEST_S = 12, 10.0
 """Trials that a budget is shared out among, at least, and the shortest that one may be."""
-RESERVE_S = 2.0
-"""For the evaluation and the card at the end."""
+RESERVE_S = 1.5
+"""For the files at the end, beside the evaluation."""
 BUCKETS = 10
 """Moments of a trial's time at which it is compared with the others."""
 WARMUP, PEERS = 3, 3
@@ -140,15 +140,16 @@ class Searcher:
             yield trial
 
     def _study(self) -> "optuna.Study":
-        optuna = library()
-        backend = optuna.storages.journal.JournalFileBackend(str(self.folder / JOURNAL))
-        return optuna.create_study(
+        tools = library()
+        backend = tools.storages.journal.JournalFileBackend(str(self.folder / JOURNAL))
+        study: optuna.Study = tools.create_study(
             study_name="search",
-            storage=optuna.storages.JournalStorage(backend),
+            storage=tools.storages.JournalStorage(backend),
             direction="maximize",
             load_if_exists=True,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=PEERS, n_warmup_steps=WARMUP, n_min_trials=PEERS),
+            pruner=tools.pruners.MedianPruner(n_startup_trials=PEERS, n_warmup_steps=WARMUP, n_min_trials=PEERS),
         )
+        return study
 
     def _ask(self, study: "optuna.Study") -> tuple["optuna.Trial", Order]:
         """The next trial: one that a kill left undone, else each recipe's defaults, else what Optuna proposes."""
@@ -308,7 +309,7 @@ def search(
         best = searcher.best
         if best is None:
             raise Failed(*_why_none(searcher.done))
-        final = _refitted(searcher, best)
+        final = _refitted(searcher, best, source.counts)
         place = searcher.folder / (FINAL if final.number == REFIT else f"trial-{final.number}")
         shutil.copytree(place / trials_.FILES, part, dirs_exist_ok=True)
         made = made_of(place)
@@ -377,11 +378,11 @@ def suited(source: Source, budget_s: float | None, params: Mapping[str, Any]) ->
 REFIT, FINAL = -1, "final"
 
 
-def _refitted(searcher: Searcher, best: Trial) -> Trial:
+def _refitted(searcher: Searcher, best: Trial, counts: Mapping[str, int]) -> Trial:
     """The best trial's parameters with the time that is left, or the trial itself where that is no better."""
     if searcher.budget_s is None:
         return best
-    left = searcher.budget_s - searcher.spent() - RESERVE_S
+    left = searcher.budget_s - searcher.spent() - RESERVE_S - judge.seconds(counts)
     if left < 1.2 * best.seconds:
         return best
     order = Order(

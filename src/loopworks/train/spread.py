@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from loopworks.core.errors import Failed, LoopworksError
 from loopworks.core.settings import Settings
@@ -29,7 +30,8 @@ def on_cluster(settings: Settings, work: Work) -> tuple[Cluster | None, int]:
     import ray
 
     cores = max(1, settings.threads)
-    lanes = max(1, min(MOST_LANES, int(ray.cluster_resources().get("CPU", 1)) // cores))
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    lanes = max(1, min(MOST_LANES, int(there.get("CPU", 1)) // cores))
     remote = ray.remote(num_cpus=cores, max_retries=2)(_node)
 
     def cluster(orders: Sequence[Order], tick: Callable[[], None]) -> Iterator[tuple[Trial, Mapping[str, bytes]]]:
@@ -50,7 +52,7 @@ def on_cluster(settings: Settings, work: Work) -> tuple[Cluster | None, int]:
     return cluster, lanes
 
 
-def _get(reference: object) -> tuple[Trial, Mapping[str, bytes]] | LoopworksError:
+def _get(reference: Any) -> tuple[Trial, Mapping[str, bytes]] | LoopworksError:
     import ray
     from ray.exceptions import RayError
 

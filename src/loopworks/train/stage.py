@@ -23,6 +23,11 @@ from loopworks.train.recipes import AUTO
 from loopworks.train.sealed import seal
 
 LEARNING = "learning.tsv"
+WARNING = "warning:"
+"""How a note begins that says why a model or its scores are worth less than they look; a tag of the run repeats it."""
+FEW = 20
+"""Items of a split below which it says little."""
+SHORTEST_S = 5.0
 
 
 def train(
@@ -62,10 +67,14 @@ def train(
     part = part_of(folder)
     try:
         inputs = Packed(learnt)
-        lesson = Lesson(source=learnt, inputs=inputs, folder=part, budget_s=budget_s, start=start, threads=threads)
+        # What comes after the recipe takes time too; of a short budget it may have a fifth.
+        left_s = None if budget_s is None else budget_s - min(0.2 * budget_s, judge.seconds(source.counts))
+        lesson = Lesson(source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads)
         key = _key(source, name, given, budget_s, ctx.seed)
         learning = judge.Learning(ctx.scratch / LEARNING, key)
         made: Made = step.run(lesson, _told(ctx, learning).part(0.0, 0.9))
+        if budget_s is not None and budget_s < SHORTEST_S:
+            why = (*why, f"{WARNING} a budget of {budget_s:g} s is less than a training needs to learn anything")
         made = replace(made, notes=(*why, *made.notes))
         done = finish(source, name, made, inputs, part, learning.to_json(), threads=threads, ctx=ctx.part(0.9, 1.0))
         settle(part, folder)
@@ -190,15 +199,25 @@ def _tick(ctx: Context, split: str, share: float) -> None:
 
 
 def _warnings(source: Source, splits: Mapping[str, Any]) -> list[str]:
-    """What makes the scores worth less than they look."""
+    """What makes model or scores worth less than they look."""
+    found = []
+    if (count := source.counts["train"]) < FEW:
+        found.append(f"{WARNING} the train split holds {_items(count)}: hardly anything can be learnt from so few")
+    if "val" not in splits:
+        found.append(f"{WARNING} there is no val split: nothing could be chosen by how good it is")
     if "test" not in splits:
-        return ["warning: there is no test split: how good the model is on new items is not known"]
-    if (count := splits["test"]["count"]) < FEW_TEST:
-        return [f"warning: the test split holds {count} items: the scores say little (see their intervals)"]
-    return []
+        found.append(f"{WARNING} there is no test split: how good the model is on new items is not known")
+    elif (count := splits["test"]["count"]) < FEW:
+        found.append(f"{WARNING} the test split holds {_items(count)}: the scores say little (see their intervals)")
+    elif len(by_class := splits["test"]["by_class"]) == 1:
+        found.append(
+            f"{WARNING} the test split holds {next(iter(by_class))} alone: the scores say nothing of the others"
+        )
+    return found
 
 
-FEW_TEST = 20
+def _items(count: int) -> str:
+    return f"{count} item{'' if count == 1 else 's'}"
 
 
 def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping[str, Score]]) -> Bundle:

@@ -135,7 +135,8 @@ def _run(order: Order, source: Source, folder: Path, ctx: Context, start: Bundle
     finally:
         predictor.close()
     (folder / MADE).write_text(json.dumps(_plain(made), allow_nan=False), encoding="utf-8")
-    value = scores.headline(source.task, source.targets("val"), outputs, source.schema)
+    schema = replace(source.schema, costs=made.costs)
+    value = scores.headline(source.task, source.targets("val"), outputs, schema)
     if not math.isfinite(value):
         raise Failed(f"{source.task.headline} on val must be a finite number; got {value}")
     return value
@@ -149,6 +150,7 @@ def made_of(folder: Path) -> Made:
         rule=rules.read(body["rule"]),
         params=body["params"],
         notes=tuple(body["notes"]),
+        costs=tuple(body["costs"]),
     )
 
 
@@ -158,4 +160,5 @@ def _plain(made: Made) -> dict[str, Any]:
         "rule": made.rule.to_json(),
         "params": dict(made.params),
         "notes": list(made.notes),
+        "costs": list(made.costs),
     }

@@ -52,9 +52,12 @@ def start_from(bundle: Bundle, network: nn.Module, head: str, schema: LabelSchem
 
 
 def _copy_rows(old: Tensor, new: Tensor, before: tuple[str, ...], now: tuple[str, ...]) -> int:
-    if old.shape[1:] != new.shape[1:] or len(old) != len(before) or len(new) != len(now):
+    """Rows by class; rows after those of the classes (what is no class) keep their place among themselves."""
+    more = len(old) - len(before)
+    if old.shape[1:] != new.shape[1:] or more < 0 or len(new) - len(now) != more:
         return 0
     places = [(now.index(name), row) for row, name in enumerate(before) if name in now]
+    places += [(len(now) + row, len(before) + row) for row in range(more)]
     with torch.no_grad():
         for place, row in places:
             new[place] = old[row]

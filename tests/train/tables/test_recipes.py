@@ -16,7 +16,7 @@ from loopworks.core import bundle as bundles
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context
-from loopworks.core.errors import Cancelled, Failed, Invalid
+from loopworks.core.errors import Cancelled, Failed, Invalid, NotFound
 from loopworks.core.row import FEATURES
 from loopworks.optimize import stage as optimizing
 from loopworks.train import stage
@@ -107,6 +107,12 @@ def test_contributions_add_up_to_the_score(made: Any, recipe: str, classes: int)
             np.testing.assert_allclose([1 / (1 + np.exp(-one.score)) for one in told], found[:, 1], atol=1e-5)
     else:
         assert [one.label for one in told] == [source.classes[i] for i in found.argmax(axis=1)]
+    if classes:
+        first = explain.contributions(bundle, rows, source.classes[0])
+        assert {one.label for one in first} == {source.classes[0]}
+        assert classes > 2 or [one.score for one in first] == pytest.approx([-one.score for one in told])
+        with pytest.raises(NotFound, match="class 'maybe' does not exist"):
+            explain.contributions(bundle, rows, "maybe")
     strongest = {next(iter(one.columns)) for one in told}
     assert strongest & {"number", "city", "age", "at"}
     assert "paid" not in strongest
@@ -251,7 +257,7 @@ def test_a_table_of_nothing_is_refused(tmp_path: Path) -> None:
         ({"costs": {"yes": 0}}, "costs must be above 0"),
         ({"monotone": {"city": 1}}, r"monotone must be of columns of numbers \(number, age, paid\); got city"),
         ({"monotone": {"age": 2}}, "monotone.age must be"),
-        ({"rate": 0}, "rate must be greater than 0"),
+        ({"rate": -1}, "rate must be greater than or equal to 0"),
     ],
 )
 def test_wrong_parameters_are_one_clear_error(params: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -335,7 +341,7 @@ def test_a_column_of_names_is_a_category_not_a_text(made: Any) -> None:
 def test_an_image_recipe_is_told_apart(tmp_path: Path) -> None:
     from tests.train.source import squares
 
-    with pytest.raises(Invalid, match="dataset must be a table; got one for image-classification"):
+    with pytest.raises(Invalid, match="recipe must be one that learns image-classification"):
         train(tmp_path, squares())  # type: ignore[arg-type]
 
 

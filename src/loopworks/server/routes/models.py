@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -100,9 +100,10 @@ async def explain(request: Request) -> Response:
         raise Invalid(
             "request body", "{'image': base64} or {'text': text} or {'row': object}, and 'label'", sorted(body)
         )
-    item = body[kinds[0]]
-    if not isinstance(item, dict if kinds[0] == "row" else str):
-        raise Invalid(kinds[0], "an object" if kinds[0] == "row" else "text", type(item).__name__)
+    given = body[kinds[0]]
+    if not isinstance(given, dict if kinds[0] == "row" else str):
+        raise Invalid(kinds[0], "an object" if kinds[0] == "row" else "text", type(given).__name__)
+    item: Any = given
     if kinds[0] == "image":
         try:
             item = base64.b64decode(item, validate=True)

@@ -20,7 +20,7 @@ from loopworks.train.tables import calibrate, members
 from loopworks.train.tables.boost import Forest, Settings, out_of_fold
 from loopworks.train.tables.calibrate import Calibration
 from loopworks.train.tables.fit import TableFit, clock, threads
-from loopworks.train.tables.lightgbm import LightGbm, grow_folds, watched
+from loopworks.train.tables.lightgbm import LARGE_ROWS, LightGbm, grow_folds, watched
 from loopworks.train.tables.members import Member
 from loopworks.train.tables.sheet import Sheet
 from loopworks.train.tables.weighing import Weigher
@@ -57,7 +57,7 @@ class Stacked(TableFit):
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
     rounds: Annotated[int, Field(ge=1, le=20000)] = 2000
-    """Most rounds of boosting of each member."""
+    """Most rounds of boosting of each member; of large tables (200,000 rows or more) at most 400."""
     patience: Annotated[int, Field(ge=1, le=10000)] = 60
     """Rounds without a gain on held-out rows after which a member's boosting ends."""
     members: Annotated[int, Field(ge=1, le=len(KINDS))] = len(KINDS)
@@ -120,11 +120,15 @@ class Stacked(TableFit):
             raw = model.raw(sheet.train.features)  # rows that were not picked were not learnt from either
             raw[weigher.picks] = found[best]
             return _Tried(name=name, member=model, raw=raw)
-        settings = Settings(rounds=self.rounds, patience=self.patience, threads=threads, **KINDS[name])
+        kind = dict(KINDS[name])
+        rounds = self.rounds
+        if len(sheet.train) >= LARGE_ROWS:
+            kind["rate"], rounds = 2 * kind["rate"], min(rounds, 400)
+        settings = Settings(rounds=rounds, patience=self.patience, threads=threads, **kind)
         forest = Forest(sheet, settings, ctx.seed)
-        folds = grow_folds(forest, sheet, ctx.part(0, 0.8), budget, self.rounds, start + (most - start) * 0.8, name)
-        rounds = max(1, round(float(np.mean([one.rounds for one in folds.values()]))))
-        whole = forest.grow(watched(ctx.part(0.8, 1.0), budget, rounds, most, name), rounds=rounds)
+        folds = grow_folds(forest, sheet, ctx.part(0, 0.8), budget, rounds, start + (most - start) * 0.8, name)
+        best = max(1, round(float(np.mean([one.rounds for one in folds.values()]))))
+        whole = forest.grow(watched(ctx.part(0.8, 1.0), budget, best, most, name), rounds=best)
         raw = out_of_fold(sheet, folds)
         lost = ~np.isin(sheet.folds, list(folds))
         if lost.any():  # no time for all folds: the first fold's trees saw the others, so nobody is judged on these
