@@ -209,9 +209,10 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
 
     source = lesson.source
     name = rule.inputs()[0].name
-    train = Split.of(lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train"))
-    if len(train) == 1:  # of which alone batch norm could learn nothing
-        train = Split(images=train.images.repeat_interleave(2, 0), targets=train.targets.repeat_interleave(2, 0))
+    pixels, targets = lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train")
+    if len(pixels) == 1:  # of which alone batch norm could learn nothing
+        pixels, targets = pixels.repeat(2, axis=0), targets.repeat(2, axis=0)
+    train = Split.of(pixels, targets)
     if not source.counts.get("val", 0):
         return train, None
     return train, Split.of(lesson.inputs.get(rule, "val", ctx.part(0.8, 1.0))[name], source.targets("val"))
