@@ -302,7 +302,7 @@ def test_malformed_json_gives_one_clear_error_and_what_is_taken_is_of_the_schema
     except (Invalid, TooNew) as error:
         found = error
     if isinstance(found, LoopworksError):
-        assert found.message.startswith(("bundle.json", "class name"))
+        assert found.message.startswith(("bundle.json", "class name", "image rule"))
     else:
         assert not list(VALIDATOR.iter_errors(before))
         assert bundles.parse(found.to_json()) == found

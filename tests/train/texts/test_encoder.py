@@ -19,6 +19,7 @@ from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled, Invalid
 from loopworks.core.text import TokenRule
 from loopworks.core.values import LabelSchema
+from loopworks.optimize.stage import optimize
 from loopworks.testing import PluginContract
 from loopworks.train import weights
 from loopworks.train.texts.encoder import OTHERS, TextEncoder
@@ -50,7 +51,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def test_a_random_encoder_learns_and_says_how_it_began(bundle: Bundle) -> None:
     assert bundle.metrics["test"]["accuracy"].value > 0.8  # chance is a third
     assert bundle.notes == ("the encoder began small and from random weights: asked for",)
-    assert sorted(bundle.sha256) == ["config.json", "model.onnx", "model.safetensors", "tokenizer.json"]
+    assert {"config.json", "model.onnx", "model.safetensors", "tokenizer.json"} <= set(bundle.sha256)
     assert isinstance(bundle.rule, TokenRule)
     assert bundles.read(bundle.folder) == bundle
     schema = json.loads((Path(bundles.__file__).parent / "bundle.schema.json").read_text(encoding="utf-8"))
@@ -152,6 +153,23 @@ def test_folders_that_hold_no_encoder_are_refused(bundle: Bundle, tmp_path: Path
         train(tmp_path, params={"encoder": str(tmp_path / "nowhere")})
     with pytest.raises(Invalid, match="weights must be auto or random"):
         train(tmp_path, params={"weights": "mine.bin"})
+
+
+@pytest.mark.optimize
+def test_variants_of_an_encoder_are_made_and_answer_alike(bundle: Bundle, tmp_path: Path) -> None:
+    made = optimize(
+        bundle,
+        complaints(240, 24, 48),
+        folder=tmp_path / "best",
+        variants=["onnx-int8", "openvino-fp32"],
+        ctx=context(tmp_path / "scratch"),
+        threads=1,
+    )
+    assert [variant.name for variant in made.variants] == ["onnx-fp32", "onnx-int8", "openvino-fp32"]
+    for variant in made.variants:
+        assert variant.agreement is not None
+        assert variant.agreement > 0.9
+        assert variant.metrics["test"]["accuracy"].value > 0.8
 
 
 def test_words_that_make_the_class_weigh_most_by_being_left_out(bundle: Bundle) -> None:
