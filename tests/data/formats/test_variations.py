@@ -165,7 +165,7 @@ CASES: list[tuple[str, str, dict[str, Any], Sequence[str], list[tuple[str, str, 
     (
         "labelme: a path of another machine",
         "labelme",
-        {"a.json": labelme(imagePath="C:\\data\\a.jpg"), "b.json": labelme(imagePath="/home/u/b.jpg")},
+        {"a.json": labelme(imagePath="C:\\data\\a.jpg"), "b.json": labelme(imagePath="/pictures/u/b.jpg")},
         ["a.jpg", "b.jpg"],
         [("c", "box", (1, 2, 9, 7)), ("c", "box", (1, 2, 9, 7))],
     ),
