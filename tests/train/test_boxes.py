@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+
+import torch  # noqa: E402
 
 from loopworks.tasks import detection as task  # noqa: E402
 from loopworks.train.augment import Augment, Change  # noqa: E402

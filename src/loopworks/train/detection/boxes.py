@@ -33,15 +33,16 @@ def overlap(left: Tensor, right: Tensor) -> Tensor:
 
 
 def generalized(found: Tensor, wanted: Tensor) -> Tensor:
-    """Generalized overlap in -1..1 of boxes side by side, ``(n, 4)`` each.
+    """Generalized overlap in -1..1 of boxes side by side, ``(..., 4)`` each.
 
     Source: Rezatofighi et al. 2019, "Generalized intersection over union".
     """
-    sides = (torch.minimum(found[:, 2:], wanted[:, 2:]) - torch.maximum(found[:, :2], wanted[:, :2])).clamp(min=0)
-    inner = sides[:, 0] * sides[:, 1]
+    low, high = torch.maximum(found[..., :2], wanted[..., :2]), torch.minimum(found[..., 2:], wanted[..., 2:])
+    sides = (high - low).clamp(min=0)
+    inner = sides[..., 0] * sides[..., 1]
     union = _area(found) + _area(wanted) - inner + 1e-9
-    hull = torch.maximum(found[:, 2:], wanted[:, 2:]) - torch.minimum(found[:, :2], wanted[:, :2])
-    around = hull[:, 0] * hull[:, 1] + 1e-9
+    hull = torch.maximum(found[..., 2:], wanted[..., 2:]) - torch.minimum(found[..., :2], wanted[..., :2])
+    around = hull[..., 0] * hull[..., 1] + 1e-9
     return inner / union - (around - union) / around
 
 
