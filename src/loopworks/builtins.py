@@ -31,6 +31,8 @@ from loopworks.train import small_cnn, timm
 from loopworks.train.detection import small as small_detector
 from loopworks.train.detection import torchvision as torchvision_detector
 from loopworks.train.segmentation import small as small_segmenter
+from loopworks.train.segmentation import torchvision as torchvision_segmenter
+from loopworks.train.segmentation import transformers as transformers_segmenter
 
 __all__ = [
     "cityscapes",
@@ -67,6 +69,8 @@ __all__ = [
     "text_features",
     "timm",
     "torchvision_detector",
+    "torchvision_segmenter",
+    "transformers_segmenter",
     "voc",
     "yolo",
 ]

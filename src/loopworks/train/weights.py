@@ -56,41 +56,38 @@ def find(repo: str, ctx: Context, others: Sequence[str] = ()) -> tuple[Path | No
         return None, error.message
 
 
-def fetched(url: str, path: Path, ctx: Context) -> tuple[Path | None, str]:
-    """A published file of weights: ``path`` where it was downloaded already, else a download to there.
+def fetch(url: str, path: Path, ctx: Context) -> tuple[Path | None, str]:
+    """A published file: ``path`` where it lies there already, else it is downloaded to there.
 
+    Args:
+        url: its name ends in the first digits of its SHA-256, as torch's hub has it.
+        path: where it is kept.
+        ctx: ticked while a download runs.
     Returns: the file, or ``None``; and why there is none, in a few words.
     Raises: Cancelled.
     """
     if path.is_file():
         return path, ""
-    try:
-        from huggingface_hub import constants
 
-        if constants.HF_HUB_OFFLINE:
-            return None, "HF_HUB_OFFLINE is set and they are not in the cache"
-    except ImportError:
-        pass  # then nobody can have asked for that
+    def download() -> Path:
+        from torch import hub
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2], progress=False)
+        return path
+
     try:
-        _within(lambda: _answers(url), REACH_S, ctx, "asking for weights")
-        return _within(lambda: _saved(url, path), DOWNLOAD_S, ctx, "downloading weights"), ""
+        _within(lambda: _head(url), REACH_S, ctx, "asking for published weights")
+        return _within(download, DOWNLOAD_S, ctx, "downloading weights"), ""
     except Unreachable as error:
-        return None, error.message
+        return None, error.message.replace("the hub", "their server")
 
 
-def _answers(url: str) -> None:
-    from urllib.request import Request, urlopen
+def _head(url: str) -> None:
+    import urllib.request
 
-    with urlopen(Request(url, method="HEAD"), timeout=REACH_S):
+    with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=REACH_S):
         pass
-
-
-def _saved(url: str, path: Path) -> Path:
-    from torch.hub import download_url_to_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    download_url_to_file(url, str(path), progress=False)
-    return path
 
 
 def local(path: Path) -> Path:

@@ -66,8 +66,10 @@ def moved(boxes: Tensor, moves: Tensor) -> tuple[Tensor, Tensor]:
     """
     x, y = boxes[..., [0, 2, 2, 0]] * 2 - 1, boxes[..., [1, 1, 3, 3]] * 2 - 1
     places = torch.stack((x, y), dim=-1) - moves[:, None, None, :, 2]
-    back = torch.linalg.inv(moves[:, :, :2])
-    places = (torch.einsum("nij,nbcj->nbci", back, places) + 1) / 2
+    a, b, c, d = (moves[:, i, j, None, None] for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)))
+    x, y = places[..., 0], places[..., 1]
+    places = torch.stack((d * x - b * y, a * y - c * x), dim=-1) / (a * d - b * c)[..., None]
+    places = (places + 1) / 2
     whole = torch.cat((places.amin(dim=2), places.amax(dim=2)), dim=-1)
     cut = whole.clamp(0, 1)
     return cut, _area(cut) / (_area(whole) + 1e-9)

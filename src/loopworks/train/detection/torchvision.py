@@ -89,5 +89,5 @@ class TorchvisionDetector(DetectionFit):
         if self.weights == "random":
             return None, "asked for"
         if self.weights == "auto":
-            return weights.fetched(published(self.detector), cached(self.detector), ctx)
+            return weights.fetch(published(self.detector), cached(self.detector), ctx)
         return weights.local(Path(self.weights)), ""

@@ -92,11 +92,37 @@ class _Conv(nn.Sequential):
         super().__init__(nn.Conv2d(inner, outer, size, stride, size // 2, bias=False), nn.BatchNorm2d(outer), nn.ReLU())
 
 
-def logits_of(found: object) -> Tensor:
-    """The logits in what a library's network gives: a tensor, ``{"out": tensor}``, or an object with ``logits``."""
-    if isinstance(found, dict):
-        found = found["out"] if "out" in found else found["logits"]
-    if not isinstance(found, torch.Tensor):
-        found = getattr(found, "logits")  # noqa: B009 - of a class that only its library knows
-    assert isinstance(found, torch.Tensor)
-    return found
+class TorchvisionLogits(nn.Module):
+    """A segmentation network of torchvision, whose logits stay on its own coarse grid."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Wrap DeepLabV3, FCN or LR-ASPP."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(n, classes, h, w)``."""
+        backbone, classifier = self.net.get_submodule("backbone"), self.net.get_submodule("classifier")
+        seen = backbone(x)
+        found: Tensor = classifier(seen.get("out", seen))
+        return found
+
+
+class TransformersLogits(nn.Module):
+    """A segmentation network of transformers; of one that gives masks with a class each, the sum of its masks."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Wrap a model for semantic segmentation (SegFormer, ...) or for universal segmentation (EoMT, ...)."""
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(n, classes, h, w)``."""
+        found = self.net(pixel_values=x)
+        if hasattr(found, "logits"):
+            logits: Tensor = found.logits
+            return logits
+        # Source: Cheng et al. 2021, "Per-pixel classification is not all you need for semantic segmentation", 3.4.
+        chances = found.class_queries_logits.softmax(-1)[..., :-1]
+        masks = found.masks_queries_logits.sigmoid()
+        return torch.einsum("nqc,nqhw->nchw", chances, masks).clamp(min=1e-6).log()

@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
+from loopworks.data.source import Source
 from loopworks.train.contracts import Lesson, Made
 from loopworks.train.images import Net, channel_stats, learn
 from loopworks.train.segmentation.fit import SegmentFit, notes
@@ -33,6 +34,11 @@ class SmallSegmenter(SegmentFit):
     """Channels of the decoder."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the features that is left out before the last layer while training."""
+
+    @classmethod
+    def fitness(cls, _source: Source, _budget_s: float | None) -> tuple[float, str]:
+        """What there is where nothing pretrained is at hand."""
+        return 0.5, "no pretrained weights are needed"
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""
