@@ -22,7 +22,7 @@ class Block(nn.Module):
         self.short: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
             self.short = nn.Sequential(nn.Conv2d(inner, outer, 1, bias=False), nn.BatchNorm2d(outer))
-        # Every second pixel, then a convolution of 1 x 1, is one of stride 2, whose gradient of 8 channels on two threads
+        # Every second pixel, then a convolution of 1 x 1: one of stride 2, whose gradient of 8 channels on two threads
         # ends the process (torch 2.15, channels last).
         self.stride = stride
 
