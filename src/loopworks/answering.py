@@ -46,12 +46,6 @@ class Answering:
         with self.home.catalog.read() as tx:
             return models.get(tx, ref)
 
-    def alias(self, ref: Model | str, alias: str) -> None:
-        """Point ``alias`` (such as champion) of the model's name to this number."""
-        found = self.model(ref)
-        with self.home.catalog.begin() as tx:
-            models.set_alias(tx, found.name, alias, found.number)
-
     def bundle(self, ref: "Model | Deployment | str") -> Bundle:
         """The bundle of a model or deployment, as a folder on this machine."""
         if isinstance(ref, Deployment):
@@ -85,26 +79,35 @@ class Answering:
     def predict(self, deployment: str, source: local.Asked) -> dict[str, Any]:
         """What a deployment says of one item: an image (a path or the bytes of a file), a text, or a row (a mapping).
 
+        For a file with many rows see ``predict_many``.
+
         Returns: the task's answer, with ``id`` (see ``lineage``), ``name`` and ``item``.
         """
         answers, problems = self.predict_many(deployment, [source])
         if problems:
-            raise _error(problems[0])
+            raise error_of(problems[0])
         return answers[0]
 
     def predict_many(
         self, deployment: str, sources: Sequence[local.Asked], *, batch: int = 32
     ) -> tuple[list[dict[str, Any]], list[Problem]]:
-        """Answers for many items, in order; those that cannot be read are listed and left out."""
+        """Answers for many items (the path of a CSV, TSV, JSON or Parquet file stands for all of its rows), in order.
+
+        Those that cannot be read are listed and left out.
+        """
         used = self.deployment(deployment)
         bundle = self.bundle(used)
         found, problems = local.load(sources, bundle.rule.media, self.settings.max_image_pixels)
         answers: list[dict[str, Any]] = []
         task = plugins.get(f"task.{bundle.task}")
         for part in batches(found, batch):
-            outputs = self.answer(bundle, (asked.content for asked in part), used.variant)
-            sizes = [asked.size for asked in part if asked.size is not None]
-            for asked, answer in zip(part, task.decode(outputs, bundle.schema, sizes), strict=True):
+            good, tensors, bad = local.packed(bundle.rule, part, self.settings.max_image_pixels)
+            problems += bad
+            if not good:
+                continue
+            outputs = self._predictor(bundle, used.variant).predict(tensors)
+            sizes = [asked.size for asked in good if asked.size is not None]
+            for asked, answer in zip(good, task.decode(outputs, bundle.schema, sizes), strict=True):
                 answers.append({"id": used.prediction(asked.item), "name": asked.name, "item": asked.item, **answer})
         return answers, problems
 
@@ -119,7 +122,7 @@ class Answering:
             raise Invalid("deployment to draw", "one for images", f"{deployment}, for media {bundle.rule.media}")
         found, problems = local.load([source], "image", self.settings.max_image_pixels)
         if problems:
-            raise _error(problems[0])
+            raise error_of(problems[0])
         asked = found[0]
         width, height = asked.size or (1, 1)
         share = min(1.0, DRAWN_PX / max(width, height))
@@ -144,5 +147,6 @@ class Answering:
         return self._predictors[key]
 
 
-def _error(problem: Problem) -> LoopworksError:
+def error_of(problem: Problem) -> LoopworksError:
+    """The error behind a problem."""
     return from_json({"error": {"code": problem.error, "message": problem.message, "hint": problem.hint}})

@@ -27,12 +27,14 @@ from loopworks.label import samplers
 from loopworks.optimize import onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
-from loopworks.train import small_cnn, timm
+from loopworks.train import explain, small_cnn, timm
 from loopworks.train.detection import small as small_detector
 from loopworks.train.detection import torchvision as torchvision_detector
 from loopworks.train.segmentation import small as small_segmenter
 from loopworks.train.segmentation import torchvision as torchvision_segmenter
 from loopworks.train.segmentation import transformers as transformers_segmenter
+from loopworks.train.tables import lightgbm, linear, stacked
+from loopworks.train.texts import encoder, ngrams
 
 __all__ = [
     "cityscapes",
@@ -45,6 +47,8 @@ __all__ = [
     "datumaro_json",
     "delimited",
     "detection",
+    "encoder",
+    "explain",
     "folders",
     "huggingface",
     "image_features",
@@ -52,7 +56,10 @@ __all__ = [
     "label_studio",
     "labelme",
     "labels",
+    "lightgbm",
+    "linear",
     "lines",
+    "ngrams",
     "numbers",
     "onnx_int8",
     "onnxruntime",
@@ -65,6 +72,7 @@ __all__ = [
     "small_detector",
     "small_segmenter",
     "solo",
+    "stacked",
     "steps",
     "text_features",
     "timm",

@@ -8,20 +8,17 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
 
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Context, Learnable, Rule, learnable
+from loopworks.core.contracts import Context
 from loopworks.core.errors import Cancelled
 from loopworks.core.registry import plugins
-from loopworks.core.values import LabelSchema
-from loopworks.data.stage import Version
+from loopworks.core.settings import Settings
+from loopworks.data.learning import source_of
 from loopworks.store import bundles as stored
 from loopworks.store import lineage, models
 from loopworks.store.lineage import Node
@@ -29,6 +26,7 @@ from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
     from loopworks.store.runs import Status
+    from loopworks.train.trial import Order, Trial
     from loopworks.workspace import Model
 
 log = logging.getLogger(__name__)
@@ -42,7 +40,7 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
             return made
-        source = _Source(space.version(params["version"]))
+        source = source_of(space.version(params["version"]))
         start = space.bundle(params["start"]) if params["start"] else None
         seeded = replace(ctx, seed=params["seed"])
         folder = _fresh(ctx.scratch / "bundle")
@@ -63,6 +61,57 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
         return {"model": model.ref, "bundle": model.bundle}
 
 
+@plugins.add("job.search")
+def search(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Search for the best recipe and parameters and keep the model; ``params`` as in ``Workspace.search``."""
+    from loopworks.train.search import search as look
+    from loopworks.train.spread import on_cluster
+
+    with open(location, create=False) as space:
+        if (made := _made(space, ctx)) is not None:
+            return made
+        start = space.bundle(params["start"]) if params["start"] else None
+        cluster, lanes = on_cluster(space.settings, _Elsewhere(str(space.folder.resolve()), params, space.settings))
+        run = _Run(space, params["name"], dict(params), ctx)
+        with run:
+            bundle = look(
+                source_of(space.version(params["version"])),
+                budget_s=params["budget_s"],
+                trials=params["trials"],
+                names=params["recipes"],
+                params=params["params"],
+                folder=_fresh(ctx.scratch / "bundle"),
+                ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.95)),
+                start=start,
+                threads=space.settings.threads,
+                on_trial=run.child,
+                cluster=cluster,
+                lanes=lanes,
+            )
+            model = _keep(space, ctx, bundle, params["name"], run.id, parent="")
+            run.finish(bundle, model)
+        return {"model": model.ref, "bundle": model.bundle}
+
+
+@dataclass(frozen=True, slots=True)
+class _Elsewhere:
+    """What a node of a cluster does for a trial: it opens the workspace, which it must reach at the same place."""
+
+    location: str
+    params: Mapping[str, Any]
+    settings: Settings
+
+    def __call__(self, order: "Order", folder: Path) -> "Trial":
+        from loopworks.train.sealed import seal
+        from loopworks.train.trial import attempt
+
+        ctx = Context(seed=order.seed, scratch=folder, report=lambda share, text: None, stopped=lambda: False)
+        with open(self.location, create=False) as space:
+            start = space.bundle(self.params["start"]) if self.params["start"] else None
+            source = seal(source_of(space.version(self.params["version"])))
+            return attempt(order, source, folder, ctx, start=start)
+
+
 @plugins.add("job.optimize")
 def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
     """Make and measure the variants of a model and keep the result as a new model; ``params`` as in ``Workspace``."""
@@ -78,7 +127,7 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
         with run:
             best = tournament(
                 bundle,
-                _Source(space.version(bundle.version)),
+                source_of(space.version(bundle.version)),
                 folder=folder,
                 max_drop=params["max_drop"],
                 target=params["target"],
@@ -143,7 +192,9 @@ class _Run:
     def __enter__(self) -> "_Run":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:
+            self._writer.tag("loopworks.error", str(error))
         status: Status = "done" if kind is None else "cancelled" if issubclass(kind, Cancelled) else "failed"
         self._writer.close(status)
 
@@ -151,6 +202,16 @@ class _Run:
     def id(self) -> str:
         """MLflow's id of the run."""
         return self._writer.id
+
+    def child(self, trial: "Trial") -> None:
+        """One trial of a search, as a run below this one."""
+        tags = {"loopworks.trial": str(trial.number), "loopworks.state": trial.state}
+        values = [("val_headline", 0, trial.value)] if trial.value is not None else []
+        points = [(name, int(step), value) for name, curve in trial.points.items() for step, value in curve]
+        named = {"recipe": trial.recipe, **trial.params}
+        final = [(f"final_{name}", step, value) for name, step, value in values]
+        status: Status = "failed" if trial.state == "failed" else "cancelled" if trial.state == "pruned" else "done"
+        self._writer.child(f"trial {trial.number}", named, tags, [*points, *final], status)
 
     def watch(self, ctx: Context) -> Context:
         """The same context, whose metrics and pictures also reach the run."""
@@ -167,71 +228,13 @@ class _Run:
 
     def finish(self, bundle: Bundle, model: "Model") -> None:
         """Write the final scores and register the model; its tag holds the number that the catalog gave it."""
+        if warnings := [note for note in bundle.notes if note.startswith("warning")]:
+            self._writer.tag("loopworks.warnings", "; ".join(warnings))
         for split, scores in bundle.metrics.items():
             for name, score in scores.items():
                 self._writer.metric(f"final_{split}_{name}", 0, score.value)
         self._writer.artifact(bundle.folder / bundles.FILE)
         self._writer.register(model.name, f"loopworks-bundle:{model.bundle}", {"loopworks.ref": model.ref})
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A version as the stages after ``data`` read it."""
-
-    version: Version
-    _targets: dict[str, NDArray[Any]] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """Id of the version."""
-        return self.version.id
-
-    @property
-    def task(self) -> Learnable:
-        """Its task kind."""
-        return learnable(self.version.task)
-
-    @property
-    def schema(self) -> LabelSchema:
-        """Its classes."""
-        return self.version.schema
-
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Split -> items."""
-        return dict(self.version.counts["by_split"])
-
-    @property
-    def typical_size(self) -> tuple[int, int]:
-        """Median width and height of the images, in pixels."""
-        rows = self.version.rows("train")
-        return int(median(row.width for row in rows)), int(median(row.height for row in rows))
-
-    def inputs(self, rule: Rule, split: str, progress: Callable[[float, str], None] | None = None) -> Arrays:
-        """A split's items by the rule."""
-
-        def tell(done: int, total: int) -> None:
-            if progress is not None:
-                progress(done / max(total, 1), f"reading {split}")
-
-        return self.version.inputs(rule, split, tell)
-
-    def targets(self, split: str) -> NDArray[Any]:
-        """A split's labels; made once, since masks take long to paint."""
-        if split not in self._targets:
-            self._targets[split] = self.version.targets(split)
-        return self._targets[split]
-
-    def facts(self, split: str) -> list[dict[str, Any]]:
-        """What is known of each item beside its label."""
-        return [
-            {"name": row.name, "width": row.width, "height": row.height, "tags": row.tags, **row.attributes}
-            for row in self.version.rows(split)
-        ]
-
-    def texts(self, split: str) -> list[str]:
-        """A split's texts."""
-        return [row.text for row in self.version.rows(split)]
 
 
 def _keep(space: Workspace, ctx: Context, bundle: Bundle, name: str, run: str, *, parent: str) -> "Model":

@@ -59,7 +59,7 @@ class Trace:
         self._add("model", model.ref, made=model.created_at, job=", ".join(jobs), run=model.run, **shown)
         if model.parent:
             self._model(self.space.model(model.parent))
-        else:
+        elif model.version:
             self._version(model.version)
 
     def _version(self, id: str) -> None:

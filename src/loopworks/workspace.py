@@ -6,10 +6,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from loopworks.answering import Answering
 from loopworks.core import image
 from loopworks.core.contracts import Arrays, Predictor, Rule, learnable
-from loopworks.core.errors import Conflict, NotFound
+from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.units import seconds
 from loopworks.core.values import LineageNode
@@ -19,9 +18,11 @@ from loopworks.data.errands import Errands
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
+from loopworks.models import Models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
+from loopworks.train import recipes as recipes_
 
 if TYPE_CHECKING:
     from loopworks.data.features.model import Answers
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from loopworks.label.stage import Labeling
 
 Progress = Callable[["Job"], None]
+SEARCH = "search"
 WARM = (
     "loopworks.builtins",
     "loopworks.train.loop",
@@ -57,7 +59,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Answering):
+class Workspace(Exchange, Errands, Models):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:
@@ -298,7 +300,7 @@ class Workspace(Exchange, Errands, Answering):
 
         Args:
             version: what to learn from, or its id.
-            recipe: ``auto``, or a ``train.NAME`` plug-in without ``train.``.
+            recipe: ``auto``, a ``train.NAME`` plug-in without ``train.``, or ``search``: see ``search``.
             params: parameters of the recipe.
             budget: time that training may take, e.g. ``"5m"``; empty leaves it to the recipe.
             name: of the model; default the dataset's name.
@@ -306,10 +308,10 @@ class Workspace(Exchange, Errands, Answering):
             seed: same seed, same version, same model; default the workspace's setting.
             key: the same key gives the same job, so that a script that runs again goes on with it.
         """
+        if recipe == SEARCH:
+            return self.search_job(version, budget=budget, params=params, name=name, start=start, seed=seed, key=key)
         found = version if isinstance(version, Version) else self.version(version)
-        from loopworks.train.stage import check_params
-
-        check_params(recipe, params or {})
+        recipes_.check(recipe, params or {}, found.task.name)
         job = {
             "version": found.id,
             "name": name or found.dataset,
@@ -320,6 +322,89 @@ class Workspace(Exchange, Errands, Answering):
             "seed": self.settings.seed if seed is None else seed,
         }
         return self.jobs.get(self.jobs.submit("train", job, title=f"train {job['name']}", key=key))
+
+    def search(
+        self,
+        version: Version | str,
+        *,
+        budget: str | float | None = None,
+        trials: int | None = None,
+        money: float | None = None,
+        recipes: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        name: str = "",
+        start: Model | str | None = None,
+        seed: int | None = None,
+        on_progress: Progress | None = None,
+        key: str | None = None,
+    ) -> Model:
+        """Search for the best recipe and parameters, as a durable job, and wait for it; as ``search_job``.
+
+        ``board(model)`` is its leader board.
+        """
+        job = self.search_job(
+            version,
+            budget=budget,
+            trials=trials,
+            money=money,
+            recipes=recipes,
+            params=params,
+            name=name,
+            start=start,
+            seed=seed,
+            key=key,
+        )
+        return self.result(job, on_progress)
+
+    def search_job(
+        self,
+        version: Version | str,
+        *,
+        budget: str | float | None = None,
+        trials: int | None = None,
+        money: float | None = None,
+        recipes: Sequence[str] = (),
+        params: Mapping[str, Any] | None = None,
+        name: str = "",
+        start: Model | str | None = None,
+        seed: int | None = None,
+        key: str | None = None,
+    ) -> "Job":
+        """Queue a search and return its job at once; the validation split alone decides.
+
+        Args:
+            version: what to learn from, or its id.
+            budget: time for everything, e.g. ``"10m"``; kept within 10 %.
+            trials: how many recipes with parameters to try; without a budget each takes the time it wants.
+            money: what it may cost, by the setting ``price_per_hour``; a budget of the time that this buys.
+            recipes: only these; default all that suit the data.
+            params: fixed for all trials.
+            name: of the model; default the dataset's name.
+            start: a model to start each trial from.
+            seed: same seed and number of trials, same search.
+            key: the same key gives the same job.
+        """
+        from loopworks.train.search import LEAST_S, budget_of
+
+        found = version if isinstance(version, Version) else self.version(version)
+        for one in recipes or ("auto",):
+            recipes_.check(one, params or {}, found.task.name)
+        limit = budget_of(budget, money, self.settings.price_per_hour)
+        if limit is None and trials is None:
+            raise Invalid("search", "given a budget, a number of trials or money", "none", 'budget="10m", or trials=20')
+        if limit is not None and limit < LEAST_S:
+            raise Invalid("budget of a search", f"at least {LEAST_S:.0f} s", f"{limit:g} s", "train without a search")
+        job = {
+            "version": found.id,
+            "name": name or found.dataset,
+            "recipes": list(recipes),
+            "params": dict(params or {}),
+            "budget_s": limit,
+            "trials": trials,
+            "start": "" if start is None else self.model(start).ref,
+            "seed": self.settings.seed if seed is None else seed,
+        }
+        return self.jobs.get(self.jobs.submit("search", job, title=f"search {job['name']}", key=key))
 
     def optimize(
         self,
@@ -364,6 +449,9 @@ class Workspace(Exchange, Errands, Answering):
         chosen = None if variants is None else list(variants)
         check_request(max_drop, target, chosen)
         found = self.model(model)
+        if not found.version:
+            hint = "add it again with a version, whose items it is measured on"
+            raise Invalid(f"model {found.ref} to optimize", "one with a dataset version", "none", hint)
         job = {
             "model": found.ref,
             "max_drop": max_drop,

@@ -65,3 +65,16 @@ def test_the_form_says_range_default_and_meaning() -> None:
     assert (field["minimum"], field["maximum"], field["description"]) == (1, 100, "Passes over the data, in 1..100.")
     assert params.schema(Trainer)["properties"]["rate"]["default"] == 0.1
     assert params.schema(Trainer)["required"] == ["epochs"]
+
+
+def test_inherited_parameters_keep_their_text() -> None:
+    @dataclass(frozen=True, slots=True, kw_only=True)
+    class Finer(Trainer):
+        __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+
+        steps: int = 1
+        """Steps per epoch."""
+
+    found = params.schema(Finer)["properties"]
+    assert found["steps"]["description"] == "Steps per epoch."
+    assert found["epochs"]["description"] == params.schema(Trainer)["properties"]["epochs"]["description"]

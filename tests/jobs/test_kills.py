@@ -223,9 +223,10 @@ def test_two_workers_race_for_the_lock_and_one_wins(jobs: Jobs, folder: Path) ->
 def test_a_worker_in_the_foreground_serves_clients_until_sigterm(folder: Path) -> None:
     code = f"from pathlib import Path; from loopworks.jobs.worker import main; main(Path({str(folder)!r}), "
     paths = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
-    with subprocess.Popen(
+    worker = subprocess.Popen(
         [sys.executable, "-c", code + f"preload={STEPS!r}, warm=())"], env={**os.environ, "PYTHONPATH": paths}
-    ) as worker:
+    )
+    try:
         until(lambda: lock.is_held(folder / "jobs" / "worker.lock"), "the worker to have the lock")
         with Jobs(folder, preload=STEPS, warm=()) as jobs:
             job_id = counting(jobs, folder, 3)
@@ -235,6 +236,9 @@ def test_a_worker_in_the_foreground_serves_clients_until_sigterm(folder: Path) -
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(5) == 0
         assert is_dead(child)
+    finally:
+        worker.kill()  # where an assertion failed, nobody else ends it
+        worker.wait()
     assert Jobs(folder).get(job_id).status == "queued"
 
 

@@ -129,6 +129,9 @@ def test_calibration_sees_training_images_alone(
         def lacks(self) -> str:
             return ""
 
+        def unfit(self, source: Origin) -> str:
+            return ""
+
         def run(self, source: Origin, ctx: Context) -> Variant:
             seen.append(source.calibration["image"])
             raise RuntimeError("seen enough")
@@ -165,6 +168,9 @@ def damaged(network: str) -> type:
     @dataclass(frozen=True)
     class Damage:
         def lacks(self) -> str:
+            return ""
+
+        def unfit(self, source: Origin) -> str:
             return ""
 
         def run(self, source: Origin, ctx: Context) -> Variant:

@@ -57,3 +57,20 @@ def test_macro_f1_counts_classes_that_occur_alone() -> None:
     given = np.eye(4, dtype=bool)[[0, 1, 2]]
     assert macro_f1(truth, given) == pytest.approx((2 / 3 + 0 + 0) / 3)
     assert macro_f1(np.zeros((2, 4), bool), np.zeros((2, 4), bool)) == 1.0
+
+
+def test_macro_f1_by_counting_is_that_of_whole_rows() -> None:
+    from loopworks.core.registry import plugins
+    from loopworks.core.values import LabelSchema
+    from loopworks.tasks.scores import macro_f1
+
+    rng = np.random.default_rng(4)
+    schema = LabelSchema(classes=tuple("abcdef"))
+    targets = np.eye(6, dtype=np.float32)[rng.integers(0, 5, 200)]  # the last class never occurs
+    outputs = {"scores": rng.random((200, 6))}
+    metric = plugins.get("task.image-classification").metrics(targets, outputs, schema)["macro_f1"]
+    given = np.eye(6, dtype=np.bool_)[outputs["scores"].argmax(axis=1)]
+    for _ in range(20):
+        at = rng.integers(0, 200, 30)
+        assert metric(at) == macro_f1(targets[at] > 0.5, given[at])
+    assert metric(np.zeros(0, np.intp)) == 1.0

@@ -14,10 +14,14 @@ EXAMPLE = ROOT / "examples" / "plugin"
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The example's module and metadata, laid out like a wheel: building one would need the network."""
-    project = tomllib.loads((EXAMPLE / "pyproject.toml").read_text(encoding="utf-8"))
+    return install(EXAMPLE, tmp_path)
+
+
+def install(example: Path, tmp_path: Path) -> Path:
+    """An example's module and metadata, laid out like a wheel: building one would need the network."""
+    project = tomllib.loads((example / "pyproject.toml").read_text(encoding="utf-8"))
     for module in project["tool"]["setuptools"]["py-modules"]:
-        (tmp_path / f"{module}.py").write_bytes((EXAMPLE / f"{module}.py").read_bytes())
+        (tmp_path / f"{module}.py").write_bytes((example / f"{module}.py").read_bytes())
     name, version = project["project"]["name"], project["project"]["version"]
     info = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
     info.mkdir()
@@ -56,6 +60,21 @@ def test_a_range_of_an_outside_plugin_is_kept(installed: Path) -> None:
 
 def test_the_examples_own_tests_pass(installed: Path) -> None:
     tests = str(EXAMPLE / "test_loopworks_spread.py")
+    done = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", tests)
+    assert done.returncode == 0, done.stdout
+    assert "[100%]" in done.stdout
+
+
+@pytest.mark.train
+def test_a_recipe_of_one_file_is_found_and_keeps_its_contract(tmp_path: Path) -> None:
+    example = ROOT / "examples" / "recipe"
+    installed = install(example, tmp_path)
+    code = (
+        "from loopworks.train.recipes import recipes\n"
+        "print([(one['tasks'], one['is_tunable']) for one in recipes() if one['name'] == 'means'])"
+    )
+    assert run(installed, "-c", code).stdout.strip() == "[(['image-classification'], True)]"
+    tests = str(example / "test_loopworks_means.py")
     done = run(installed, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "error", tests)
     assert done.returncode == 0, done.stdout
     assert "[100%]" in done.stdout

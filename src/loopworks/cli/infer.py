@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loopworks.cli.model import ModelArgument
+from loopworks.cli.models import ModelArgument
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
 
@@ -68,20 +68,26 @@ def serve(
 
 def predict(
     deployment: Annotated[str, typer.Argument(help="Name of the deployment.")],
-    files: Annotated[list[str], typer.Argument(help="Image files.")],
-    top: Annotated[int, typer.Option(min=1, help="Labels to show per image.")] = 3,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Image or text files; CSV, TSV, JSON or Parquet with rows.")
+    ] = None,
+    text: Annotated[list[str] | None, typer.Option(help="A text to ask about, for models of texts; repeat it.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Labels to show per item.")] = 3,
     draw: Annotated[str, typer.Option(help="Picture (PNG) to write, of the one image with the answer in it.")] = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Ask a deployment in this process, without a server."""
     with face(json) as out, opened(workspace) as space:
-        if draw and len(files) != 1:
-            raise Invalid("--draw", "one image", f"{len(files)} images", "draw them one by one")
-        answers, problems = space.predict_many(deployment, files)
-        out.table(("file", "answer", "prediction"), [(a["name"], _said(a, top), a["id"]) for a in answers])
+        asked: list[str | Path] = [*(text or []), *(files or [])]
+        if not asked:
+            raise Invalid("what to predict", "at least one file, or --text", "nothing")
+        if draw and len(asked) != 1:
+            raise Invalid("--draw", "one image", f"{len(asked)} items", "draw them one by one")
+        answers, problems = space.predict_many(deployment, asked)
+        out.table(("item", "answer", "prediction"), [(a["name"], _said(a, top), a["id"]) for a in answers])
         if draw and answers:
-            Path(draw).write_bytes(space.draw(deployment, files[0]))
+            Path(draw).write_bytes(space.draw(deployment, asked[0]))
             out.say(f"drawn into {draw}")
         out.problems(problems)
         out.done({
@@ -99,8 +105,13 @@ def _said(answer: Mapping[str, Any], top: int) -> str:
     for rows in facts.values():
         if isinstance(rows, list) and all(isinstance(row, dict) and {"label", "score"} <= row.keys() for row in rows):
             shown = ", ".join(f"{row['label']} {row['score']:.3f}" for row in rows[:top]) or "-"
+            chosen = facts.get("chosen", [])
+            if len(chosen) == 1 and chosen[0] != rows[0]["label"]:  # the costs of mistakes spoke against the likeliest
+                shown = f"{chosen[0]} by costs ({shown})"
             return shown + (f" and {len(rows) - top} more" if len(rows) > top else "")
-    return ", ".join(f"{key} {value}" for key, value in facts.items())
+    return ", ".join(
+        f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+    )
 
 
 def lineage(

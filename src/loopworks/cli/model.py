@@ -1,28 +1,27 @@
-"""``loopworks train``, ``optimize`` and ``models``."""
+"""``loopworks train`` and ``optimize``."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loopworks.cli.models import ModelArgument, show_board
 from loopworks.cli.output import JsonOption, Out, WaitOption, WorkspaceOption, face, left, opened
+from loopworks.core.errors import Invalid
 from loopworks.core.units import bytes_text
 
 if TYPE_CHECKING:
     from loopworks.workspace import Model
-
-ModelArgument = Annotated[str, typer.Argument(help="Model: NAME, NAME:NUMBER or NAME@ALIAS.")]
 
 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
     app.command("train")(train)
     app.command("optimize")(optimize)
-    app.command("models")(models)
 
 
 def train(
-    dataset: Annotated[str, typer.Argument(help="Dataset (freezes it first) or the id of a frozen version.")],
+    dataset: Annotated[str, typer.Argument(help="Dataset (freezes it first) or the id of a frozen version.")] = "",
     budget: Annotated[str, typer.Option(help="Time that training may take, e.g. 90s or 5m.")] = "",
     recipe: Annotated[str, typer.Option(help="auto, or a recipe such as small-cnn or timm.")] = "auto",
     settings: Annotated[
@@ -30,6 +29,12 @@ def train(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model; default the dataset's.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Search for recipe and parameters; val alone decides.")
+    ] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of the search.")] = None,
+    money: Annotated[float | None, typer.Option(help="What the search may cost; see price_per_hour.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the recipes and the task kinds they learn.")] = False,
     wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -38,9 +43,33 @@ def train(
 
     The test set is only looked at, never learnt from or chosen by.
     """
+    if listed:
+        _list(json)
+        return
     with face(json) as out, opened(workspace) as space:
+        if not dataset:
+            raise Invalid("dataset", "the name of a dataset or the id of a version", "nothing", "loopworks data ls")
         version = space.find_version(dataset)
         params = _params(settings or [])
+        if search or recipe == "search" or trials is not None or money is not None:
+            job = space.search_job(
+                version,
+                budget=budget or None,
+                trials=trials,
+                money=money,
+                recipes=[] if recipe in ("auto", "search") else [recipe],
+                params=params,
+                name=name,
+                seed=seed,
+            )
+            if not wait:
+                left(out, job)
+                return
+            with out.job(f"searching on {version.id[:12]}") as follow:
+                model = space.result(job, follow)
+            show_board(out, space.board(model))
+            _show(out, space.bundle(model), model)
+            return
         if not wait:
             job = space.train_job(version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed)
             left(out, job)
@@ -83,20 +112,14 @@ def optimize(
         _show(out, space.bundle(best), best)
 
 
-def models(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
-    """List the models, newest first."""
-    with face(json) as out, opened(workspace) as space:
-        found = space.models()
-        rows = [
-            (m.ref, m.task, m.variant, _headline(m), m.version[:12], f"{m.created_at:%Y-%m-%d %H:%M}") for m in found
-        ]
-        out.table(("model", "task", "variant", "test", "version", "made (UTC)"), rows)
-        out.done({"models": [m.to_json() for m in found]})
+def _list(json: bool) -> None:
+    from loopworks.train.recipes import recipes
 
-
-def _headline(model: "Model") -> str:
-    scores = model.metrics.get("test") or model.metrics.get("val") or {}
-    return ", ".join(f"{k} {v['value']:.3f}" for k, v in list(scores.items())[:1]) or "-"
+    with face(json) as out:
+        found = recipes()
+        rows = [(one["name"], ", ".join(one["tasks"]), one["about"]) for one in found]
+        out.table(("recipe", "learns", ""), rows)
+        out.done({"recipes": found})
 
 
 def _show(out: Out, bundle: Any, model: "Model") -> None:
@@ -131,8 +154,6 @@ def _variant_row(variant: Any, headline: str, chosen: str) -> tuple[object, ...]
 
 def _params(pairs: Sequence[str]) -> dict[str, Any]:
     import json
-
-    from loopworks.core.errors import Invalid
 
     found: dict[str, Any] = {}
     for pair in pairs:

@@ -136,6 +136,14 @@ class Rule(Protocol):
 
 
 @runtime_checkable
+class Opened(Protocol):
+    """A rule that needs a file of its bundle to encode, say a tokenizer; ``core.predictor.opened`` asks."""
+
+    def opened(self, folder: Path) -> Rule:
+        """The same rule, told where the bundle lies."""
+
+
+@runtime_checkable
 class Learnable(Task, Protocol):
     """A task kind that models can be trained for, scored and asked. Pure values and functions.
 
@@ -204,6 +212,44 @@ class Pictured(Protocol):
             outputs: the model's answer to them.
             schema: the classes.
         """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Odds:
+    """A model's chances beside the truth, class by class."""
+
+    chances: NDArray[np.float64]
+    """In 0..1, shape ``(items, classes)``."""
+    truth: NDArray[np.bool_]
+    """Whether the item is of the class, same shape."""
+    is_exclusive: bool
+    """Whether an item is of exactly one class."""
+    answers: NDArray[np.bool_]
+    """What the model answers, shape ``(items, classes)``: not always the highest chance, where mistakes have costs."""
+
+
+@runtime_checkable
+class Chances(Protocol):
+    """A task kind whose answer is a chance per class: it can be calibrated, and drawn as curves and confusion."""
+
+    def odds(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> Odds:
+        """The model's chances beside the truth; the columns are the classes of ``schema``."""
+
+
+@runtime_checkable
+class Told(Protocol):
+    """A task kind that can say truth and answer in a few words, for lists of mistakes."""
+
+    def tell(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> list[tuple[str, str]]:
+        """Truth and answer of each item, each of at most some 80 characters."""
+
+
+@runtime_checkable
+class Translated(Protocol):
+    """A task kind whose answers can be read by another list of classes, so that models of both can be compared."""
+
+    def translate(self, outputs: Arrays, before: LabelSchema, now: LabelSchema) -> Arrays:
+        """Answers of a model that knew ``before``, as one of ``now`` would give them: unknown classes never occur."""
 
 
 def learnable(task: Task) -> Learnable:

@@ -54,7 +54,10 @@ def probe(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tup
 
 
 def displayed_size(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Width and height as the image is shown, turned as its EXIF data says; from the header alone."""
+    """Width and height as the image is shown, turned as its EXIF data says; from the header alone.
+
+    Raises: Invalid: not an image, or too large.
+    """
     with _opened(data, name, max_pixels) as image:
         return shown_size((image.width, image.height), _orientation(image))
 

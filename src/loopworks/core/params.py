@@ -33,8 +33,18 @@ def build(kind: type[T], params: Mapping[str, Any], name: str = "") -> T:
 
 
 def schema(kind: type[Any]) -> dict[str, Any]:
-    """The JSON schema of a plug-in's parameters: name, type, range, default and text of each."""
-    return TypeAdapter(kind).json_schema()
+    """The JSON schema of a plug-in's parameters: name, type, range, default and text of each, also of inherited ones.
+
+    pydantic reads the texts under the fields of the class itself alone.
+    """
+    found: dict[str, Any] = TypeAdapter(kind).json_schema()
+    for base in kind.__mro__[1:]:
+        if not dataclasses.is_dataclass(base):
+            continue
+        for name, inherited in TypeAdapter(base).json_schema().get("properties", {}).items():
+            if "description" in inherited:
+                found["properties"][name].setdefault("description", inherited["description"])
+    return found
 
 
 def refused(error: ValidationError, prefix: str = "") -> Invalid:

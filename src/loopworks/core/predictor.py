@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from loopworks.core.bundle import Variant
-from loopworks.core.contracts import Arrays, Predictor, Rule, Runtime
+from loopworks.core.contracts import Arrays, Opened, Predictor, Rule, Runtime
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule
 
@@ -31,4 +31,9 @@ def load(variant: Variant, folder: Path, rule: Rule, *, threads: int = 0) -> Pre
     """
     runtime: Runtime = plugins.get(f"runtime.{variant.runtime}")()
     found = runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
-    return found if isinstance(rule, ImageRule) else Encoded(found, rule)
+    return found if isinstance(rule, ImageRule) else Encoded(found, opened(rule, folder))
+
+
+def opened(rule: Rule, folder: Path) -> Rule:
+    """The rule of the bundle in ``folder``, able to encode."""
+    return rule.opened(folder) if isinstance(rule, Opened) else rule

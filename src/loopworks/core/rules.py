@@ -9,7 +9,12 @@ from loopworks.core.fields import Fields
 if TYPE_CHECKING:
     from loopworks.core.contracts import Rule
 
-_KINDS = {"image": ("values", "ImageRule")}
+_KINDS = {
+    "image": ("values", "ImageRule"),
+    "text": ("text", "TextRule"),
+    "tokens": ("text", "TokenRule"),
+    "row": ("row", "RowRule"),
+}
 """Kind -> module of ``core`` and class; imported where it is met, so that a bundle of images needs no more."""
 
 

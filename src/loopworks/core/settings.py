@@ -52,6 +52,8 @@ class Settings(BaseModel):
     """How old a blob that nothing leads to must be before garbage collection removes it, in seconds."""
     busy_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0
     """How long to wait for a locked database before giving up, in seconds."""
+    price_per_hour: Annotated[float, Field(ge=0)] = 0.0
+    """What an hour of this machine costs, in any currency: what ``money`` of a search is counted by; 0 is not known."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Default seed of splits, picks and trainings."""
 

@@ -24,9 +24,16 @@ class LabelSchema:
     classes: tuple[str, ...] = ()
     is_multi: bool = False
     """Whether one item may carry several classes at once (multi-label) or none of them."""
+    costs: tuple[float, ...] = ()
+    """What it costs to miss an item of each class: the chosen class has the largest chance times cost. Empty: all cost
+    the same. For two classes this is a threshold: at costs (1, 4) the second is chosen from a chance of 0.2 on."""
 
     def __post_init__(self) -> None:
-        """Refuse doubles, also those that differ only in upper and lower case."""
+        """Refuse doubles, also those that differ only in upper and lower case, and costs that are none."""
+        if self.costs and (len(self.costs) != len(self.classes) or not all(0 < x < math.inf for x in self.costs)):
+            raise Invalid("costs of classes", f"{len(self.classes)} finite numbers above 0", self.costs)
+        if self.costs and self.is_multi:
+            raise Invalid("costs of classes", "empty where an item may carry several classes", self.costs)
         seen: dict[str, str] = {}
         for name in self.classes:
             if not name or name != name.strip():
@@ -44,14 +51,20 @@ class LabelSchema:
             seen[key] = name
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
-        return {"classes": list(self.classes), "is_multi": self.is_multi}
+        """As plain JSON; costs only where there are some."""
+        body: dict[str, Any] = {"classes": list(self.classes), "is_multi": self.is_multi}
+        return {**body, "costs": list(self.costs)} if self.costs else body
 
     @classmethod
     def from_json(cls, body: Any, where: str = "label schema") -> "LabelSchema":
         """The schema that ``to_json`` wrote."""
         fields = Fields.of(body, where)
-        return cls(classes=fields.texts("classes"), is_multi=fields.flag("is_multi"))
+        costs = fields.each("costs", _cost) if "costs" in fields.body else ()
+        return cls(classes=fields.texts("classes"), is_multi=fields.flag("is_multi"), costs=costs)
+
+
+def _cost(value: Any, where: str) -> float:
+    return Fields({"cost": value}, where).number("cost")
 
 
 Kind = Literal["class", "box", "obb", "polygon", "mask", "polyline", "points", "ellipse", "caption", "value"]

@@ -41,8 +41,8 @@ class Source(Protocol):
         """The split's labels, as ``task.targets`` makes them."""
 
     def facts(self, split: str) -> Sequence[Mapping[str, Any]]:
-        """What is known of each item beside its label: ``name``, and by medium ``width``, ``height``, tags,
-        attributes or columns. What results are sliced by, and mistakes are shown by."""
+        """What is known of each item beside its label: its id as ``item``, its ``name``, and by medium ``width``,
+        ``height``, ``tags``, attributes or columns. What results are sliced by, and mistakes are shown by."""
 
 
 @runtime_checkable

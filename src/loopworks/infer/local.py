@@ -10,10 +10,12 @@ import numpy as np
 
 from loopworks.core import image
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Predictor
+from loopworks.core.contracts import Arrays, Predictor, Rule
 from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.core.fields import is_text
 from loopworks.core.values import Problem
 from loopworks.data.stage import content_id, read_file
+from loopworks.infer import rows
 from loopworks.store.ids import batches
 
 Asked = str | Path | bytes | Mapping[str, Any]
@@ -46,18 +48,68 @@ def answer(predictor: Predictor, bundle: Bundle, contents: Iterable[Any], *, bat
 
 
 def load(sources: Sequence[Asked], media: str, max_pixels: int) -> tuple[list[Loaded], list[Problem]]:
-    """The items behind ``sources``, for a model of ``media``; and what cannot be read."""
-    read = {"image": _image, "text": _text, "row": _row}[media]
+    """The items behind ``sources``, for a model of ``media``, and what cannot be read; a file of rows is many items."""
     found: list[Loaded] = []
     problems: list[Problem] = []
     for place, source in enumerate(sources, 1):
-        name = str(source) if isinstance(source, Path) or (media == "image" and isinstance(source, str)) else ""
+        name = str(source) if isinstance(source, Path) or (media != "text" and isinstance(source, str)) else ""
         try:
-            found.append(read(source, name or f"{media} {place}", max_pixels))
+            if media == "row" and isinstance(source, str | Path):
+                listed, bad = rows.read(Path(source))
+                found += [one(row, f"{name} row {i}", media, max_pixels) for i, row in enumerate(listed, 1)]
+                problems += bad
+            else:
+                found.append(one(source, name or f"{media} {place}", media, max_pixels))
         except LoopworksError as error:
-            where = name or f"{media} {place}"
-            problems.append(Problem(where=where, error=error.code, message=error.message, hint=error.hint))
+            problems.append(problem(error, name or f"{media} {place}"))
     return found, problems
+
+
+def load_each(named: Sequence[tuple[str, Asked]], media: str, max_pixels: int) -> tuple[list[Loaded], list[Problem]]:
+    """The items behind sources that have names of their own (parts of a request), and what cannot be read."""
+    found: list[Loaded] = []
+    problems: list[Problem] = []
+    for name, source in named:
+        try:
+            found.append(one(source, name, media, max_pixels))
+        except LoopworksError as error:
+            problems.append(problem(error, name))
+    return found, problems
+
+
+def packed(rule: Rule, asked: Sequence[Loaded], max_pixels: int) -> tuple[list[Loaded], Arrays, list[Problem]]:
+    """The items that the rule can read, with their tensors; and what is wrong with the others."""
+    try:
+        return (
+            list(asked),
+            rule.pack([a.content for a in asked], names=[a.name for a in asked], max_pixels=max_pixels),
+            [],
+        )
+    except LoopworksError:
+        pass  # one by one, to keep the good ones
+    good: list[Loaded] = []
+    parts: list[Arrays] = []
+    problems: list[Problem] = []
+    for item in asked:
+        try:
+            parts.append(rule.pack([item.content], names=[item.name], max_pixels=max_pixels))
+            good.append(item)
+        except LoopworksError as error:
+            problems.append(problem(error, item.name))
+    return good, {name: np.concatenate([p[name] for p in parts]) for name in (parts[0] if parts else ())}, problems
+
+
+def problem(error: LoopworksError, where: str) -> Problem:
+    """An error as one of the problems of a batch."""
+    return Problem(where=where, error=error.code, message=error.message, hint=error.hint)
+
+
+def one(source: Asked, name: str, media: str, max_pixels: int) -> Loaded:
+    """The item behind ``source``, called ``name``, for a model of ``media``.
+
+    Raises: Invalid, NotFound: it cannot be read, or is nothing that such a model is asked about.
+    """
+    return {"image": _image, "text": _text, "row": _row}[media](source, name, max_pixels)
 
 
 def _image(source: Asked, name: str, max_pixels: int) -> Loaded:
@@ -77,6 +129,8 @@ def _text(source: Asked, name: str, _max_pixels: int) -> Loaded:
             data = data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise Invalid(name, "text in UTF-8", str(error)) from None
+    if not is_text(data):
+        raise Invalid(name, "Unicode text", "half a character", "it was cut in the middle of one")
     return Loaded(name=name, item=content_id(data.encode()), content=data)
 
 

@@ -27,5 +27,8 @@ class Maker(Protocol):
     def lacks(self) -> str:
         """What this machine lacks for the variant, e.g. a package, as the end of a sentence; empty: nothing."""
 
+    def unfit(self, source: Origin) -> str:
+        """Why the variant makes no sense for this model's graph, as the end of a sentence; empty: it does."""
+
     def run(self, source: Origin, ctx: Context, /) -> Variant:
         """Write the files into ``source.folder``; paths in the variant are relative to it, nothing is measured yet."""

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from loopworks.core.bundle import Variant
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.registry import plugins
+from loopworks.optimize import graph
 from loopworks.optimize.contracts import Origin
 from loopworks.tasks.answers import rows, size
 
@@ -37,6 +38,10 @@ class OnnxInt8:
     def lacks(self) -> str:
         """ONNX itself, which the quantizer edits."""
         return "" if importlib.util.find_spec("onnx") else "package onnx (pip install 'loopworks[optimize]')"
+
+    def unfit(self, source: Origin) -> str:
+        """Graphs without layers of float32 weights: trees and sums in double precision."""
+        return "" if graph.weighs(source.onnx, OPERATORS) else f"layers of weights ({', '.join(OPERATORS)} in float32)"
 
     def run(self, source: Origin, ctx: Context) -> Variant:
         """Unsigned activations and signed weights per channel: signed activations are 2.5 times slower on x86."""

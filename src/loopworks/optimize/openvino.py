@@ -16,7 +16,9 @@ from loopworks.core.bundle import Variant
 from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
 from loopworks.core.settings import quiet_libraries
+from loopworks.optimize import graph
 from loopworks.optimize.contracts import Origin
+from loopworks.optimize.onnx_int8 import OPERATORS
 from loopworks.tasks.answers import rows, size
 
 FILE, WEIGHTS = "model.xml", "model.bin"
@@ -31,6 +33,10 @@ class OpenVinoFp32:
     def lacks(self) -> str:
         """The package."""
         return _lacks("openvino")
+
+    def unfit(self, source: Origin) -> str:
+        """Trees."""
+        return _unfit(source)
 
     def run(self, source: Origin, ctx: Context) -> Variant:
         """Convert; weights stay fp32."""
@@ -52,6 +58,10 @@ class OpenVinoBf16:
         able = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return "" if able else "a processor with bfloat16 instructions"
 
+    def unfit(self, source: Origin) -> str:
+        """Trees."""
+        return _unfit(source)
+
     def run(self, source: Origin, ctx: Context) -> Variant:
         """Convert."""
         ctx.tick(0.0, "convert to openvino-bf16")
@@ -71,6 +81,10 @@ class OpenVinoInt8:
     def lacks(self) -> str:
         """OpenVINO or NNCF."""
         return _lacks("openvino", "nncf")
+
+    def unfit(self, source: Origin) -> str:
+        """Trees, and whatever else has no layers of float32 weights."""
+        return _unfit(source) or ("" if graph.weighs(source.onnx, OPERATORS) else "layers of weights in float32")
 
     def run(self, source: Origin, ctx: Context) -> Variant:
         """Quantize; networks that are mostly matrix products are treated as transformers."""
@@ -98,6 +112,11 @@ class OpenVinoInt8:
 def _lacks(*packages: str) -> str:
     missing = [name for name in packages if not importlib.util.find_spec(name)]
     return f"package {', '.join(missing)} ({INSTALL})" if missing else ""
+
+
+def _unfit(source: Origin) -> str:
+    operator = graph.trees(source.onnx) if importlib.util.find_spec("onnx") else ""
+    return f"a graph without operators for trees ({operator}), which OpenVINO lacks" if operator else ""
 
 
 def _read(source: Origin) -> Any:

@@ -176,7 +176,7 @@ def check_request(max_drop: float, target: str, variants: Sequence[str] | None) 
 def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
     """Refuse what makes no sense before any work; the full names of the makers."""
     names = check_request(max_drop, target, variants)
-    if source.schema != bundle.schema:
+    if replace(source.schema, costs=bundle.schema.costs) != bundle.schema:
         raise Invalid(
             "classes of the version",
             f"those of the model ({', '.join(bundle.schema.classes)})",
@@ -218,7 +218,7 @@ def _make(
     """Add an entry per variant that could be made and asked; the others become notes."""
     wanted = list(names)
     packed = _calibration(source, bundle, ctx)
-    calibration = bundle.rule.encode(packed)
+    calibration = predictors.opened(bundle.rule, bundle.folder).encode(packed)
     notes = []
     for place, full in enumerate(wanted):
         name = full.partition(".")[2]
@@ -229,6 +229,9 @@ def _make(
             notes.append(f"{name} was left out: it needs {lacking}")
             continue
         origin = Origin(bundle=bundle, onnx=part / bundle.variants[0].file, calibration=calibration, folder=part / name)
+        if unfit := maker.unfit(origin):
+            notes.append(f"{name} was left out: it needs {unfit}")
+            continue
         origin.folder.mkdir()
         began = time.monotonic()
         try:
@@ -272,7 +275,7 @@ def _inside(variant: Variant, name: str) -> Variant:
 
 def _judge(entries: Sequence[Entry], bundle: Bundle, source: Source, max_drop: float, ctx: Context) -> None:
     """Answers, metrics and agreement on the validation split; refuse what is outside the accuracy budget."""
-    task, schema = source.task, source.schema
+    task, schema = source.task, bundle.schema
     targets = source.targets("val")
     items = source.inputs(bundle.rule, "val", ctx.tick)
     base = entries[0]
@@ -311,7 +314,7 @@ def _report(entries: Sequence[Entry], bundle: Bundle, source: Source, ctx: Conte
     targets = source.targets("test")
     for entry in entries:
         outputs = answers(entry.predictor, items, tick=lambda share: ctx.tick(share, "score test"))
-        test: dict[str, Score] = scores.score(source.task, targets, outputs, source.schema, seed=ctx.seed)
+        test: dict[str, Score] = scores.score(source.task, targets, outputs, bundle.schema, seed=ctx.seed)
         entry.variant = replace(entry.variant, metrics={**entry.variant.metrics, "test": test})
 
 

@@ -125,6 +125,25 @@ class Runs:
         with _guarded(f"run {run}"):
             self._client.set_terminated(run, _STATUS[status])
 
+    def tag(self, run: str, name: str, value: str) -> None:
+        """Set a tag of a run; at most 5,000 characters of it are kept."""
+        with _guarded(f"run {run}"):
+            self._client.set_tag(run, name, value[:5000])
+
+    def children(self, run: str) -> list[str]:
+        """Ids of the runs below a run, e.g. the trials of a search, in the order that they were made."""
+        with _guarded(f"run {run}"):
+            experiment = self._client.get_run(run).info.experiment_id
+            found = self._client.search_runs(
+                [experiment], f"tags.`mlflow.parentRunId` = '{run}'", order_by=["attributes.start_time ASC"]
+            )
+        return [str(one.info.run_id) for one in found]
+
+    def tags(self, run: str) -> dict[str, str]:
+        """Tags of a run."""
+        with _guarded(f"run {run}"):
+            return dict(self._client.get_run(run).data.tags)
+
     def artifact(self, run: str, path: Path) -> None:
         """Copy a file, or what is in a folder, to the run."""
         if not path.exists():

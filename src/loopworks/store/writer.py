@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,21 @@ class Writer:
         """Register the run's model."""
         self._work.put(("register", (name, source, dict(tags))))
 
+    def tag(self, name: str, value: str) -> None:
+        """Say something of the run that people look for."""
+        self._work.put(("tag", (name, value)))
+
+    def child(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        points: Sequence[tuple[str, int, float]],
+        status: Status,
+    ) -> None:
+        """A whole run below this one, e.g. a trial of a search: its parameters, curves and how it ended."""
+        self._work.put(("child", (name, dict(params), dict(tags), list(points), status)))
+
     def close(self, status: Status) -> None:
         """Write what is left, end the run, and raise what went wrong."""
         self._work.put(("end", (status,)))
@@ -86,5 +101,11 @@ class Writer:
         if kind == "register":
             name, source, tags = values
             runs.register(name, self._id, source, tags)
+        elif kind == "child":
+            name, params, tags, points, status = values
+            run = runs.start(self._begin[0], name, params, {**tags, "mlflow.parentRunId": self._id})
+            for point in points:
+                runs.metric(run, *point)
+            runs.end(run, status)
         else:
             getattr(runs, kind)(self._id, *values)

@@ -98,6 +98,11 @@ class Number:
         scale = float(truth.std()) or 1.0
         return np.asarray(1.0 / (1.0 + np.abs(truth - given) / scale))
 
+    def tell(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> list[tuple[str, str]]:
+        """The numbers."""
+        truth, given = _pair(targets, outputs)
+        return [(f"{real:.6g}", f"{said:.6g}") for real, said in zip(truth, given, strict=True)]
+
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of rows whose two numbers are at most a hundredth of the answers' spread apart."""
         ours, theirs = _values(left), _values(right)

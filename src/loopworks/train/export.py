@@ -86,16 +86,33 @@ def export(served: Served, rule: ImageRule, path: Path, far: Apart = apart) -> N
     Raises: Failed: the network cannot be exported, or the file answers otherwise than torch.
     """
     example = torch.zeros((2, rule.height, rule.width, 3), dtype=torch.uint8)
-    batch = torch.export.Dim("batch", min=1, max=2**16)
+    save(served, example, {0: torch.export.Dim("batch", min=1, max=2**16)}, INPUT, served.names, path)
+    check(served, rule, path, far)
+
+
+def save(
+    module: nn.Module, example: Tensor, free: dict[int, Any], name: str, outputs: Sequence[str], path: Path
+) -> None:
+    """Write a module of one input as an ONNX file, weights inside.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        example: an input.
+        free: the example's axes that may have any length, as ``torch.export.Dim``.
+        name: of the input.
+        outputs: names of the outputs.
+        path: the file to write.
+    Raises: Failed: the module cannot be exported.
+    """
     try:
         with _quiet():
             program = torch.onnx.export(
-                served,
+                module,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: batch},),
-                input_names=[INPUT],
-                output_names=list(served.names),
+                dynamic_shapes=(free,),
+                input_names=[name],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 external_data=False,
                 verbose=False,
@@ -107,7 +124,6 @@ def export(served: Served, rule: ImageRule, path: Path, far: Apart = apart) -> N
         raise Failed(f"export to ONNX must succeed; got {first}", "try another backbone or recipe") from error
     _strip(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
-    check(served, rule, path, far)
 
 
 def check(served: Served, rule: ImageRule, path: Path, far: Apart = apart) -> None:

@@ -22,7 +22,7 @@ from loopworks.core.settings import quiet_libraries
 from loopworks.core.values import ImageRule
 from loopworks.data.source import Source
 from loopworks.tasks import scores
-from loopworks.train.contracts import Lesson, Made
+from loopworks.train.contracts import Draw, Lesson, Made
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
 TINY_PX = 48
 """Largest side of an image that counts as tiny, in pixels."""
+SHORT_S = 60.0
+"""A budget under which no pretrained backbone is worth its start."""
 PICTURE_PX = 1200
 """Longer side of a picture of validation items, in pixels."""
 STATS_PX = 128
@@ -76,6 +78,11 @@ class ImageFit:
     """Random mirroring; only where a mirrored image keeps its class (not for letters, digits, arrows)."""
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Epochs without a better validation result after which training stops; 0 is half of all epochs."""
+
+    @classmethod
+    def load(cls) -> None:
+        """Import what a training needs."""
+        load_libraries()
 
     def rule(self, _source: Source) -> ImageRule:
         """How images of the source become the network's input; ``image_size`` is chosen already."""
@@ -202,9 +209,10 @@ def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
 
     source = lesson.source
     name = rule.inputs()[0].name
-    train = Split.of(lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train"))
-    if len(train) == 1:  # of which alone batch norm could learn nothing
-        train = Split(images=train.images.repeat_interleave(2, 0), targets=train.targets.repeat_interleave(2, 0))
+    pixels, targets = lesson.inputs.get(rule, "train", ctx.part(0.0, 0.8))[name], source.targets("train")
+    if len(pixels) == 1:  # of which alone batch norm could learn nothing
+        pixels, targets = pixels.repeat(2, axis=0), targets.repeat(2, axis=0)
+    train = Split.of(pixels, targets)
     if not source.counts.get("val", 0):
         return train, None
     return train, Split.of(lesson.inputs.get(rule, "val", ctx.part(0.8, 1.0))[name], source.targets("val"))
@@ -314,6 +322,16 @@ def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
     if not has_val:
         notes.append("there is no validation split: the weights of the last epoch were kept, unchecked")
     return notes
+
+
+def augmentation(draw: Draw) -> dict[str, Any]:
+    """How much a search lets images change; mirroring stays as it is, since it may change the class."""
+    return {
+        "shift": draw.number("shift", 0.0, 0.15),
+        "scale": draw.number("scale", 0.0, 0.25),
+        "rotate_deg": draw.number("rotate_deg", 0.0, 15.0),
+        "light": draw.number("light", 0.0, 0.3),
+    }
 
 
 def channel_stats(images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -81,11 +81,21 @@ class Plan:
     """Seconds between checkpoints, at least; 0 writes one after each epoch."""
 
 
+class Inputs(Protocol):
+    """Items in memory, as a tensor whose first axis they are, or what is indexed like one; see ``ragged.Ragged``."""
+
+    def __len__(self) -> int:
+        """How many items."""
+
+    def __getitem__(self, places: Any, /) -> Tensor:
+        """Those at the places (a tensor of whole numbers, or a slice) as one batch."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Split:
-    """Items in memory: uint8 images ``(items, height, width, 3)`` and targets whose first axis is the items."""
+    """Items in memory, images as uint8 ``(items, height, width, 3)``, and targets whose first axis is the items."""
 
-    images: Tensor
+    images: Inputs
     targets: Tensor
 
     @classmethod

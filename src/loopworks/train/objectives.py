@@ -1,18 +1,30 @@
 """What networks on images learn: one objective per task kind; see ``loop.Objective``."""
 # ruff: noqa: TID253 - this file is imported inside functions only
 
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
 from loopworks.tasks.classes import OUTPUT
-from loopworks.train.augment import Augment
+
+
+class Changes(Protocol):
+    """How a batch is prepared, see ``augment.Augment``: changed at random, or as it will be asked."""
+
+    def seed(self, seed: int) -> None:
+        """Begin the random draws of an epoch."""
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Changed at random."""
+
+    def normalize(self, images: Tensor, /) -> Tensor:
+        """As they will be asked."""
 
 
 class Classes:
     """Class scores: cross entropy for one class per image, binary cross entropy for any number of them."""
 
-    def __init__(self, augment: Augment, *, is_multi: bool, smoothing: float) -> None:
+    def __init__(self, augment: Changes, *, is_multi: bool, smoothing: float) -> None:
         """Targets are multi-hot rows; ``smoothing`` is the share of a single label given to the other classes."""
         self.augment = augment
         self.is_multi = is_multi

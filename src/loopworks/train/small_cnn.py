@@ -1,7 +1,8 @@
 """A small residual network that learns from random weights: the recipe for small images and for machines offline."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +11,8 @@ from pydantic import ConfigDict, Field
 from loopworks.core.contracts import Context
 from loopworks.core.registry import plugins
 from loopworks.data.source import Sized, Source
-from loopworks.train.contracts import Lesson, Made
-from loopworks.train.images import TINY_PX, ClassFit, Net, channel_stats, learn
+from loopworks.train.contracts import Draw, Lesson, Made
+from loopworks.train.images import SHORT_S, TINY_PX, ClassFit, Net, augmentation, channel_stats, learn
 
 NAME = "train.small-cnn"
 TINY_SIZE, USUAL_SIZE = 32, 96
@@ -24,12 +25,37 @@ class SmallCnn(ClassFit):
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
+    tasks: ClassVar[frozenset[str]] = frozenset({"image-classification"})
+
     width: Annotated[int, Field(ge=4, le=256)] = 16
     """Channels of the first stage; each further stage has twice as many."""
     blocks: Annotated[int, Field(ge=1, le=8)] = 1
     """Residual blocks per stage."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the features that is left out before the last layer while training."""
+
+    @classmethod
+    def fitness(cls, source: Source, budget_s: float | None) -> tuple[float, str]:
+        """Made for small images and for little time."""
+        if is_tiny(source):
+            return 0.9, f"images of at most {TINY_PX} pixels"
+        if budget_s is not None and budget_s < SHORT_S:
+            return 0.9, f"a budget under {SHORT_S:.0f} s"
+        return 0.6, "no pretrained weights in the cache"
+
+    @classmethod
+    def space(cls, draw: Draw, source: Source) -> Mapping[str, Any]:
+        """Width, size of the images, rate, regularization and augmentation."""
+        usual = TINY_SIZE if is_tiny(source) else USUAL_SIZE
+        return {
+            "width": draw.choice("width", (8, 16, 24, 32)),
+            "image_size": draw.choice("image_size", (usual * 3 // 4, usual, usual * 3 // 2)),
+            "rate": draw.number("rate", 1e-3, 2e-2, log=True),
+            "weight_decay": draw.number("weight_decay", 1e-3, 0.2, log=True),
+            "dropout": draw.number("dropout", 0.0, 0.3),
+            "smoothing": draw.number("smoothing", 0.0, 0.1),
+            **augmentation(draw),
+        }
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""

@@ -1,55 +1,33 @@
 """What a user can do here: list the recipes, and train one on a version's labeled items."""
 
+import hashlib
+import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from loopworks.core import bundle as bundles
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Context, Step
-from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
-from loopworks.core.registry import plugins
-from loopworks.core.settings import invalid
+from loopworks.core.contracts import Context
+from loopworks.core.errors import Conflict, Invalid
 from loopworks.core.values import Score
 from loopworks.data.source import Source
-from loopworks.tasks import scores
 from loopworks.tasks.answers import answers
-from loopworks.train import small_cnn, timm
+from loopworks.train import card, judge, recipes
 from loopworks.train.contracts import Lesson, Made, Packed
-from loopworks.train.images import TINY_PX
-from loopworks.train.small_cnn import is_tiny
+from loopworks.train.recipes import AUTO
+from loopworks.train.sealed import seal
 
-AUTO = "auto"
-SHORT_S = 60.0
-"""A budget under which no pretrained backbone is worth its start."""
-
-
-def recipes() -> list[dict[str, Any]]:
-    """Every recipe: ``name``, ``about`` (one sentence) and ``schema``, the JSON schema of its parameters."""
-    found = []
-    for name in plugins.names("train"):
-        kind = plugins.get(name)
-        about = (kind.__doc__ or "").strip().splitlines()[0]
-        found.append({"name": name.partition(".")[2], "about": about, "schema": schema_of(kind)})
-    return found
-
-
-def schema_of(kind: type) -> dict[str, Any]:
-    """JSON schema of a step's parameters, with the text under each field, also of fields that it inherits."""
-    schema: dict[str, Any] = TypeAdapter(kind).json_schema()
-    for base in kind.__mro__[1:]:
-        if not is_dataclass(base):
-            continue
-        for name, inherited in TypeAdapter(base).json_schema().get("properties", {}).items():
-            if "description" in inherited:
-                schema["properties"][name].setdefault("description", inherited["description"])
-    return schema
+LEARNING = "learning.tsv"
+WARNING = "warning:"
+"""How a note begins that says why a model or its scores are worth less than they look; a tag of the run repeats it."""
+FEW = 20
+"""Items of a split below which it says little."""
+SHORTEST_S = 5.0
 
 
 def train(
@@ -66,8 +44,10 @@ def train(
     """Train a recipe and write the bundle; the same source, parameters and seed give the same weights.
 
     Args:
-        source: labeled items in splits; ``train`` is learnt from, ``val`` chooses the epoch, ``test`` is only reported.
-        recipe: name in the registry with or without ``train.``, or ``auto``.
+        source: labeled items in splits; ``train`` is learnt from, ``val`` chooses the epoch, ``test`` is only reported:
+            recipes cannot reach it.
+        recipe: name in the registry with or without ``train.``, or ``auto``: the recipes say themselves which of them
+            suits the data.
         params: parameters of the recipe; what is left out keeps its default.
         budget_s: seconds for training, export and scoring, from the moment that the libraries are loaded; kept within
             10 % (the last batch is finished). ``None``: as many epochs as the recipe wants. A budget that binds
@@ -76,23 +56,28 @@ def train(
         ctx: a killed training that runs again with the same ``ctx.scratch`` goes on from its last checkpoint.
         start: earlier model whose weights to begin from.
         threads: 0 is one per core.
-    Returns: the bundle, with its scores on ``val`` and ``test`` taken from the ONNX file.
+    Returns: the bundle, with its scores on ``val`` and ``test`` taken from the ONNX file, an evaluation and a card.
     Raises: Invalid, NotFound, Conflict, Missing, Failed, Cancelled, NoSpace.
     """
-    _check(source, budget_s, threads)
-    name, why = _named(recipe, source, budget_s)
-    step = _step(name, params or {})
-    part = _part(folder)
+    check(source, budget_s, threads)
+    given = dict(params or {})
+    learnt = seal(source)
+    name, why = _named(recipe, learnt, budget_s, given)
+    step = recipes.step(name, given, source.task.name)
+    part = part_of(folder)
     try:
-        inputs = Packed(source)
-        lesson = Lesson(source=source, inputs=inputs, folder=part, budget_s=budget_s, start=start, threads=threads)
-        made: Made = step.run(lesson, ctx.part(0.0, 0.9))
+        inputs = Packed(learnt)
+        # What comes after the recipe takes time too; of a short budget it may have a fifth.
+        left_s = None if budget_s is None else budget_s - min(0.2 * budget_s, judge.seconds(source.counts))
+        lesson = Lesson(source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads)
+        key = _key(source, name, given, budget_s, ctx.seed)
+        learning = judge.Learning(ctx.scratch / LEARNING, key)
+        made: Made = step.run(lesson, _told(ctx, learning).part(0.0, 0.9))
+        if budget_s is not None and budget_s < SHORTEST_S:
+            why = (*why, f"{WARNING} a budget of {budget_s:g} s is less than a training needs to learn anything")
         made = replace(made, notes=(*why, *made.notes))
-        metrics = _scores(source, made, inputs, part, threads, ctx.part(0.9, 1.0))
-        done = bundles.write(_bundle(source, name, made, metrics), part)
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
+        done = finish(source, name, made, inputs, part, learning.to_json(), threads=threads, ctx=ctx.part(0.9, 1.0))
+        settle(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -100,7 +85,40 @@ def train(
     return replace(done, folder=folder)
 
 
-def _check(source: Source, budget_s: float | None, threads: int) -> None:
+def finish(
+    source: Source,
+    name: str,
+    made: Made,
+    inputs: Packed,
+    folder: Path,
+    learning: Mapping[str, Any],
+    *,
+    threads: int,
+    ctx: Context,
+    extra: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Judge what a recipe made, now that nothing is chosen any more, and write bundle, evaluation and card.
+
+    Args:
+        source: with its test split, which is read here for the first time.
+        name: of the recipe.
+        made: its files lie in ``folder``.
+        inputs: what is packed already.
+        folder: of the bundle.
+        learning: curves of the training.
+        threads: 0 is one per core.
+        ctx: progress 0..1 of this.
+        extra: goes into the bundle's parameters, e.g. how a search found them.
+    """
+    metrics, splits = _judged(source, made, inputs.of(source), folder, threads, ctx)
+    notes = (*made.notes, *_warnings(source, splits))
+    body = judge.write(source.task, splits, learning, folder)
+    bundle = _bundle(source, name, replace(made, notes=notes, params={**made.params, **(extra or {})}), metrics)
+    (folder / card.FILE).write_text(card.markdown(bundle, body), encoding="utf-8")
+    return bundles.write(bundle, folder)
+
+
+def check(source: Source, budget_s: float | None, threads: int) -> None:
     """Refuse what no recipe can learn from, before any work."""
     if budget_s is not None and not 0 < budget_s < 1e9:
         raise Invalid("budget_s", "above 0 seconds", budget_s)
@@ -113,53 +131,7 @@ def _check(source: Source, budget_s: float | None, threads: int) -> None:
     source.task.teachable(source.targets("train"), source.schema)
 
 
-def check_params(recipe: str, params: Mapping[str, Any]) -> None:
-    """Refuse an unknown recipe or parameters that it does not take, before a job is made of them.
-
-    With ``auto`` the data decides later which recipe it will be, so one that takes the parameters is enough.
-
-    Raises: NotFound, Invalid: as for the first recipe where none takes them.
-    """
-    if recipe != AUTO:
-        _step(recipe if recipe.startswith("train.") else f"train.{recipe}", params)
-        return
-    refused: LoopworksError | None = None
-    for name in plugins.names("train"):
-        try:
-            _step(name, params)
-        except LoopworksError as error:
-            refused = refused or error
-        else:
-            return
-    if refused is not None:
-        raise refused
-
-
-def _named(recipe: str, source: Source, budget_s: float | None) -> tuple[str, tuple[str, ...]]:
-    """Full name of the recipe, and a note of why where it was chosen for the user."""
-    if recipe != AUTO:
-        return (recipe if recipe.startswith("train.") else f"train.{recipe}"), ()
-    if is_tiny(source):
-        return small_cnn.NAME, (f"recipe chosen: small-cnn (images of at most {TINY_PX} pixels)",)
-    if budget_s is not None and budget_s < SHORT_S:
-        return small_cnn.NAME, (f"recipe chosen: small-cnn (a budget under {SHORT_S:.0f} s)",)
-    if timm.has_weights():
-        return timm.NAME, ("recipe chosen: timm (pretrained weights are in the cache)",)
-    return small_cnn.NAME, ("recipe chosen: small-cnn (no pretrained weights in the cache)",)
-
-
-def _step(name: str, params: Mapping[str, Any]) -> Step[Lesson, Made]:
-    kind = plugins.get(name)
-    if unknown := sorted(set(params) - {field.name for field in fields(kind)}):
-        raise NotFound(f"parameter of {name}", unknown[0], [field.name for field in fields(kind)])
-    try:
-        step: Step[Lesson, Made] = TypeAdapter(kind).validate_python(dict(params))
-    except ValidationError as error:
-        raise invalid(error, {field.name: f"{name}.{field.name}" for field in fields(kind)}) from None
-    return step
-
-
-def _part(folder: Path) -> Path:
+def part_of(folder: Path) -> Path:
     """An empty folder beside ``folder``, which must not hold anything; what a killed run left there goes."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Conflict(f"folder {folder} must be empty or absent; got something in it", "choose another folder")
@@ -169,32 +141,90 @@ def _part(folder: Path) -> Path:
     return part
 
 
-def _scores(
+def settle(part: Path, folder: Path) -> None:
+    """Put the finished folder in its place."""
+    if folder.exists():
+        folder.rmdir()
+    part.rename(folder)
+
+
+def _named(
+    recipe: str, source: Source, budget_s: float | None, params: Mapping[str, Any]
+) -> tuple[str, tuple[str, ...]]:
+    """Full name of the recipe, and a note of why where it was chosen for the user."""
+    if recipe != AUTO:
+        return recipes.full(recipe), ()
+    name, why = recipes.choose(source, budget_s, params)
+    return name, (f"recipe chosen: {name.partition('.')[2]} ({why})",)
+
+
+def _told(ctx: Context, learning: judge.Learning) -> Context:
+    """The same context, whose metrics are kept for the card too."""
+
+    def metric(name: str, step: int, value: float) -> None:
+        learning(name, step, value)
+        ctx.metric(name, step, value)
+
+    return replace(ctx, metric=metric)
+
+
+def _key(source: Source, name: str, params: Mapping[str, Any], budget_s: float | None, seed: int) -> str:
+    facts = [source.id, dict(source.counts), name, dict(params), budget_s, seed]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _judged(
     source: Source, made: Made, inputs: Packed, folder: Path, threads: int, ctx: Context
-) -> dict[str, dict[str, Score]]:
-    """Scores on val and test, from the answers of the file that will be deployed."""
+) -> tuple[dict[str, dict[str, Score]], dict[str, Any]]:
+    """Scores and evaluation on val and test, from the answers of the file that will be deployed."""
     predictor = predictors.load(made.variant, folder, made.rule, threads=threads)
-    found = {}
+    schema = replace(source.schema, costs=made.costs)
+    metrics: dict[str, dict[str, Score]] = {}
+    splits: dict[str, Any] = {}
     try:
         for split, step in (("val", ctx.part(0.0, 0.5)), ("test", ctx.part(0.5, 1.0))):
             if source.counts.get(split, 0):
                 items = inputs.get(made.rule, split, step.part(0.0, 0.5))
                 outputs = answers(predictor, items, tick=partial(_tick, step.part(0.5, 1.0), split))
-                found[split] = scores.score(source.task, source.targets(split), outputs, source.schema, seed=ctx.seed)
+                metrics[split], splits[split] = judge.evaluate(
+                    source.task, schema, source.targets(split), outputs, source.facts(split), seed=ctx.seed
+                )
     finally:
         predictor.close()
-    return found
+    return metrics, splits
 
 
 def _tick(ctx: Context, split: str, share: float) -> None:
     ctx.tick(share, f"score {split}")
 
 
+def _warnings(source: Source, splits: Mapping[str, Any]) -> list[str]:
+    """What makes model or scores worth less than they look."""
+    found = []
+    if (count := source.counts["train"]) < FEW:
+        found.append(f"{WARNING} the train split holds {_items(count)}: hardly anything can be learnt from so few")
+    if "val" not in splits:
+        found.append(f"{WARNING} there is no val split: nothing could be chosen by how good it is")
+    if "test" not in splits:
+        found.append(f"{WARNING} there is no test split: how good the model is on new items is not known")
+    elif (count := splits["test"]["count"]) < FEW:
+        found.append(f"{WARNING} the test split holds {_items(count)}: the scores say little (see their intervals)")
+    elif len(by_class := splits["test"]["by_class"]) == 1:
+        found.append(
+            f"{WARNING} the test split holds {next(iter(by_class))} alone: the scores say nothing of the others"
+        )
+    return found
+
+
+def _items(count: int) -> str:
+    return f"{count} item{'' if count == 1 else 's'}"
+
+
 def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping[str, Score]]) -> Bundle:
     variant = replace(made.variant, metrics=metrics)
     return Bundle(
         task=source.task.name,
-        schema=source.schema,
+        schema=replace(source.schema, costs=made.costs),
         rule=made.rule,
         inputs=made.rule.inputs(),
         outputs=source.task.outputs(source.schema),

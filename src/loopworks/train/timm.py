@@ -1,8 +1,9 @@
 """Any backbone of timm: fine-tuned from pretrained weights where they can be had, else from random ones."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,23 @@ from pydantic import ConfigDict, Field
 from loopworks.core.contracts import Context
 from loopworks.core.errors import Invalid, Missing, NotFound
 from loopworks.core.registry import plugins
+from loopworks.data.source import Source
 from loopworks.train import weights
-from loopworks.train.contracts import Lesson, Made
-from loopworks.train.images import ClassFit, Net, channel_stats, learn, load_libraries
+from loopworks.train.contracts import Draw, Lesson, Made
+from loopworks.train.images import ClassFit, Net, augmentation, channel_stats, learn, load_libraries
 
 if TYPE_CHECKING:
     from torch import nn
 
 NAME = "train.timm"
 DEFAULT, DEFAULT_REPO = "resnet18", "timm/resnet18.a1_in1k"
+SEARCHED = {
+    "mobilenetv3_small_100": "timm/mobilenetv3_small_100.lamb_in1k",
+    "resnet18": DEFAULT_REPO,
+    "mobilenetv3_large_100": "timm/mobilenetv3_large_100.ra_in1k",
+    "resnet50": "timm/resnet50.a1_in1k",
+}
+"""Backbones that a search tries, from small to large, and where their weights lie."""
 
 
 @plugins.add(NAME)
@@ -29,12 +38,33 @@ class Timm(ClassFit):
 
     __pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
 
+    tasks: ClassVar[frozenset[str]] = frozenset({"image-classification"})
+
     backbone: str = DEFAULT
     """Name of a timm model, e.g. resnet18, mobilenetv3_large_100, vit_tiny_patch16_224."""
     weights: str = "auto"
     """auto: cached or downloaded if the hub can be reached, else random; random; or a .safetensors file."""
     rate: Annotated[float, Field(gt=0, le=1)] = 1e-3
     """Highest learning rate, no unit."""
+
+    @classmethod
+    def fitness(cls, source: Source, budget_s: float | None) -> tuple[float, str]:
+        """Where pretrained weights are at hand; asks no network."""
+        if has_weights():
+            return 0.8, "pretrained weights are in the cache"
+        return 0.3, "it would begin from random weights"
+
+    @classmethod
+    def space(cls, draw: Draw, source: Source) -> Mapping[str, Any]:
+        """Backbone (those whose weights are here, else the small ones), size of the images, rate, augmentation."""
+        here = tuple(name for name, repo in SEARCHED.items() if weights.cached(repo) is not None)
+        return {
+            "backbone": draw.choice("backbone", here or tuple(SEARCHED)[:2]),
+            "image_size": draw.choice("image_size", (128, 160, 224)),
+            "rate": draw.number("rate", 1e-4, 5e-3, log=True),
+            "weight_decay": draw.number("weight_decay", 1e-3, 0.2, log=True),
+            **augmentation(draw),
+        }
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""

@@ -77,6 +77,13 @@ def fetch(url: str, path: Path, ctx: Context) -> tuple[Path | None, str]:
         return path
 
     try:
+        from huggingface_hub import constants
+
+        if constants.HF_HUB_OFFLINE:
+            return None, "HF_HUB_OFFLINE is set and they are not in the cache"
+    except ImportError:
+        pass  # then nobody can have asked for that
+    try:
         _within(lambda: _head(url), REACH_S, ctx, "asking for published weights")
         return _within(download, DOWNLOAD_S, ctx, "downloading weights"), ""
     except Unreachable as error:

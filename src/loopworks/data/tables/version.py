@@ -5,11 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from loopworks.core.contracts import Arrays, Rule
 from loopworks.core.errors import Damaged, Invalid, TooNew
 from loopworks.core.values import LabelSchema, Problem
 from loopworks.data.tables import segments
 from loopworks.data.tables.pages import counts
-from loopworks.data.version import Version
+from loopworks.data.version import Author, Progress, Version
 from loopworks.store import datasets, events, lineage, versions
 from loopworks.store import segments as rows
 from loopworks.store.home import Home
@@ -20,6 +23,7 @@ from loopworks.store.segments import Segment, State
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from loopworks.data.tables.rows import TableSource
     from loopworks.data.tables.table import Schema, Table
 
 FORMAT = 1
@@ -142,21 +146,44 @@ class TableVersion(Version):
                 found.append(Problem(where=f"split {split}", error="invalid", message=message))
         return tuple(found)
 
+    def cells(self, split: str | None, columns: Sequence[str]) -> "Iterator[pa.Table]":
+        """The rows of a split (or all) as text cells under a colon and their column's name, a segment at a time."""
+        import pyarrow.compute as pc
+
+        for part in segments.scan(self._home.blobs, self._table.parts, columns):
+            wanted = part if split is None else part.filter(pc.equal(part.column("_split"), split))
+            if wanted.num_rows:
+                yield wanted
+
     def tables(self, split: str | None = None, columns: Sequence[str] | None = None) -> "Iterator[pa.Table]":
         """The rows as Arrow tables, a segment at a time, in order of their keys.
 
         Columns are typed and carry their names; ``_key`` and ``_split`` stand before them.
         """
-        import pyarrow.compute as pc
-
         from loopworks.data.tables.pages import typed_part
 
         told = self.columns
         names = [column.name for column in told.columns] if columns is None else list(columns)
-        for part in segments.scan(self._home.blobs, self._table.parts, names):
-            wanted = part if split is None else part.filter(pc.equal(part.column("_split"), split))
-            if wanted.num_rows:
-                yield typed_part(wanted, told, names, "").drop_columns(["_hash", "_order"])
+        for part in self.cells(split, names):
+            yield typed_part(part, told, names, "").drop_columns(["_hash", "_order"])
+
+    def source(self) -> "TableSource":
+        """The rows as the stages after ``data`` read them."""
+        from loopworks.data.tables.rows import TableSource
+
+        return TableSource(self)
+
+    def authors(self) -> list[Author]:
+        """The targets came with the rows: all of them by import."""
+        return [Author(author="", source="import", count=self.counts["labeled"])]
+
+    def targets(self, split: str | None = None) -> "NDArray[Any]":
+        """The targets of the rows of a split that have one, as the task kind's training target."""
+        return self.source().targets(split or "train")
+
+    def inputs(self, rule: Rule, split: str | None = None, progress: Progress | None = None) -> Arrays:
+        """The rows of a split that have a target, packed by a model's rule, in the order of ``targets``."""
+        return self.source().inputs(rule, split or "train")
 
 
 def opened(home: Home, dataset: str, row: versions.VersionRow) -> Version:

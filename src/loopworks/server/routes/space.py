@@ -140,7 +140,8 @@ def following(request: Request) -> Response:
 
 def models(request: Request) -> Response:
     """All models, newest first."""
-    return answer.json({"models": [model.to_json() for model in _space(request).models()]})
+    space = _space(request)
+    return answer.json({"models": [model.to_json() for model in space.models()], "aliases": space.aliases()})
 
 
 def model(request: Request) -> Response:
