@@ -123,9 +123,9 @@ def _at(boxes: Tensor, place: Tensor) -> Tensor:
 
 
 def apart(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> float:
-    """How far two answers for the same images are apart: a hundredth of the share of boxes that only one of them has.
+    """How far two answers for the same images are apart: a five-hundredth of the share of boxes that only one has.
 
-    Which of two boxes with equal scores drops the other is decided by the last bit, so a box in a hundred may differ.
+    Which of two boxes with equal scores drops the other is decided by the last bit, so a box in twenty may differ.
     """
     if any(given[name].shape != expected[name].shape for name in expected):
         return float("inf")
@@ -144,4 +144,4 @@ def apart(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]
         )
         lone += int((~near.any(axis=1)).sum() + (~near.any(axis=0)).sum())
         total += len(box) + len(other)
-    return 0.01 * lone / total if total else 0.0
+    return 0.002 * lone / total if total else 0.0
