@@ -67,7 +67,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with lw.open(root / "space") as ws:
         shapes = ws.dataset("shapes", task="object-detection")
         report = shapes.add(coco(root / "photos", 96), format="coco")
-        assert report.labeled == 96
+        assert (report.added, report.problems) == (96, ())
         shapes.split(test=0.15, val=0.2)
         model = ws.train(shapes.freeze("first"), params=PARAMS, recipe="small-detector")
         best = ws.optimize(model, max_drop=0.05, variants=["onnx-int8"])

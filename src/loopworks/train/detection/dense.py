@@ -64,8 +64,7 @@ class Dense:
             total = found.share.sum().clamp(min=1.0)
         scores_loss = functional.binary_cross_entropy_with_logits(logits, found.share, weight, reduction="sum")
         wanted = truth.gather(1, found.thing[..., None].expand(-1, -1, 4))
-        at = found.is_taught
-        box_loss = ((1 - generalized(boxes[at], wanted[at])) * found.share.sum(dim=2)[at]).sum()
+        box_loss = ((1 - generalized(boxes, wanted)) * found.share.sum(dim=2)).sum()
         loss: Tensor = (scores_loss + BOX_WEIGHT * box_loss) / total
         return loss
 

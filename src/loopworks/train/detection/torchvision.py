@@ -49,6 +49,11 @@ class TorchvisionDetector(DetectionFit):
     batch: Annotated[int, Field(ge=0, le=4096)] = 8
     """Images per step; 0 is 16 below 512 training images, else 32."""
 
+    @classmethod
+    def fitness(cls, source: Source, budget_s: float | None) -> tuple[float, str]:
+        """Below the small detector: strong where published weights fit and there is time."""
+        return 0.3, "it needs published weights and time"
+
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""
         load_libraries()
