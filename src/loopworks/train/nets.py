@@ -22,14 +22,16 @@ class Block(nn.Module):
         self.short: nn.Module = nn.Identity()
         if stride != 1 or inner != outer:
             self.short = nn.Sequential(nn.Conv2d(inner, outer, 1, bias=False), nn.BatchNorm2d(outer))
-        # Every second pixel, then a convolution of 1 x 1, is one of stride 2, whose gradient of 8 channels on two threads
-        # ends the process (torch 2.15, channels last).
+        # Every second pixel, then a convolution of 1 x 1, is one of stride 2: the gradient of that one, of 8 channels
+        # on two threads, ends the process (torch 2.15, channels last).
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """Same number of items, ``outer`` channels."""
         inside = functional.relu(self.first_norm(self.first(x)))
-        return functional.relu(self.second_norm(self.second(inside)) + self.short(x[:, :, :: self.stride, :: self.stride]))
+        return functional.relu(
+            self.second_norm(self.second(inside)) + self.short(x[:, :, :: self.stride, :: self.stride])
+        )
 
 
 class CompactCnn(nn.Module):
