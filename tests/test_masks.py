@@ -86,4 +86,5 @@ def test_python_and_http_say_where_things_are(ws: lw.Workspace, street: Path) ->
 def test_pictures_of_the_training_are_kept_with_its_run(ws: lw.Workspace, street: Path) -> None:
     files = sorted((street / "space" / "runs").rglob("samples/val-*.png"))
     assert files[0].name == "val-00001.png"
-    assert Image.open(files[0]).width == 3 * 96
+    with Image.open(files[0]) as picture:
+        assert picture.width == 3 * 96
