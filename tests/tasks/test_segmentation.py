@@ -185,7 +185,7 @@ def test_the_scores_are_those_worked_out_by_hand() -> None:
     """Two items of four pixels, one of them not known."""
     truth = np.array([[[0, 0, 1, 1]], [[0, 1, 2, task.IGNORED]]], np.uint8)
     said = np.array([[[0, 1, 1, 0]], [[0, 1, 0, 2]]], np.uint8)
-    outputs = {"classes": said, "sure": np.ones((2, 1, 4), np.float32)}
+    outputs: dict[str, NDArray[np.generic]] = {"classes": said, "sure": np.ones((2, 1, 4), np.float32)}
     found = {name: metric(np.arange(2)) for name, metric in TASK.metrics(truth, outputs, DENSE).items()}
     # road: 2 hits, 3 real, 4 said; sky: 2 hits, 3 real, 3 said; car: 0 hits, 1 real, 0 said.
     assert found["miou"] == pytest.approx((2 / 5 + 2 / 4 + 0) / 3)

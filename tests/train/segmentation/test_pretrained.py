@@ -2,7 +2,7 @@
 
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ from loopworks.train.segmentation import torchvision, transformers
 from loopworks.train.stage import train
 
 pytestmark = pytest.mark.train
-LRASPP = "lraspp_mobilenet_v3_large"
+LRASPP: Final = "lraspp_mobilenet_v3_large"
 
 
 def learn(recipe: str, folder: Path, **params: Any) -> Bundle:
@@ -117,7 +117,8 @@ def segformer(folder: Path, classes: int = 7) -> Path:
 
     config = SegformerConfig(
         num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[7, 3],
-        strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16, num_labels=classes,
+        strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16,
+        **{"num_labels": classes},
     )  # fmt: skip
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
     return folder

@@ -178,7 +178,7 @@ def test_sizes_follow_the_data_and_the_budget(tmp_path: Path) -> None:
     source = Wide(pictures={"train": []}, labels={"train": []})
     ctx = tmp_path
 
-    def size(budget_s: float | None, **params: int) -> tuple[int, int]:
+    def size(budget_s: float | None, **params: Any) -> tuple[int, int]:
         from loopworks.train.contracts import Lesson, Packed
 
         lesson = Lesson(source=source, inputs=Packed(source), folder=ctx, budget_s=budget_s)
