@@ -37,7 +37,7 @@ def ours(version: Any) -> list[float]:
     import torch
 
     from loopworks.train.augment import Augment, Change
-    from loopworks.train.loop import Batches, Split
+    from loopworks.train.batches import Batches, Split
 
     middle = torch.full((3,), 127.0)
     augment = Augment(Change(), middle, middle, torch.device("cpu"))

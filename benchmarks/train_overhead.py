@@ -59,7 +59,7 @@ def learner(case: str, facts: dict[str, Any], epochs: int) -> Any:
 
 
 def data(facts: dict[str, Any]) -> Any:
-    from loopworks.train.loop import Split
+    from loopworks.train.batches import Split
 
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (facts["items"], facts["size"], facts["size"], 3), dtype=np.uint8)
@@ -89,7 +89,7 @@ def bare(case: str, facts: dict[str, Any], split: Any) -> float:
     """Processor seconds per epoch of the loop that one would write by hand, after a first epoch that does not count."""
     import torch
 
-    from loopworks.train.loop import Batches
+    from loopworks.train.batches import Batches
 
     pupil = learner(case, facts, 1)
     model = pupil.network.to(memory_format=torch.channels_last).train()

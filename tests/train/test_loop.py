@@ -16,8 +16,9 @@ from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
 from loopworks.train import loop
 from loopworks.train.augment import Augment, Change
+from loopworks.train.batches import Batches, Split
 from loopworks.train.budget import Budget
-from loopworks.train.loop import Batches, Learner, Plan, Progress, Split, fit, rate_share
+from loopworks.train.loop import Learner, Plan, Progress, fit, rate_share
 from loopworks.train.nets import CompactCnn
 from loopworks.train.objectives import Classes
 

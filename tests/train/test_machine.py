@@ -13,8 +13,9 @@ from loopworks.core.errors import Cancelled, Failed, NoSpace
 from loopworks.testing.context import Recorder
 from loopworks.train import loop, machine
 from loopworks.train.augment import Augment, Change
+from loopworks.train.batches import Batches, Split
 from loopworks.train.budget import Budget
-from loopworks.train.loop import Batches, Learner, Plan, Progress, Split, fit
+from loopworks.train.loop import Learner, Plan, Progress, fit
 from loopworks.train.nets import CompactCnn
 from loopworks.train.objectives import Classes
 

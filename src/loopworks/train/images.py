@@ -119,7 +119,7 @@ class Net:
     notes: tuple[str, ...] = ()
 
 
-PRELOAD = tuple(f"loopworks.train.{name}" for name in ("loop", "objectives", "export", "nets", "warm"))
+PRELOAD = tuple(f"loopworks.train.{name}" for name in ("batches", "loop", "objectives", "export", "nets", "warm"))
 """Modules that a warm worker may import ahead: they load torch, Lightning, onnx and onnxscript (some 10 s cold)."""
 
 Build = Callable[[int, NDArray[np.uint8], Context], Net]
@@ -205,7 +205,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
 
 
 def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
-    from loopworks.train.loop import Split
+    from loopworks.train.batches import Split
 
     source = lesson.source
     name = rule.inputs()[0].name

@@ -10,8 +10,7 @@ import logging
 import math
 import os
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
 from loopworks.train import machine
+from loopworks.train.batches import Batches, Split, draw
 from loopworks.train.budget import Budget
 
 log = logging.getLogger(__name__)
@@ -81,36 +81,6 @@ class Plan:
     """Seconds between checkpoints, at least; 0 writes one after each epoch."""
 
 
-class Inputs(Protocol):
-    """Items in memory, as a tensor whose first axis they are, or what is indexed like one; see ``ragged.Ragged``."""
-
-    def __len__(self) -> int:
-        """How many items."""
-
-    def __getitem__(self, places: Any, /) -> Tensor:
-        """Those at the places (a tensor of whole numbers, or a slice) as one batch."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """Items in memory, images as uint8 ``(items, height, width, 3)``, and targets whose first axis is the items."""
-
-    images: Inputs
-    targets: Tensor
-
-    @classmethod
-    def of(cls, images: NDArray[np.uint8], targets: NDArray[Any]) -> "Split":
-        """Wrap arrays; nothing is copied unless the array may not be written to."""
-        with warnings.catch_warnings():
-            # Tensors over read-only arrays warn; nothing here writes to them.
-            warnings.simplefilter("ignore", UserWarning)
-            return cls(images=torch.from_numpy(np.ascontiguousarray(images)), targets=torch.from_numpy(targets))
-
-    def __len__(self) -> int:
-        """How many items."""
-        return len(self.images)
-
-
 @dataclass(slots=True, kw_only=True)
 class Progress:
     """Where a training stands; goes into the checkpoint as plain values and tensors."""
@@ -130,39 +100,6 @@ class Progress:
     """Parts that a batch is fed in, their gradients added up: more than one where a whole batch has no room."""
     unsaved: int = 0
     """Checkpoints that a full disk had no room for."""
-
-
-class Batches:
-    """Shuffled batches of one epoch after the other, of nearly equal size (a last batch of one breaks batch norm)."""
-
-    def __init__(self, split: Split, batch: int, seed: int, pieces: int = 1) -> None:
-        """Serve ``split``, each batch in ``pieces``; the order depends on ``seed`` and the epoch."""
-        self._split = split
-        self._count = math.ceil(len(split) / batch)
-        self._seed = seed
-        self.pieces = pieces
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        """Pieces of batches per epoch."""
-        return self._count * self.pieces
-
-    @property
-    def least(self) -> int:
-        """Items in the smallest piece."""
-        return len(self._split) // self._count // self.pieces
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of ``epoch``."""
-        order = torch.randperm(len(self._split), generator=torch.Generator().manual_seed(draw(self._seed, self.epoch)))
-        for batch in torch.tensor_split(order, self._count):
-            for places in torch.tensor_split(batch, self.pieces):
-                yield self._split.images[places], self._split.targets[places]
-
-
-def draw(seed: int, epoch: int, purpose: int = 0) -> int:
-    """A seed of its own for each epoch and purpose."""
-    return int(np.random.SeedSequence((seed, epoch, purpose)).generate_state(1)[0])
 
 
 def rate_share(progress: float, warmup: float) -> float:

@@ -118,8 +118,8 @@ def segformer(folder: Path, classes: int = 7) -> Path:
     config = SegformerConfig(
         num_encoder_blocks=2, depths=[1, 1], sr_ratios=[2, 1], hidden_sizes=[8, 16], patch_sizes=[7, 3],
         strides=[4, 2], num_attention_heads=[1, 2], mlp_ratios=[2, 2], decoder_hidden_size=16,
-        **{"num_labels": classes},
     )  # fmt: skip
+    config.num_labels = classes
     SegformerForSemanticSegmentation(config).save_pretrained(folder)
     return folder
 

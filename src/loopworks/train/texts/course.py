@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from loopworks.train.batches import Inputs, Split
     from loopworks.train.budget import Budget
-    from loopworks.train.loop import Inputs, Split
 
 TASKS = frozenset({"text-classification"})
 COLDEST, WARMEST = 0.05, 20.0
@@ -183,7 +183,7 @@ def temperature(logits: "torch.Tensor", targets: "torch.Tensor", *, is_multi: bo
 def _split(texts: "Inputs", targets: NDArray[Any]) -> "Split":
     import torch
 
-    from loopworks.train.loop import Split
+    from loopworks.train.batches import Split
 
     return Split(images=texts, targets=torch.from_numpy(np.array(targets, np.float32)))
 
