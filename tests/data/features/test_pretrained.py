@@ -12,7 +12,7 @@ from loopworks.data.stage import Dataset, create_dataset
 from loopworks.store.home import Home
 
 pytestmark = [pytest.mark.train, pytest.mark.slow]
-transformers = pytest.importorskip("transformers", reason="the extra transformers is not installed")
+transformers = pytest.importorskip("transformers", reason="the extra [train] is not installed")
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ def load(name: str, media: str) -> Pretrained:
     try:
         import transformers
     except ImportError:
-        raise Missing("transformers", "transformers", "a transformers model as descriptor") from None
+        raise Missing("transformers", "train", "a transformers model as descriptor") from None
     local: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         config = transformers.AutoConfig.from_pretrained(name, **local)

@@ -184,6 +184,6 @@ def _transformers() -> Any:
     try:
         library = importlib.import_module("transformers")
     except ImportError:
-        raise Missing("transformers", "transformers", "SegFormer and its kin") from None
+        raise Missing("transformers", "train", "SegFormer and its kin") from None
     library.logging.set_verbosity_error()
     return library
