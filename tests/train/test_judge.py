@@ -93,6 +93,8 @@ def test_numbers_are_binned_by_quarters_and_missing_ones_are_a_slice() -> None:
     assert worst.value.startswith("1 to ")
     assert worst.score.value < 0.1
     assert sum(one.score.count for one in found) == count
+    told = worst.to_json()
+    assert (told["group"], told["value"]) == (worst.value, worst.score.value)
 
 
 def test_odd_facts_are_borne() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopworks.cli.models import ModelArgument, show_board
+from loopworks.cli.models import ModelArgument, headline_of, show_board
 from loopworks.cli.output import JsonOption, Out, WaitOption, WorkspaceOption, face, left, opened
 from loopworks.core.errors import Invalid
 from loopworks.core.units import bytes_text
@@ -123,8 +123,7 @@ def _list(json: bool) -> None:
 
 
 def _show(out: Out, bundle: Any, model: "Model") -> None:
-    task_metrics = bundle.variants[0].metrics.get("test") or bundle.variants[0].metrics.get("val") or {}
-    headline = next(iter(task_metrics), "accuracy")
+    headline = headline_of(model)
     out.table(
         ("variant", f"{headline} val", f"{headline} test", "p50 ms", "items/s", "size", ""),
         [_variant_row(v, headline, bundle.chosen) for v in bundle.variants],

@@ -8,6 +8,7 @@ import typer
 
 from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
+from loopworks.core.registry import plugins
 
 if TYPE_CHECKING:
     from loopworks.train.compare import Comparison
@@ -208,9 +209,15 @@ def _item(text: str) -> Any:
 
 
 def headline(model: "Model") -> str:
-    """The first score of a model, on test where there is one."""
+    """The score that a model's task kind is judged by, on test where there is one."""
     scores = model.metrics.get("test") or model.metrics.get("val") or {}
-    return ", ".join(f"{k} {v['value']:.3f}" for k, v in list(scores.items())[:1]) or "-"
+    name = headline_of(model)
+    return f"{name} {scores[name]['value']:.3f}" if name in scores else "-"
+
+
+def headline_of(model: "Model") -> str:
+    """Name of the metric that a model's task kind is judged by."""
+    return str(plugins.get(f"task.{model.task}").headline)
 
 
 def _compared(out: Out, found: "Comparison") -> None:

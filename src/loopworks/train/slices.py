@@ -48,10 +48,10 @@ class Slice:
         return self.chance < LEVEL and self.score.value < self.rest
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """As plain JSON: the headline on the slice is ``value``, with ``low``, ``high`` and ``count``."""
         return {
             "column": self.column,
-            "value": self.value,
+            "group": self.value,
             **self.score.to_json(),
             "rest": self.rest,
             "chance": self.chance,
