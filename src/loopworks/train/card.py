@@ -245,7 +245,8 @@ body{{font:14px/1.45 system-ui,sans-serif;color:#1f2328;max-width:1120px;margin:
 h1{{font-size:24px;margin:0 0 8px}}
 h2{{font-size:16px;margin:26px 0 8px;border-bottom:1px solid #d8dee4;padding-bottom:4px}}
 table{{border-collapse:collapse}}td,th{{padding:3px 14px 3px 0;text-align:left;vertical-align:top}}
-th{{color:#57606a;font-weight:600}}td{{border-top:1px solid #eaeef2;overflow-wrap:anywhere}}td:first-child{{min-width:104px}}
+th{{color:#57606a;font-weight:600}}td{{border-top:1px solid #eaeef2;overflow-wrap:anywhere}}
+td:first-child{{min-width:104px}}
 .figures,.items{{display:flex;flex-wrap:wrap;gap:18px}}figure{{margin:0;max-width:100%}}
 figcaption{{font-weight:600;margin-bottom:4px}}svg{{max-width:100%;height:auto}}
 .legend{{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:12px;max-width:360px}}
