@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.train.pictures import things
+from tests.train.segmentation.scenes import scenes
 from tests.train.source import digits, squares
 
 from benchmarks.figure import Figure
@@ -50,11 +52,20 @@ def run(source: Any, place: Path, name: str, recipe: str, params: Mapping[str, A
 
 
 def both(place: Path) -> dict[str, float]:
-    """What is measured on the processor and on the GPU alike: held-out accuracy, and seconds of an epoch."""
+    """What is measured on the processor and on the GPU alike: held-out scores, and seconds of an epoch."""
     made, _ = run(digits(600, 150), place, "digits", "small-cnn", {"epochs": 30})
     _, epoch_s = run(squares(256, 32, 32, size=224), place, "photos", "timm", {**LARGE, "batch": 32, "epochs": 3})
     accuracy = made.metrics["test"]["accuracy"]
-    return {"accuracy": accuracy.value, "count": accuracy.count, "epoch_s": epoch_s}
+    small = {"epochs": 25, "width": 8, "blocks": 1, "batch": 16}
+    boxes, _ = run(things(64, 16, 32), place, "boxes", "small-detector", small)
+    masks, _ = run(scenes(48, 12, 24), place, "masks", "small-segmenter", {**small, "decoder": 16})
+    return {
+        "accuracy": accuracy.value,
+        "count": accuracy.count,
+        "epoch_s": epoch_s,
+        "map50": boxes.metrics["test"]["map50"].value,
+        "miou": masks.metrics["test"]["miou"].value,
+    }
 
 
 def on_processor() -> dict[str, float]:
@@ -104,6 +115,13 @@ def main() -> list[Figure]:
             name="GPU: test accuracy lost to mixed precision, digits",
             value=round(there["accuracy"] - here["accuracy"], 4), unit="accuracy", target=0.02,
             detail=f"{device}: {here['accuracy']:.3f} of {here['count']:.0f} held-out images right",
+        ),
+        *(
+            Figure(
+                name=f"GPU: {what} lost to mixed precision, made-up pictures", value=round(there[key] - here[key], 4),
+                unit=key, target=0.05, detail=f"{here[key]:.3f}; the processor's {there[key]:.3f}",
+            )
+            for key, what in (("map50", "average precision of boxes"), ("miou", "mean IoU of masks"))
         ),
         Figure(
             name="GPU: speed of a training of resnet50 over the processor's",

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tests.train.pictures import things
+from tests.train.segmentation.scenes import scenes
 
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
 from loopworks.testing.context import Recorder
-from loopworks.train import loop, machine
+from loopworks.train import loop, machine, stage
 from loopworks.train.augment import Augment, Change
 from loopworks.train.batches import Batches, Split
 from loopworks.train.budget import Budget
@@ -213,3 +215,19 @@ def test_pictures_of_validation_items_are_shown(tmp_path: Path, monkeypatch: pyt
     run(learner(room=99), recorder.context(tmp_path), show=show)
     assert recorder.pictures == [("val", 1, b"png"), ("val", 2, b"png"), ("val", 3, b"png")]
     assert asked == [(4, 4, 4)] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "source"), [("small-detector", things(16, 4, 4)), ("small-segmenter", scenes(8, 4, 4))]
+)
+def test_every_objective_takes_what_mixed_precision_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, source: Any
+) -> None:
+    monkeypatch.setattr(machine, "precision", lambda: "bf16-mixed")
+    params = {"epochs": 1, "width": 8, "blocks": 1, "batch": 8}
+    recorder = Recorder()
+    stage.train(
+        source, recipe=recipe, params=params, folder=tmp_path / "b", ctx=recorder.context(tmp_path / "s"), threads=1
+    )
+    assert [step for name, step, value in recorder.metrics if name == "train_loss" and np.isfinite(value)] == [1]

@@ -124,7 +124,7 @@ class Learner(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Loss of one batch."""
         x, targets = self.objective.prepare(*batch, is_training=True)
-        loss = self.objective.loss(self.network(x), targets)
+        loss = machine.in_full(self.objective.loss, self.network(x), targets)
         self.loss_sum += loss.detach()
         return loss
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map
 
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 
@@ -23,6 +24,18 @@ def precision() -> Precision:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return "bf16-mixed"
     return "16-mixed" if torch.cuda.get_device_capability() >= (7, 0) else "32-true"
+
+
+def in_full(loss: Callable[[Any, Any], torch.Tensor], raw: Any, targets: Any) -> torch.Tensor:
+    """A loss in 32 bits, also where the network computed ``raw`` in fewer: sums and logarithms need them."""
+
+    def full(value: Any) -> Any:
+        is_short = isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+        return value.float() if is_short else value
+
+    device = next((x.device.type for x in tree_leaves(raw) if isinstance(x, torch.Tensor)), "cpu")
+    with torch.autocast(device, enabled=False):
+        return loss(tree_map(full, raw), targets)
 
 
 def is_out_of_memory(error: Exception) -> bool:
