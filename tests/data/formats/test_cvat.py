@@ -267,7 +267,7 @@ def only(tmp_path: Path, text: str) -> tuple[list[Record], list[str]]:
         ("<tag ", "<blob ", "element of an image must be one of"),
         ('points="4.00,2.50"', 'points="4.00"', "points of a skeleton must be x,y;x,y"),
         ("  </image>\n</annotations>\n", "  </im", "XML must be whole; got"),
-        ("  <image id=\"9\"", "  <track id=\"0\"></track>\n  <image id=\"9\"", "<track> has no place in a file of images"),
+        ("  <image id=\"9\"", "  <track id=\"0\"></track>\n  <image id=\"9\"", "<track> has no place beside images"),
     ],
 )  # fmt: skip
 def test_bad_input_gives_a_line_with_its_place(tmp_path: Path, old: str, new: str, words: str) -> None:

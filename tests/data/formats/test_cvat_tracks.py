@@ -255,7 +255,7 @@ def test_two_files_of_one_name_stay_apart(tmp_path: Path) -> None:
         ('xtl="2.10"', 'xtl="5.10"', "line 47, track 0, frame 12: size of a box must be 0 or more; got"),
         ('xbr="4.30"', 'xbr="9.30"', "line 47, track 0, frame 12: lies outside the image of 8 x 6; kept"),
         ('box frame="12"', 'box frame="x"', "line 47, track 0, box 2: frame must be a whole number; got x; left out"),
-        ('box frame="12"', 'box frame="13"', "line 47, track 0, box 2: frame must be one of the task's, 10 to 16 by 2; got 13; left out"),
+        ('box frame="12"', 'box frame="13"', "line 47, track 0, box 2, frame 13: frame must be one of the task's, 10 to 16 by 2; 1 elements of others were left out"),
         ('box frame="14"', 'box frame="12"', "frame of a track must be there once; got 12 again; left out"),
         ('<track id="2" label="car"', '<track id="2" label="van"', "class 'van' is not in the labels of the file; it was added"),
         ('<track id="2" label="car"', '<track id="2"', "a track must have a class; got none"),
@@ -315,6 +315,24 @@ def test_tracks_of_several_tasks_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(Invalid, match="tracks of one task"):
         load(FORM, folder(tmp_path, text))
+
+
+def test_skeletons_of_the_first_version_with_skeletons(tmp_path: Path) -> None:
+    joint = '      <points frame="14" outside="0" occluded="0" keyframe="1" points="3.00,2.00" z_order="0">\n      </points>\n'
+    track = (
+        '  <track id="4" label="face" source="manual">\n'
+        '    <skeleton frame="14" outside="0" occluded="0" keyframe="1" points="3.00,2.00;4.00,2.00" z_order="0">\n    </skeleton>\n'
+        f'    <track id="0" label="1" source="manual">\n{joint}    </track>\n'
+        f'    <track id="1" label="2" source="manual">\n{joint}    </track>\n  </track>\n'
+    )
+    text = TASK[: TASK.index('  <track id="4"')] + track + TASK[TASK.index('  <track id="5"') :]
+    root = folder(tmp_path, text)
+    content, records = load(FORM, root)
+    assert [p.message for p in content.problems] == [
+        "a joint's own track inside a track was left out; the skeleton's own points were taken (2x)"
+    ]
+    assert records[2].shapes[3].points == ((3.0, 2.0, 4.0, 2.0),)
+    assert_same_files(FORM, root, tmp_path / "out")
 
 
 def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:

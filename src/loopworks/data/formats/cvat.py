@@ -147,7 +147,7 @@ def _open(path: Path, name: str, names: ClassNames, problems: list[Problem]) -> 
     others += [("track", len(tracks))] if images and tracks else []
     problems += [
         Problem(
-            where=name, error="invalid", message=f"<{tag}> has no place in a file of images and was left out ({n}x)"
+            where=name, error="invalid", message=f"<{tag}> has no place beside images or tracks and was left out ({n}x)"
         )
         for tag, n in others
     ]

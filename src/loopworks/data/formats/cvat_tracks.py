@@ -22,7 +22,7 @@ from loopworks.data.formats import xmltext
 from loopworks.data.formats.contract import Record
 from loopworks.data.formats.cvat_image import Rules
 from loopworks.data.formats.cvat_shapes import TAGS, read_shape
-from loopworks.data.formats.inputs import inside, is_outside, measure, split_of
+from loopworks.data.formats.inputs import Tally, inside, is_outside, measure, split_of
 from loopworks.data.formats.sheet import Sheet, lead_of
 
 KEY = "cvat"
@@ -132,7 +132,7 @@ def cut_tracks(video: Video, text: str, parts: Sequence[xmltext.Part], problems:
     """Fill ``video`` with the tracks that lie at ``parts`` of the file's text."""
     spans = [(part.start, part.end) for part in parts]
     digest = hashlib.sha256()
-    gaps = Gaps(video.timeline)
+    gaps, tally, beyond = Gaps(video.timeline), Tally(), list[str]()
     for number, part in enumerate(parts):
         body = text[part.start : part.end]
         digest.update(body.encode("utf-8", "replace"))
@@ -147,10 +147,15 @@ def cut_tracks(video: Video, text: str, parts: Sequence[xmltext.Part], problems:
             piece = Piece(number, at, lead, raw, part.line + child.line - 1)
             last = child.end
             where = f"{video.name}: line {piece.line}, track {track_id}, {child.tag} {at + 1}"
-            try:
-                frame = _frame(child.attributes.get("frame", ""), video.timeline)
-            except Invalid as error:
-                problems.append(Problem(where=where, error=error.code, message=f"{error.message}; left out"))
+            frame = _frame(child.attributes.get("frame", ""))
+            if child.tag == "track":
+                tally.add("a joint's own track inside a track was left out; the skeleton's own points were taken")
+            elif frame is None:
+                message = f"frame must be a whole number; got {child.attributes.get('frame', 'none')}; left out"
+                problems.append(Problem(where=where, error="invalid", message=message))
+            elif not video.timeline.has(frame):
+                beyond.append(f"{where}, frame {frame}")
+            if child.tag == "track" or frame is None or not video.timeline.has(frame):
                 video.rest.append(piece)
                 continue
             gaps.add(track_id, frame, child.attributes.get("outside") == "1", is_first=at == 0)
@@ -159,16 +164,25 @@ def cut_tracks(video: Video, text: str, parts: Sequence[xmltext.Part], problems:
         video.tracks.append(track)
     digest.update(video.sheet.head.encode("utf-8", "replace"))
     video.key = digest.hexdigest()[:16]
+    problems += _beyond(beyond, video.timeline.frames)
+    problems += tally.problems(video.name)
     problems += gaps.problems(video.name)
 
 
-def _frame(text: str, line: Timeline) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise Invalid("frame", "a whole number", text or "none")
-    if not line.has(int(text)) and line.frames is not None:
-        last = line.frames[-1] if line.frames else line.frames.start
-        raise Invalid("frame", f"one of the task's, {line.frames.start} to {last} by {line.step}", text)
-    return int(text)
+def _frame(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def _beyond(places: Sequence[str], frames: range | None) -> list[Problem]:
+    """One for all frames that the task does not have: where its meta is wrong, these are many."""
+    if not places or frames is None:
+        return []
+    last = frames[-1] if frames else frames.start
+    message = (
+        f"frame must be one of the task's, {frames.start} to {last} by {frames.step}; "
+        f"{len(places)} elements of others were left out"
+    )
+    return [Problem(where=places[0], error="invalid", message=message)]
 
 
 @dataclass(slots=True)
