@@ -238,3 +238,15 @@ def test_a_file_without_categories_is_one_line(categories: str, tmp_path: Path) 
     assert "its 3 annotations have no class" in problem.hint
     # Not "looked at, and nothing on it": it is not known what is on it.
     assert [(record.name, record.shapes, record.is_labeled) for record in got.records] == [("a.png", (), False)]
+
+
+def test_captions_need_no_categories(tmp_path: Path) -> None:
+    text = (
+        '{"images": [{"id": 1, "file_name": "a.png"}], '
+        '"annotations": [{"id": 1, "image_id": 1, "category_id": 0, "caption": "hi"}], "categories": []}'
+    )
+    root = lay(tmp_path / "in", text, "annotations/captions_train.json")
+    draw(root / "a.png")
+    got = read(Coco(), root)
+    assert got.problems == []
+    assert [[shape.kind for shape in record.shapes] for record in got.records] == [["caption"]]

@@ -388,7 +388,9 @@ def _segment(file: str, value: int, shape: Shape) -> str:
 
 
 def _needs_classes(entries: Entries | None) -> bool:
-    return entries is not None and any(isinstance(one, dict) and "category_id" in one for one in entries.values)
+    """Whether there are annotations with a class; captions need none, even where they name one."""
+    found = [one for one in entries.values if isinstance(one, dict)] if entries is not None else []
+    return any("category_id" in one for one in found) and not any("caption" in one for one in found)
 
 
 def _has(sheet: Sheet) -> bool:
