@@ -161,8 +161,19 @@ def test_tracks_come_back_through_a_data_set(home: Home, tmp_path: Path) -> None
     dataset = create_dataset(home, "video", "object-detection")
     report = dataset.add(root)
     assert (report.added, report.problems) == (4, ())
-    dataset.export(tmp_path / "out", format="cvat")
+    assert dataset.export(tmp_path / "out", format="cvat").problems == ()
     assert files(tmp_path / "out")["annotations.xml"] == TASK.encode()
+    item = next(one for one in dataset.items() if one.name.endswith("frame_000012.PNG"))
+    box = next(shape for shape in item.labels if shape.kind == "box")
+    moved = Shape(label="car", kind="box", points=((2.0, 1.0, 2.0, 3.0),), attributes=box.attributes)
+    dataset.label({item.id: [moved, *(one for one in item.labels if one is not box)]}, author="eva")
+    dataset.export(tmp_path / "again", format="cvat")
+    text = (tmp_path / "again" / "annotations.xml").read_text(encoding="utf-8")
+    assert (
+        '<box frame="12" keyframe="1" outside="0" occluded="1" xtl="2.00" ytl="1.00" xbr="4.00" ybr="4.00" z_order="2">'
+        in text
+    )
+    assert text.count("<track ") == 7  # it is the same track still, by its number
 
 
 def test_pictures_of_any_name_are_taken_in_their_order(tmp_path: Path) -> None:
