@@ -13,6 +13,7 @@ from loopworks.data import preparing
 from loopworks.data.files import Labels, Source
 from loopworks.data.formats import detect
 from loopworks.data.formats.contract import Content, Record
+from loopworks.data.formats.datumaro_bridge import unread
 from loopworks.data.formats.folders import Folders, record_of
 from loopworks.data.intake import AddReport, By, Intake, Progress
 from loopworks.data.sources import Opened, Root, Tick, open_source
@@ -193,14 +194,16 @@ def _read(root: Root, format: str, options: Mapping[str, Any], labels: Labels, k
         classes = tuple(sorted({one.label for one in root.images if one.label}))
         content = Content(schema=LabelSchema(classes=classes), records=found)
         return _Place(root, "folders", content, is_plain=True, total=len(found))
-    path = root.path
-    if format == "auto":
+    path, is_guessed = root.path, format == "auto"
+    if is_guessed:
         match = detect.detect(path)
         format, path = match.name, match.root
     chosen = detect.build(format, options)
     if isinstance(chosen, Folders):
         chosen = replace(chosen, labels=labels if labels != "auto" else chosen.labels, known=tuple(known))
     content = chosen.read(path)
+    if is_guessed and isinstance(chosen, Folders) and (told := unread(path)) is not None:
+        content.problems.append(told)
     total = len(content.records) if isinstance(content.records, Sized) else 0
     is_signed = bool(getattr(type(chosen), "is_signed", False))
     return _Place(root, format, content, isinstance(chosen, Folders), is_signed, total)

@@ -224,3 +224,29 @@ def test_annotations_without_a_sound_id_come_through(tmp_path: Path, key: object
     again = Coco().read(tmp_path / "out")
     shapes = [shape.label for record in again.records for shape in record.shapes]
     assert shapes == ["cat"] or content.problems
+
+
+@pytest.mark.parametrize("categories", ["", ', "categories": []'])
+def test_a_file_without_categories_is_one_line(categories: str, tmp_path: Path) -> None:
+    shapes = ", ".join(f'{{"id": {n}, "image_id": 1, "category_id": 1, "bbox": [1, 1, 2, 2]}}' for n in range(3))
+    text = f'{{"images": [{{"id": 1, "file_name": "a.png"}}], "annotations": [{shapes}]{categories}}}'
+    root = lay(tmp_path / "in", text)
+    draw(root / "a.png")
+    got = read(Coco(), root)
+    (problem,) = got.problems
+    assert problem.message.startswith("categories of annotations/instances_train.json must be a list of the classes")
+    assert "its 3 annotations have no class" in problem.hint
+    # Not "looked at, and nothing on it": it is not known what is on it.
+    assert [(record.name, record.shapes, record.is_labeled) for record in got.records] == [("a.png", (), False)]
+
+
+def test_captions_need_no_categories(tmp_path: Path) -> None:
+    text = (
+        '{"images": [{"id": 1, "file_name": "a.png"}], '
+        '"annotations": [{"id": 1, "image_id": 1, "category_id": 0, "caption": "hi"}], "categories": []}'
+    )
+    root = lay(tmp_path / "in", text, "annotations/captions_train.json")
+    draw(root / "a.png")
+    got = read(Coco(), root)
+    assert got.problems == []
+    assert [[shape.kind for shape in record.shapes] for record in got.records] == [["caption"]]

@@ -267,7 +267,7 @@ def only(tmp_path: Path, text: str) -> tuple[list[Record], list[str]]:
         ("<tag ", "<blob ", "element of an image must be one of"),
         ('points="4.00,2.50"', 'points="4.00"', "points of a skeleton must be x,y;x,y"),
         ("  </image>\n</annotations>\n", "  </im", "XML must be whole; got"),
-        ("  <image id=\"9\"", "  <track id=\"0\"></track>\n  <image id=\"9\"", "is of CVAT for video"),
+        ("  <image id=\"9\"", "  <track id=\"0\"></track>\n  <image id=\"9\"", "<track> has no place beside images"),
     ],
 )  # fmt: skip
 def test_bad_input_gives_a_line_with_its_place(tmp_path: Path, old: str, new: str, words: str) -> None:
@@ -317,3 +317,21 @@ def test_broken_files_never_crash(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "annotations.xml").write_bytes(data)
         survives(FORM, Path(name))
+
+
+def test_files_keep_the_labels_that_they_had(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    head, _, _ = TASK.partition("  <image")
+    other = (
+        head.replace("<name>car</name>", "<name>dog</name>")
+        + '  <image id="1" name="c.png" width="8" height="6">\n  </image>\n</annotations>\n'
+    )
+    (root / "b.xml").write_text(other, encoding="utf-8")
+    (root / "annotations.xml").write_text(TASK.replace('<tag label="car"', '<tag label="van"'), encoding="utf-8")
+    draw(root / "images" / "c.png")
+    content, records = load(FORM, root)
+    assert content.schema.classes == ("car", "face", "van", "dog")
+    save(FORM, content, tmp_path / "out")
+    for name in ("b.xml", "annotations.xml"):
+        assert (tmp_path / "out" / name).read_text(encoding="utf-8") == (root / name).read_text(encoding="utf-8")
+    assert len(records) == 3

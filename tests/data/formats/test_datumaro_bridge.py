@@ -6,10 +6,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.data.formats.passage import draw
 
 from loopworks.core.errors import Invalid, Missing
 from loopworks.data.formats.contract import Record
 from loopworks.data.formats.datumaro_bridge import DatumaroBridge
+from loopworks.data.stage import create_dataset
+from loopworks.store.home import Home
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "annotation-formats"
 KINDS = {
@@ -91,3 +94,31 @@ def test_boxes_survive_writing_and_reading_as_open_images(tmp_path: Path) -> Non
         return sorted(rows)
 
     assert boxes(again) == boxes(records) != []
+
+
+XML = "<annotation><object><name>a</name><polygon><pt><x>1</x><y>2</y></pt></polygon></object></annotation>"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "kind"),
+    [
+        ("annotations/oidv6-train-annotations-bbox.csv", "ImageID,Source\n", "open_images"),
+        ("wider_face_split/wider_face_train_bbx_gt.txt", "a.jpg\n", "wider_face"),
+        ("Annotations/one/a.xml", XML, "label_me"),
+        ("gt/gt.txt", "1,1,1,2,3,4,1,1,1\n", "mot_seq"),
+    ],
+)
+def test_labels_that_only_datumaro_reads_are_pointed_to(
+    home: Home, tmp_path: Path, file: str, text: str, kind: str
+) -> None:
+    root = tmp_path / "in"
+    draw(root / "images" / "dog" / "a.png")
+    (root / file).parent.mkdir(parents=True)
+    (root / file).write_text(text, encoding="utf-8")
+    (problem,) = (one for one in create_dataset(home, "a", "image-classification").add(root).problems if one.hint)
+    assert problem.where.endswith(file)
+    assert f"--format datumaro-bridge --option kind={kind}" in problem.hint
+    told = create_dataset(home, "b", "image-classification").add(root, format="folders").problems
+    assert not any("datumaro" in one.hint for one in told)
+    (root / file).unlink()
+    assert create_dataset(home, "c", "image-classification").add(root).problems == ()

@@ -15,7 +15,8 @@ from loopworks.core import mask
 from loopworks.core.errors import Invalid
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Problem, Shape, dump
-from loopworks.data.formats.color_masks import ColorMap, instance_shape, load_mask, paint, save_mask
+from loopworks.data.formats.color_map import ColorMap
+from loopworks.data.formats.color_masks import instance_shape, load_mask, paint, save_mask
 from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.cvat_image import is_same
 from loopworks.data.formats.inputs import Tally, clean_name, find, measure, read_text, split_of

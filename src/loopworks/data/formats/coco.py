@@ -115,9 +115,10 @@ class _File:
 
     @property
     def is_headless(self) -> bool:
-        """Whether the file was cut off before its categories, so that no annotation has a class."""
+        """Whether the file has no categories (or was cut off before them), so that no annotation has a class."""
         lists = self.sheet.lists
-        return bool(self.sheet.fault) and "categories" not in lists and _needs_classes(lists.get("annotations"))
+        has_some = "categories" in lists and bool(lists["categories"].values)
+        return not has_some and _needs_classes(lists.get("annotations"))
 
     def meta(self) -> dict[str, Any]:
         lists = self.sheet.lists
@@ -169,6 +170,10 @@ class _Reader:
                     count = len(sheet.lists["annotations"].values)
                     hint = f"the images before it were read; its {count} annotations have no class without categories"
                 problems.append(Problem(where=name, error=Invalid.code, message=f"{name} {sheet.fault}", hint=hint))
+            elif file.is_headless:
+                count = len(sheet.lists["annotations"].values)
+                hint = f"its images were read; its {count} annotations have no class"
+                problems.append(bad(name, f"categories of {name}", "a list of the classes", "none", hint))
             file.labels = read_categories(sheet.lists["categories"].values, classes, name) if _has(sheet) else {}
             files.append(file)
         return cls(base, Tree.of(base), files, classes, problems)
@@ -383,7 +388,9 @@ def _segment(file: str, value: int, shape: Shape) -> str:
 
 
 def _needs_classes(entries: Entries | None) -> bool:
-    return entries is not None and any(isinstance(one, dict) and "category_id" in one for one in entries.values)
+    """Whether there are annotations with a class; captions need none, even where they name one."""
+    found = [one for one in entries.values if isinstance(one, dict)] if entries is not None else []
+    return any("category_id" in one for one in found) and not any("caption" in one for one in found)
 
 
 def _has(sheet: Sheet) -> bool:

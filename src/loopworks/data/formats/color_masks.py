@@ -5,11 +5,9 @@ A mask holds class numbers (modes L, P) or the colours of a map file (RGB): ``cl
 ``train``/``trainannot``, ``train``/``train_labels``, ``images``/``masks``.
 """
 
-import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -20,14 +18,14 @@ from loopworks.core import mask
 from loopworks.core.errors import Invalid
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Problem, Shape, dump
+from loopworks.data.formats.color_map import VOID, ColorMap, color, parse_map
 from loopworks.data.formats.contract import Content, Put, Record
-from loopworks.data.formats.inputs import ClassNames, Tally, clean_name, find, inside, measure, read_text, split_of
+from loopworks.data.formats.inputs import Tally, clean_name, find, inside, measure, read_text, split_of
 from loopworks.data.formats.sheet import in_order
 
 KEY = "color-masks"
 _MAPS = ("classes.csv", "class_dict.csv", "label_colors.txt")
 _ENDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-_VOID = 255
 _ANNOT = ("{}annot", "{}_annot", "{}_labels", "{}_masks")
 _PAIRS = (("images", "masks"), ("images", "labels"), ("images", "annot"), ("images", "annotations"), ("image", "mask"))
 
@@ -129,102 +127,6 @@ class ColorMasks:
 _LISTS = ("train.txt", "val.txt", "test.txt", "trainval.txt", "all.txt")
 
 
-@dataclass(slots=True)
-class ColorMap:
-    """Classes with their numbers and colours."""
-
-    names: tuple[str, ...] = ()
-    numbers: tuple[int, ...] = ()
-    rgb: tuple[tuple[int, int, int], ...] = ()
-    values: dict[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Class -> number."""
-        self.values = dict(zip(self.names, self.numbers, strict=True))
-
-    def to_json(self) -> list[list[Any]]:
-        """As plain JSON."""
-        return [[name, number, *rgb] for name, number, rgb in zip(self.names, self.numbers, self.rgb, strict=True)]
-
-    @classmethod
-    def from_json(cls, rows: Sequence[Sequence[Any]]) -> "ColorMap":
-        """The map that ``to_json`` wrote."""
-        return cls(tuple(r[0] for r in rows), tuple(r[1] for r in rows), tuple((r[2], r[3], r[4]) for r in rows))
-
-    def with_classes(self, names: Sequence[str]) -> "ColorMap":
-        """The map with further classes, numbered above the ones that it has; 255 stays free."""
-        rows, used, colors = self.to_json(), set(self.numbers) | {_VOID}, set(self.rgb)
-        for name in names:
-            if name in self.values:
-                continue
-            number = next(n for n in range(1 << 16) if n not in used)
-            used.add(number)
-            rgb = next(c for n in range(number + 1, 1 << 24) if (c := _color(n)) not in colors)
-            colors.add(rgb)
-            rows.append([name, number, *rgb])
-        return ColorMap.from_json(rows)
-
-    def spell(self, name: str) -> str:
-        """As a file of this name says it."""
-        if name.endswith(".txt"):
-            return "".join(f"{r} {g} {b} {n}\n" for n, (r, g, b) in zip(self.names, self.rgb, strict=True))
-        out = io.StringIO()
-        rows = csv.writer(out, lineterminator="\n")
-        rows.writerow(["id", "name", "r", "g", "b"])
-        rows.writerows([number, n, *rgb] for n, number, rgb in zip(self.names, self.numbers, self.rgb, strict=True))
-        return out.getvalue()
-
-
-def _color(number: int) -> tuple[int, int, int]:
-    """A colour far from the ones before: the bits of the number, spread over the channels (as Pascal VOC does)."""
-    r = g = b = 0
-    for bit in range(8):
-        r, g, b = (c | (number >> 3 * bit + n & 1) << 7 - bit for n, c in enumerate((r, g, b)))
-    return r, g, b
-
-
-def parse_map(text: str, name: str, problems: list[Problem]) -> ColorMap:
-    """Classes of a map file; rows that say none become problems."""
-    found, rows = ClassNames(), list[list[Any]]()
-    header: list[str] = []
-    for at, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        cells = next(csv.reader([line])) if name.endswith(".csv") else re.split(r"\s+", line.strip(), maxsplit=3)
-        cells = [cell.strip() for cell in cells]
-        if name.endswith(".csv") and not header and not any(cell.isdigit() for cell in cells):
-            header = [cell.lower() for cell in cells]
-            continue
-        try:
-            if name.endswith(".csv"):
-                keys = header or (["id", "name", "r", "g", "b"] if len(cells) == 5 else ["name", "r", "g", "b"])
-                row = dict(zip(keys, cells, strict=False))
-                label, number = row.get("name", row.get("class", "")), int(row.get("id", row.get("index", len(rows))))
-                rgb = [int(row[key]) for key in ("r", "g", "b")]
-            else:
-                label, number, rgb = cells[3], len(rows), [int(cell) for cell in cells[:3]]
-        except (KeyError, ValueError, IndexError):
-            problems.append(
-                Problem(
-                    where=f"{name}: line {at}",
-                    error="invalid",
-                    message=f"a class and its colour expected; got {line!r}",
-                )
-            )
-            continue
-        label = found.add(label)
-        taken = [r[0] for r in rows]
-        if not label or label in taken or not all(0 <= c < 256 for c in rgb) or not 0 <= number < 1 << 16:
-            problems.append(
-                Problem(
-                    where=f"{name}: line {at}", error="invalid", message=f"a class of its own expected; got {line!r}"
-                )
-            )
-            continue
-        rows.append([label, number, *rgb])
-    return ColorMap.from_json(rows)
-
-
 @dataclass(frozen=True, slots=True)
 class _Pair:
     image: str
@@ -307,8 +209,8 @@ def _numbered(root: Path, pairs: Sequence[_Pair]) -> ColorMap:
         path = find(root, [pair.mask]) if pair.mask else None
         array = load_mask(path)[0] if path else None
         if array is not None and array.ndim == 2:
-            found |= set(np.unique(array).tolist()) - {_VOID}
-    return ColorMap.from_json([[str(n), n, *_color(n + 1)] for n in sorted(found)])
+            found |= set(np.unique(array).tolist()) - {VOID}
+    return ColorMap.from_json([[str(n), n, *color(n + 1)] for n in sorted(found)])
 
 
 def load_mask(path: Path, name: str = "mask") -> tuple[NDArray[Any], str, str]:
@@ -389,7 +291,7 @@ def read_mask(
             shapes.append(Shape(label=known[value], source="import", kind="mask", points=(size,), mask=runs))
             continue
         rest.append([value, runs])
-        if value != _VOID or array.ndim == 3:
+        if value != VOID or array.ndim == 3:
             said = f"colour ({value >> 16}, {value >> 8 & 255}, {value & 255})" if array.ndim == 3 else f"value {value}"
             count = int((flat == value).sum())
             problems.append(Problem(where=where, error="invalid", message=f"{said} is of no class ({count} pixels)"))
@@ -406,7 +308,7 @@ def paint(record: Record, values: Mapping[str, int], rest: Sequence[Any], tally:
         if record.shapes:
             tally.add("the size of an image is not known; its mask was left out")
         return None
-    out = np.full((height, width), -1 - _VOID, np.int64)
+    out = np.full((height, width), -1 - VOID, np.int64)
     for value, runs in rest:
         out[mask.decode(runs, height, width)] = -1 - value
     for shape in record.shapes:
@@ -439,7 +341,7 @@ def save_mask(path: Path, array: NDArray[np.int64], mode: str, colors: ColorMap,
     plain = np.where(array < 0, -1 - array, array)
     if mode in ("RGB", "RGBA"):
         out = np.stack([plain >> 16, plain >> 8 & 255, plain & 255], axis=-1)
-        out[plain == _VOID] = (224, 224, 192) if (array == -1 - _VOID).any() else 0
+        out[plain == VOID] = (224, 224, 192) if (array == -1 - VOID).any() else 0
         for number, rgb in zip(colors.numbers, colors.rgb, strict=True):
             out[array == number] = rgb
         if mode == "RGBA":

@@ -123,6 +123,10 @@ class Writer:
     count: int = 0
     types: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     """Label -> attribute -> input types seen."""
+    known: frozenset[str] = frozenset()
+    """Classes that the files had when they were read, whether they declare them or not."""
+    used: set[str] = field(default_factory=set)
+    """Classes of shapes that are written anew."""
 
     def image(self, record: Record, extra: Mapping[str, Any], file: str, rules: Rules) -> str:
         """The text of one image: as it was read where the record still says the same."""
@@ -134,13 +138,13 @@ class Writer:
         if number.isascii() and number.isdigit() and len(number) < 18:
             self.last_id = max(self.last_id, int(number))
         if not isinstance(raw, str):
-            return self._render(self._new(record, number))
+            return self.render(self._new(record, number))
         element = xmltext.parse(raw)
         before, _, found = read_image(element, file, rules, "")
         same = say_same(before.shapes, record.shapes)
         if same and before.split == record.split and dict(before.attributes) == dict(record.attributes):
             return raw
-        return self._render(self._changed(element, found, before, record))
+        return self.render(self._changed(element, found, before, record))
 
     def _changed(self, element: Element, found: Mapping[int, Shape], before: Record, record: Record) -> Element:
         """The element with the record's shapes; those that did not change keep their text."""
@@ -153,7 +157,7 @@ class Writer:
                 used.add(at)
                 element.append(children[at])
             else:
-                element.extend(self._elements(shape))
+                element.extend(self.elements(shape))
         element.extend(child for at, child in enumerate(children) if at not in found)  # what we could not read stays
         if record.split != before.split:
             element.attrib.pop("subset", None)
@@ -171,15 +175,17 @@ class Writer:
         element = Element("image", head)
         self._facts(element, record.attributes)
         for shape in record.shapes:
-            element.extend(self._elements(shape))
+            element.extend(self.elements(shape))
         if record.tags:
             self.tally.add("tags of an item have no place in CVAT")
         if not record.is_labeled:
             self.tally.add("an item that nobody looked at became an image with nothing on it")
         return element
 
-    def _elements(self, shape: Shape) -> list[Element]:
+    def elements(self, shape: Shape) -> list[Element]:
+        """What says ``shape``; what cannot be said is noted."""
         elements = write_shape(shape)
+        self.used.add(shape.label)
         if not elements:
             self.tally.add(f"a {shape.kind} has no place in CVAT and was left out")
         for element in elements[:1]:
@@ -206,9 +212,10 @@ class Writer:
                 self.tally.add("an attribute that is no text, number or yes/no was written as JSON text")
             self.types.setdefault(label, {}).setdefault(name, set()).add(kind or "text")
 
-    def _render(self, element: Element) -> str:
+    def render(self, element: Element, level: int = 1) -> str:
+        """The text of an element that stands ``level`` levels under the root."""
         lines: list[str] = []
-        self._lines(element, 1, lines)
+        self._lines(element, level, lines)
         return "\n".join(lines).lstrip(" ")
 
     def _lines(self, element: Element, level: int, lines: list[str]) -> None:
@@ -229,19 +236,20 @@ class Writer:
     def finish(self, sheet: Sheet) -> Sheet:
         """The sheet with all labels in its head."""
         if not self.is_new:
-            return self._with_labels(sheet)
+            return self.with_labels(sheet)
         body = f"      <size>{self.count}</size>\n      <mode>annotation</mode>\n      <labels>\n"
         body += "".join(self._label(name) for name in self.classes)
         head = f"{_HEAD}{body}      </labels>\n    </task>\n  </meta>"
         return replace(sheet, head=head + ("\n  " if self.count else ""))
 
-    def _with_labels(self, sheet: Sheet) -> Sheet:
+    def with_labels(self, sheet: Sheet) -> Sheet:
         """The head as it was read, with the labels that came since."""
         at = sheet.head.rfind("</labels>")
         if at < 0:
             return sheet
         there = {text.strip().casefold() for text in _label_names(sheet.head)}
-        new = [name for name in self.classes if xmltext.content(name).casefold() not in there]
+        wanted = [name for name in self.classes if name not in self.known or name in self.used]
+        new = [name for name in wanted if xmltext.content(name).casefold() not in there]
         if not new:
             return sheet
         start = sheet.head.rfind("\n", 0, at) + 1

@@ -91,6 +91,8 @@ def _geometry(
         xs, ys = corners[::2], corners[1::2]
         box = (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
         return "box", (box,), "", {"cuboid": corners}
+    if name == "skeleton" and element.find("points") is None:
+        return "points", (_pairs(element.get("points", ""), name),), "", {}  # as the first CVAT with skeletons wrote it
     if name == "skeleton":
         return "points", (_joints(element),), "", {"skeleton": [_joint(one) for one in element.findall("points")]}
     if name in ("polygon", "polyline", "points"):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -15,8 +17,44 @@ from loopworks.core.registry import plugins
 from loopworks.core.values import Problem, Shape, dump
 from loopworks.data.formats.contract import Content, Put, Record
 from loopworks.data.formats.folder import Classes, Losses, bad, split_of
+from loopworks.data.formats.inputs import peek
 
 _STAGED = ".media"
+_SIGNS = {
+    "open_images": re.compile(r"-annotations-(bbox|human-imagelabels|object-segmentation)\.csv$"),
+    "wider_face": re.compile(r"(^|/)wider_face_\w+_bbx_gt\.txt$"),
+    "mot_seq": re.compile(r"(^|/)gt/gt\.txt$"),
+    "mnist": re.compile(r"-labels-idx1-ubyte(\.gz)?$"),
+}
+"""Kind of Datumaro -> names of files that only it has."""
+_LABEL_ME = re.compile(r"<annotation>.*<polygon>.*<pt>", re.DOTALL)
+_FILES, _TEXTS = 20_000, 8  # how many names, and how many XML files, are looked at
+
+
+def unread(root: Path) -> Problem | None:
+    """What to tell where a folder is taken as plain images, and labels lie in it that the bridge could read."""
+    for name, kind in _kinds(root):
+        hint = f"pip install 'loopworks[formats]', and add it with --format datumaro-bridge --option kind={kind}"
+        return bad(name, "labels", "of a format that is known; the images were taken as plain folders", kind, hint)
+    return None
+
+
+def _kinds(root: Path) -> Iterator[tuple[str, str]]:
+    """(File, kind of Datumaro) of the files that tell one."""
+    seen = texts = 0
+    for folder, inner, names in os.walk(root):
+        inner.sort()
+        for name in sorted(names):
+            seen += 1
+            path = Path(folder, name)
+            place = path.relative_to(root).as_posix()
+            yield from ((place, kind) for kind, sign in _SIGNS.items() if sign.search(place))
+            if name.lower().endswith(".xml") and texts < _TEXTS:
+                texts += 1
+                if _LABEL_ME.search(peek(path)):
+                    yield place, "label_me"
+        if seen > _FILES:
+            return
 
 
 @plugins.add("format.datumaro-bridge")
