@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from loopworks.train.detection import queries  # noqa: E402
-from loopworks.train.detection.transformers import create, small  # noqa: E402
+from loopworks.train.detection.transformers import create  # noqa: E402
 
 pytestmark = pytest.mark.train
 FAMILIES = {"rt_detr": "RTDetr", "rt_detr_v2": "RTDetrV2", "d_fine": "DFine"}
@@ -119,7 +119,6 @@ def test_a_folder_gives_its_weights_or_only_its_shape(tmp_path: Path) -> None:
 
 def test_the_small_one_is_small() -> None:
     network = create(transformers, None, 2, is_random=True)
-    assert network.config.num_queries == small(transformers, {}).num_queries
     assert 0.3e6 < sum(x.numel() for x in network.parameters()) < 3e6
 
 
