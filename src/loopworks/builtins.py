@@ -30,6 +30,7 @@ from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import explain, small_cnn, timm
 from loopworks.train.detection import small as small_detector
 from loopworks.train.detection import torchvision as torchvision_detector
+from loopworks.train.detection import transformers as transformers_detector
 from loopworks.train.segmentation import small as small_segmenter
 from loopworks.train.segmentation import torchvision as torchvision_segmenter
 from loopworks.train.segmentation import transformers as transformers_segmenter
@@ -78,6 +79,7 @@ __all__ = [
     "timm",
     "torchvision_detector",
     "torchvision_segmenter",
+    "transformers_detector",
     "transformers_segmenter",
     "voc",
     "yolo",

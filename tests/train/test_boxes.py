@@ -114,15 +114,3 @@ def test_inside_a_crowd_nothing_is_wrong() -> None:
     inside, outside = (float(objective.loss((sure[place], boxes), rows)) for place in (0, 1))
     assert inside < 1e-3
     assert outside > 1.0
-
-
-def test_how_far_answers_are_apart_forgives_the_order_of_equals() -> None:
-    found, scores = drawn(60, 2, seed=5)
-    said = {name: x.numpy() for name, x in tools.suppressed(found, scores).items()}
-    turned = {name: x.copy() for name, x in said.items()}
-    for x in turned.values():
-        x[:, [0, 1]] = x[:, [1, 0]]
-    assert tools.apart(said, said) == tools.apart(said, turned) == 0.0
-    shifted = {**said, "boxes": said["boxes"] + 0.02 * (said["scores"][..., None] > 0)}
-    assert tools.apart(said, shifted) == pytest.approx(0.002, rel=0.2)
-    assert tools.apart({**said, "boxes": said["boxes"][:1]}, said) == float("inf")

@@ -91,9 +91,11 @@ def test_openvino_gives_the_same_answers(bundle: Bundle) -> None:
     compiled = openvino.Core().compile_model(str(bundle.path("model.onnx")), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     given = {name: compiled({"image": pixels})[name] for name in ("boxes", "scores", "classes")}
     expected = predictors.load(bundle.variants[0], bundle.folder, bundle.rule).predict({"image": pixels})
-    from loopworks.train.detection.boxes import apart
-
-    assert apart(given, expected) < 1e-4
+    np.testing.assert_allclose(given["scores"], expected["scores"], atol=1e-3)
+    near = (np.abs(given["boxes"][:, :, None] - expected["boxes"][:, None]).max(axis=3) < 1e-2).any(axis=2)
+    said = expected["scores"] > 0.02
+    assert said.sum() > 12
+    assert near[said].mean() > 0.95, "of two boxes that are equally sure, another may have been dropped"
 
 
 def test_the_same_seed_gives_the_same_weights_and_a_killed_run_too(bundle: Bundle, tmp_path: Path) -> None:

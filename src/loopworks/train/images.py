@@ -268,15 +268,21 @@ def _write(lesson: Lesson, net: Net, rule: ImageRule, objective: "Objective") ->
     import torch
     from safetensors.torch import save_file
 
-    from loopworks.train.export import Served, apart, export
+    from loopworks.train.export import Served, export
 
     network = net.network.cpu().eval()
-    state = {name: x.detach().contiguous() for name, x in network.state_dict().items()}
+    state: dict[str, torch.Tensor] = {}
+    places: set[tuple[object, ...]] = set()
+    for name, x in network.state_dict().items():  # what has two names is written once, under the first of them
+        place = (x.data_ptr(), x.shape, x.stride())
+        if not x.numel() or place not in places:
+            state[name] = x.detach().contiguous()
+        places.add(place)
     # One entry of metadata alone: several are written in another order each time, and the file's checksum with them.
     save_file(state, lesson.folder / WEIGHTS, metadata={"head": net.head})
     outputs = [spec.name for spec in lesson.source.task.outputs(lesson.source.schema)]
     served = Served(network, torch.from_numpy(net.mean), torch.from_numpy(net.std), objective.answer, outputs).eval()
-    export(served, rule, lesson.folder / MODEL, getattr(objective, "apart", apart))
+    export(served, rule, lesson.folder / MODEL)
     return Variant(
         name="onnx-fp32",
         runtime="onnxruntime",

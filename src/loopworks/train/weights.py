@@ -11,7 +11,7 @@ from loopworks.core.contracts import Context
 from loopworks.core.errors import Invalid, LoopworksError, Missing, Unreachable
 
 T = TypeVar("T")
-FILE = "model.safetensors"
+FILE, CONFIG = "model.safetensors", "config.json"
 REACH_S = 4.0
 """How long the hub may take to say that it is there."""
 DOWNLOAD_S = 1800.0
@@ -54,6 +54,32 @@ def find(repo: str, ctx: Context, others: Sequence[str] = ()) -> tuple[Path | No
         return _within(partial(_download, repo, FILE), DOWNLOAD_S, ctx, "downloading weights"), ""
     except Unreachable as error:
         return None, error.message
+
+
+def folder(model: str, weights: str, ctx: Context) -> tuple[Path | None, str]:
+    """The folder of a network of transformers.
+
+    Args:
+        model: a folder, or owner/name on the hub.
+        weights: auto, or random: then a folder needs no weights, and the hub is not asked.
+        ctx: ticked while a download runs.
+    Returns: where ``config.json`` and the weights lie; ``None``, and why, where there are none.
+    Raises: Invalid, Cancelled.
+    """
+    path = Path(model)
+    if weights not in ("auto", "random"):
+        raise Invalid("weights", "auto or random", weights, "model=FOLDER names a folder of your own")
+    if path.is_dir():
+        needed = (CONFIG,) if weights == "random" else (CONFIG, FILE)
+        if missing := [name for name in needed if not (path / name).is_file()]:
+            raise Invalid(f"model {path}", f"a folder with {', '.join(needed)}", f"no {missing[0]}")
+        return path, ""
+    if model.count("/") != 1 or model.startswith((".", "/", "~")):
+        raise Invalid("model", "a folder, or owner/name on the hub", model)
+    if weights == "random":
+        return None, "asked for"
+    found, why = find(model, ctx, (CONFIG,))
+    return (found.parent if found is not None else None), why
 
 
 def fetch(url: str, path: Path, ctx: Context) -> tuple[Path | None, str]:

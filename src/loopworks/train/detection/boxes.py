@@ -1,12 +1,7 @@
 """Boxes as tensors (left, top, right, bottom in 0..1 of the image's sides): overlap, moves, suppression."""
 # ruff: noqa: TID253 - this file is imported inside functions only
 
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from loopworks.tasks import detection as task
@@ -19,8 +14,6 @@ SAME = 0.6
 """Overlap from which the lower of two boxes of a class is dropped."""
 FAINT = 0.01
 """Scores below it are no boxes."""
-NEAR_SCORE, NEAR_BOX = 1e-3, 1e-2
-"""How far a box of one answer may be from the same box of another answer."""
 
 
 def overlap(left: Tensor, right: Tensor) -> Tensor:
@@ -120,28 +113,3 @@ def best_of(boxes: Tensor, scores: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 def _at(boxes: Tensor, place: Tensor) -> Tensor:
     return boxes.gather(1, place[..., None].expand(-1, -1, 4))
-
-
-def apart(given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> float:
-    """How far two answers for the same images are apart: a five-hundredth of the share of boxes that only one has.
-
-    Which of two boxes with equal scores drops the other is decided by the last bit, so a box in twenty may differ.
-    """
-    if any(given[name].shape != expected[name].shape for name in expected):
-        return float("inf")
-    lone = total = 0
-    for i in range(len(given[task.SCORES])):
-        (box, sure, label), (other, other_sure, other_label) = (
-            tuple(
-                answer[name][i][answer[task.SCORES][i] > 2 * FAINT] for name in (task.BOXES, task.SCORES, task.CLASSES)
-            )
-            for answer in (given, expected)
-        )
-        near = (
-            (label[:, None] == other_label)
-            & (np.abs(sure[:, None] - other_sure) <= NEAR_SCORE)
-            & (np.abs(box[:, None] - other).max(axis=2, initial=0.0) <= NEAR_BOX)
-        )
-        lone += int((~near.any(axis=1)).sum() + (~near.any(axis=0)).sum())
-        total += len(box) + len(other)
-    return 0.002 * lone / total if total else 0.0

@@ -12,7 +12,7 @@ from torch.nn import functional
 from loopworks.tasks import detection as task
 from loopworks.train.augment import Augment
 from loopworks.train.detection.assign import assign
-from loopworks.train.detection.boxes import apart, corners, generalized, moved, suppressed
+from loopworks.train.detection.boxes import corners, generalized, moved, suppressed
 
 BOX_WEIGHT = 2.5
 NEGATIVE_WEIGHT, NEGATIVE_POWER = 0.75, 2.0
@@ -79,10 +79,6 @@ class Dense:
     def settle(self, answers: Mapping[str, NDArray[Any]], targets: NDArray[Any]) -> None:
         """Set the scores so that one half is where boxes for these items are best cut."""
         self.power *= task.sharpening(answers, targets)
-
-    def apart(self, given: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> float:
-        """As ``boxes.apart``."""
-        return apart(given, expected)
 
     def _in_crowd(self, truth: Tensor, labels: Tensor, is_crowd: Tensor, classes: int) -> Tensor:
         """Places that lie in a crowd of a class, ``(n, places, classes)``: nobody knows what should be said there."""

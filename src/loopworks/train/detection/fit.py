@@ -48,7 +48,8 @@ class DetectionFit(ImageFit):
         """As long as ``image_size`` says, and of the images' usual shape."""
         width, height = source.typical_size if isinstance(source, Sized) else (1, 1)
         share = min(width, height) / max(width, height, 1) if min(width, height) else 1.0
-        long, short = _stepped(self.image_size), _stepped(max(share, 1 / FLATTEST) * self.image_size)
+        long = _stepped(self.image_size)
+        short = max(_stepped(share * self.image_size), STEP * -(-long // (FLATTEST * STEP)))
         return ImageRule(height=short, width=long) if width >= height else ImageRule(height=long, width=short)
 
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 NAME = "train.transformers-segmenter"
 DEFAULT = "nvidia/segformer-b0-finetuned-ade-512-512"
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 UNIVERSAL = ("Eomt",)
 """Families that give masks with a class each, and take square images of one size alone."""
 
@@ -49,7 +48,7 @@ class TransformersSegmenter(SegmentFit):
     @classmethod
     def fitness(cls, _source: Source, budget_s: float | None) -> tuple[float, str]:
         """Worth its time where pretrained weights are at hand, and there is time."""
-        if weights.cached(DEFAULT, (CONFIG,)) is None:
+        if weights.cached(DEFAULT, (weights.CONFIG,)) is None:
             return 0.1, "no pretrained weights in the cache"
         return (0.75 if budget_s is None or budget_s > 600 else 0.3), "pretrained weights are in the cache"
 
@@ -74,7 +73,7 @@ class TransformersSegmenter(SegmentFit):
             from loopworks.train.segmentation.nets import TransformersLogits
             from loopworks.train.segmentation.objective import channel_count
 
-            folder, why = self._folder(ctx)
+            folder, why = weights.folder(self.model, self.weights, ctx)
             channels = channel_count(source.source.schema)
             is_random = folder is None or self.weights == "random"
             network = create(folder, channels, is_random=is_random)
@@ -85,29 +84,12 @@ class TransformersSegmenter(SegmentFit):
 
         return learn(source, ctx, params, NAME, build, params.objective)
 
-    def _folder(self, ctx: Context) -> tuple[Path | None, str]:
-        """Where config and weights lie; ``None``, and why, where there are none."""
-        path = Path(self.model)
-        if path.is_dir():
-            needed = (CONFIG,) if self.weights == "random" else (CONFIG, WEIGHTS)
-            if missing := [name for name in needed if not (path / name).is_file()]:
-                raise Invalid(f"model {path}", f"a folder with {', '.join(needed)}", f"no {missing[0]}")
-            return path, ""
-        if self.model.count("/") != 1 or self.model.startswith((".", "/", "~")):
-            raise Invalid("model", "a folder, or owner/name on the hub", self.model)
-        if self.weights == "random":
-            return None, "asked for"
-        if self.weights != "auto":
-            raise Invalid("weights", "auto or random", self.weights, "model=FOLDER names a folder of your own")
-        found, why = weights.find(self.model, ctx, (CONFIG,))
-        return (found.parent if found is not None else None), why
-
     def _is_square(self) -> bool:
         return bool(self._square())
 
     def _square(self) -> int:
         """Side of the only images that the folder's network takes; 0: any size."""
-        path = Path(self.model) / CONFIG
+        path = Path(self.model) / weights.CONFIG
         if not path.is_file():
             return 0
         import json
