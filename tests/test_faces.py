@@ -1,4 +1,4 @@
-"""Every public method of the data stage has a command and a route: a new one without them fails here."""
+"""Public methods of the data stage, and of a workspace on models, have a command and a route; a new one fails here."""
 
 import importlib.util
 import inspect
@@ -16,15 +16,26 @@ from loopworks.server.app import ROUTES
 from loopworks.workspace import Workspace
 
 DATASET = "/api/datasets/{dataset}"
+MODEL = "/api/models/{model}"
 ELSEWHERE = (
-    "alias answer bundle close deploy deployment deployments find_version folder info jobs labeling lineage model "
-    "models optimize optimize_job predict predict_many result settings train train_job work scorer"
+    "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
+    "lineage model models optimize optimize_job predict predict_many result settings train train_job work scorer"
 )
-"""Of a workspace: what belongs to other stages."""
+"""Of a workspace: what other tests hold, or what others of its methods stand on."""
 
 FACES: dict[type, dict[str, tuple[str, str]]] = {
     Workspace: {
         "add": ("data add", f"POST {DATASET}/add"),
+        "alias": ("models alias", f"POST {MODEL}/alias"),
+        "board": ("models board", f"GET {MODEL}/board"),
+        "card": ("models card", f"GET {MODEL}/card"),
+        "compare": ("models compare", "GET /api/compare"),
+        "evaluation": ("models card", f"GET {MODEL}/evaluation"),
+        "explain": ("explain", f"POST {MODEL}/explain"),
+        "recipes": ("train", "GET /api/recipes"),
+        "register": ("models add", "POST /api/models"),
+        "search": ("train", "POST /api/search"),
+        "search_job": ("train", "POST /api/search"),
         "check_job": ("data check", f"POST {DATASET}/check"),
         "dataset": ("data create", "POST /api/datasets"),
         "datasets": ("data ls", "GET /api/datasets"),
@@ -101,6 +112,7 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "delete": ("data table delete", f"POST {DATASET}/table/delete"),
         "diff": ("data table diff", f"GET {DATASET}/table/diff"),
         "export": ("data table export", f"POST {DATASET}/table/export"),
+        "find": ("data table rows", f"GET {DATASET}/table/rows"),
         "freeze": ("data table freeze", f"POST {DATASET}/table/freeze"),
         "page": ("data table rows", f"GET {DATASET}/table/rows"),
         "profile": ("data table profile", f"GET {DATASET}/table/profile"),
@@ -121,7 +133,7 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
 }
 FACES[TableVersion] = FACES[Version]
 PYTHON: dict[type, dict[str, str]] = {
-    Workspace: dict.fromkeys(ELSEWHERE.split(), "another stage's"),
+    Workspace: dict.fromkeys(ELSEWHERE.split(), "another test's"),
     Dataset: {
         "clean": "hands out Clean",
         "comparable": "asks for `embed` and `similar`",
@@ -139,6 +151,7 @@ PYTHON: dict[type, dict[str, str]] = {
         ["commit", "dataset", "home", "live", "name", "rows", "scan", "task"], "for the modules beside it"
     ),
     Version: {
+        "inputs": "arrays in memory",
         "pixels": "an array in memory",
         "targets": "an array in memory",
         "node": "for lineage",
@@ -162,7 +175,10 @@ PYTHON: dict[type, dict[str, str]] = {
         ),
     },
 }
-PYTHON[TableVersion] = {**PYTHON[Version], "columns": "in memory", "manifest": "in memory", "tables": "Arrow in memory"}
+PYTHON[TableVersion] = {
+    **PYTHON[Version],
+    **dict.fromkeys(["cells", "columns", "manifest", "source", "tables"], "Arrow in memory, and what is read by"),
+}
 
 
 def public(kind: type) -> set[str]:

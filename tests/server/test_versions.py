@@ -108,3 +108,5 @@ def test_a_server_for_others_opens_no_path_of_its_machine(tmp_path: Path) -> Non
             body = {"version": "v1", "target": "/", "source": "/", "paths": ["/"], "path": "/x.csv"}
             done = client.post(f"/api/datasets/pets/{name}", json=body)
             assert (done.status_code, done.json()["error"]["code"]) == (403, "denied")
+        done = client.post("/api/models", json={"path": "/model.onnx", "name": "guest"})
+        assert (done.status_code, done.json()["error"]["code"]) == (403, "denied")

