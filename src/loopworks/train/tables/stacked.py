@@ -47,6 +47,8 @@ class _Tried:
     name: str
     member: Member
     raw: NDArray[np.float64]
+    is_cut: bool = False
+    """Whether the time budget ended its boosting."""
 
 
 @plugins.add(NAME)
@@ -107,6 +109,10 @@ class Stacked(TableFit):
         notes = ["made of " + ", ".join(f"{one.name} {weight:.2f}" for one, weight in used)]
         if is_cut:
             notes.append(f"the time budget left no room for {', '.join(names[len(tried) :])}")
+        if ended := [one.name for one, _ in used if one.is_cut]:
+            notes.append(
+                f"the time budget ended the boosting of {', '.join(ended)}: a faster machine gives another model"
+            )
         facts = {"members_used": {one.name: weight for one, weight in used}}
         held = (raw, sheet.train.target)
         members_, shares = [one.member for one, _ in used], [weight for _, weight in used]
@@ -145,7 +151,8 @@ class Stacked(TableFit):
         lost = ~np.isin(sheet.folds, list(folds))
         if lost.any():  # no time for all folds: the first fold's trees saw the others, so nobody is judged on these
             raw[lost] = np.nan
-        return _Tried(name=name, member=whole.trees, raw=raw)
+        ended = bool(whole.is_cut or lost.any() or any(one.is_cut for one in folds.values()))
+        return _Tried(name=name, member=whole.trees, raw=raw, is_cut=ended)
 
     def _fingerprint(self, lesson: Lesson, ctx: Context) -> str:
         told = [repr(self), lesson.source.id, ctx.seed, lesson.threads, lesson.budget_s]
@@ -200,13 +207,15 @@ class _Kept:
         if told["fingerprint"] != self._fingerprint:
             return None
         raw = np.load(self._folder / f"{name}.npy", allow_pickle=False)
-        return _Tried(name=name, member=members.load(told["member"], self._folder / name), raw=raw)
+        member = members.load(told["member"], self._folder / name)
+        return _Tried(name=name, member=member, raw=raw, is_cut=told["is_cut"])
 
     def save(self, one: _Tried) -> None:
         """Write a member; what says that it is whole comes last."""
         (self._folder / one.name).mkdir(parents=True, exist_ok=True)
         np.save(self._folder / f"{one.name}.npy", one.raw)
-        told = {"fingerprint": self._fingerprint, "member": one.member.save(self._folder / one.name, 0)}
+        member = one.member.save(self._folder / one.name, 0)
+        told = {"fingerprint": self._fingerprint, "member": member, "is_cut": one.is_cut}
         partial = self._folder / f"{one.name}.partial"
         partial.write_text(json.dumps(told), encoding="utf-8")
         partial.replace(self._folder / f"{one.name}.json")
