@@ -105,8 +105,9 @@ def measure() -> dict[str, Any]:
 
 
 def main() -> list[Figure]:
-    """The figures against their targets; TrashNet has none, as its classes cannot be told apart without weights."""
-    targets = {"digits": (0.85, 0.75), "digits, several": (0.6, 0.6), "trashnet": (0.0, 0.0)}
+    """The figures against their targets; TrashNet's are floors below what was measured, so that a loss is
+    seen, and no aims: its classes cannot be told apart without weights."""
+    targets = {"digits": (0.85, 0.75), "digits, several": (0.6, 0.6), "trashnet": (0.15, 0.6)}
     figures = []
     for name, told in measure().items():
         for place, what in enumerate(("precision", "recall")):

@@ -72,7 +72,7 @@ def _orientation(image: "Image.Image") -> int:
     """1 where nothing else is said, or the EXIF block is damaged: then ``decode`` turns nothing either."""
     try:
         found = image.getexif().get(_ORIENTATION, UPRIGHT)
-    except Exception:
+    except Exception:  # Pillow raises whatever a damaged block leads its parser to; the pixels are whole
         log.info("exif unreadable, orientation ignored size=%sx%s", image.width, image.height)
         return UPRIGHT
     return found if found in range(1, 9) else UPRIGHT
