@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from loopworks.core import rules
@@ -172,6 +172,7 @@ rows = st.fixed_dictionaries(
 
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@example([{"age": None, "at": datetime(1970, 1, 1, 0, 0, 0, 1)}], 20)  # noqa: DTZ001 - less than a second is kept
 @given(st.lists(rows, min_size=1, max_size=5), st.sampled_from([1, 20]))
 def test_a_row_alone_is_encoded_as_in_a_batch(some: list[dict[str, Any]], times: int) -> None:
     batch = some * times  # many moments are taken apart in another way than few
