@@ -52,6 +52,12 @@ def check_load(parameters: Iterable[str]) -> None:
         )
 
 
+def check_unload(parameters: Mapping[str, Any]) -> None:
+    """``Unsupported`` for anything but ``unload_dependents``, which may be either: no model depends on another."""
+    if (unknown := sorted(set(parameters) - {"unload_dependents"})) != []:
+        raise Unsupported(f"a model is unloaded with unload_dependents at most; got parameters {', '.join(unknown)}")
+
+
 def refuse_memory(kind: str) -> None:
     """``Unsupported``: memory of the client's machine is never mapped."""
     raise Unsupported(f"{kind} shared memory is not offered; got a region to register", "send the tensors themselves")

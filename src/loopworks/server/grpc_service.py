@@ -120,6 +120,7 @@ class Inference:
         return {}
 
     def _unload(self, message: Any, context: Any) -> dict[str, Any]:
+        extensions.check_unload(message.parameters)
         self._serving.unload(message.model_name)
         return {}
 

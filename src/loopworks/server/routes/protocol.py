@@ -14,8 +14,8 @@ from starlette.responses import Response
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.infer import protocol
 from loopworks.infer.engine import TIMEOUT_S, Served
-from loopworks.server import answer, described
-from loopworks.server.route import Api
+from loopworks.server import answer, described, extensions, fields
+from loopworks.server.route import Api, Endpoint
 from loopworks.server.serving import Serving
 from loopworks.server.waiting import wait
 
@@ -138,21 +138,51 @@ async def statistics(request: Request) -> Response:
 
 async def index(request: Request) -> Response:
     """Which models there are, and whether they are loaded."""
-    is_ready_only = (await answer.body(request)).get("ready") is True
+    is_ready_only = fields.flag(await answer.body(request), "ready")
     return answer.json(await run_in_threadpool(described.index, _serving(request), is_ready_only))
 
 
 async def load(request: Request) -> Response:
     """Load a deployment, again if it is loaded."""
+    extensions.check_load(fields.mapping(await answer.body(request), "parameters"))
     served = await run_in_threadpool(_serving(request).load, request.path_params["model"])
     return answer.json({"name": served.name, "version": served.version})
 
 
 async def unload(request: Request) -> Response:
-    """Take a model out of memory; it stays deployed."""
+    """Take a model out of memory; it stays deployed, and no other model depends on it."""
+    extensions.check_unload(fields.mapping(await answer.body(request), "parameters"))
     name = request.path_params["model"]
     await run_in_threadpool(_serving(request).unload, name)
     return answer.json({"name": name})
+
+
+async def trace(request: Request) -> Response:
+    """The trace settings; none can be changed."""
+    if "model" in request.path_params:
+        _served(request)
+    return answer.json(extensions.trace(await answer.body(request)))
+
+
+async def logs(request: Request) -> Response:
+    """The log settings; none can be changed."""
+    return answer.json(extensions.logs(await answer.body(request)))
+
+
+async def memory(request: Request) -> Response:
+    """The regions of shared memory: there is none."""
+    return answer.json([])
+
+
+async def register(request: Request) -> Response:
+    """Refuse a region of shared memory."""
+    extensions.refuse_memory("CUDA" if "/cuda" in request.scope["path"] else "system")
+    return answer.json({})
+
+
+async def unregister(request: Request) -> Response:
+    """Forget regions of shared memory: there is none."""
+    return answer.json({})
 
 
 _INFER: dict[str, Any] = {
@@ -165,6 +195,35 @@ _INFER: dict[str, Any] = {
         "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
     },
 }
+
+_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {"parameters": {"type": "object"}}}
+
+
+def _settings(path: str, endpoint: Endpoint, summary: str) -> tuple[Api, ...]:
+    change = Api(method="POST", path=path, endpoint=endpoint, summary=summary, body={"type": "object"})
+    return Api(method="GET", path=path, endpoint=endpoint, summary=summary), change
+
+
+def _memory(path: str) -> tuple[Api, ...]:
+    region = f"{path}/region/{{region}}"
+    return (
+        *(
+            Api(method="GET", path=f"{at}/status", endpoint=memory, summary="Shared memory: none")
+            for at in (path, region)
+        ),
+        *(
+            Api(method="POST", path=f"{at}/unregister", endpoint=unregister, summary="Forget shared memory")
+            for at in (path, region)
+        ),
+        Api(
+            method="POST",
+            path=f"{region}/register",
+            endpoint=register,
+            summary="Refused: shared memory is not offered",
+            body={"type": "object"},
+        ),
+    )
+
 
 ROUTES = (
     Api(method="GET", path="/v2/health/live", endpoint=live, summary="The server runs"),
@@ -188,6 +247,23 @@ ROUTES = (
         summary="Models and their state",
         body={"type": "object", "properties": {"ready": {"type": "boolean"}}},
     ),
-    Api(method="POST", path="/v2/repository/models/{model}/load", endpoint=load, summary="Load a deployment"),
-    Api(method="POST", path="/v2/repository/models/{model}/unload", endpoint=unload, summary="Unload a model"),
+    Api(
+        method="POST",
+        path="/v2/repository/models/{model}/load",
+        endpoint=load,
+        summary="Load a deployment",
+        body=_PARAMETERS,
+    ),
+    Api(
+        method="POST",
+        path="/v2/repository/models/{model}/unload",
+        endpoint=unload,
+        summary="Unload a model",
+        body=_PARAMETERS,
+    ),
+    *_settings("/v2/logging", logs, "Log settings"),
+    *_settings("/v2/trace/setting", trace, "Trace settings"),
+    *_settings(f"{_MODEL}/trace/setting", trace, "Trace settings of a model"),
+    *_memory("/v2/systemsharedmemory"),
+    *_memory("/v2/cudasharedmemory"),
 )
