@@ -77,14 +77,8 @@ class Guard:
             raise Denied(f"requests that change something must come from our own page; got origin {origin!r}")
 
     def _check_token(self, path: str, headers: Mapping[str, str]) -> None:
-        if not self.settings.token or path in OPEN:
-            return
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        is_right = hmac.compare_digest(given.strip().encode(), self.settings.token.encode())
-        if kind.lower() != "bearer" or not is_right:
-            raise Unauthorized(
-                "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
-            )
+        if path not in OPEN:
+            check_token(self.settings, headers.get("authorization", ""))
 
     async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         """The whole body, unpacked, within the limit; ``None`` where the client went away."""
@@ -111,6 +105,17 @@ class Guard:
         if encoding in ("", "identity"):
             return b"".join(parts)
         return await run_in_threadpool(_unzip, b"".join(parts), encoding, limit)
+
+
+def check_token(settings: Settings, authorization: str) -> None:
+    """``Unauthorized`` where the server has a token and ``authorization`` does not carry it."""
+    if not settings.token:
+        return
+    kind, _, given = authorization.partition(" ")
+    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.token.encode()):
+        raise Unauthorized(
+            "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
+        )
 
 
 def _host(header: str) -> str:
