@@ -36,7 +36,7 @@ demo: setup ## run the whole loop on real images, about three minutes
 	@$(BIN)/loopworks demo --workspace $(DEMO) $(ARGS)
 
 test: setup ## run the whole test suite
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: setup ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff format --check src tests benchmarks docs examples
