@@ -1,11 +1,13 @@
 """Which recipe learns what: recipes say it themselves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 from tests.train.marked import marked
+from tests.train.source import squares
 
 from loopworks.core.contracts import Context
 from loopworks.core.errors import Invalid, NotFound
@@ -13,6 +15,7 @@ from loopworks.core.registry import plugins
 from loopworks.data.source import Source
 from loopworks.train import recipes
 from loopworks.train.contracts import Draw, Fit, Lesson, Made, Tunable
+from loopworks.train.small_cnn import size_for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,3 +103,14 @@ def test_the_list_says_what_each_recipe_learns() -> None:
         if name != "counting":
             for field, facts in one["schema"]["properties"].items():
                 assert facts.get("description"), f"{name}.{field} has no text"
+
+
+@pytest.mark.parametrize(
+    ("size", "budget_s", "items", "side"),
+    [(32, 600.0, 600, 32), (512, None, 600, 96), (512, 60.0, 600, 96), (512, 300.0, 600, 160), (512, 600.0, 600, 224),
+     (512, 600.0, 60_000, 96), (130, 600.0, 60, 128)],
+)  # fmt: skip
+def test_a_long_budget_takes_larger_images(size: int, budget_s: float | None, items: int, side: int) -> None:
+    images = {"train": np.broadcast_to(np.zeros((), np.uint8), (items, size, size, 3))}
+    source = replace(squares(), images=images)
+    assert size_for(source, budget_s) == side
