@@ -38,7 +38,7 @@ PICTURE_PX = 1200
 """Longer side of a picture of validation items, in pixels."""
 STATS_PX = 128
 """Pixels along the shorter side of an image from which its colours are read, at most twice as many."""
-EXPORT_S, LAYER_S = 1.5, 0.03
+EXPORT_S, LAYER_S = 3.5, 0.03
 """Seconds of one core that the export of any network is taken for, and of each of its layers: an estimate."""
 FEWEST, MOST = 15, 200
 """The fewest and most epochs that a training without a budget makes of the steps it aims at."""
