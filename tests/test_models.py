@@ -22,6 +22,7 @@ from loopworks.data.learning import source_of
 from loopworks.server.app import create_app
 from loopworks.store import bundles as stored
 from loopworks.store import models
+from loopworks.store import runs as tracking
 from loopworks.train import card, judge
 from loopworks.workspace import Model
 
@@ -40,7 +41,7 @@ def draw(folder: Path, counts: int, seed: int = 0, strength: int = 90) -> Path:
     return folder
 
 
-def keep(ws: lw.Workspace, bundle: bundles.Bundle, version: str, name: str = "colors") -> Model:
+def keep(ws: lw.Workspace, bundle: bundles.Bundle, version: str, name: str = "colors", run: str = "") -> Model:
     """Record a bundle as a model that learnt from a version, with its evaluation and card."""
     frozen = ws.version(version)
     source = source_of(frozen)
@@ -60,7 +61,7 @@ def keep(ws: lw.Workspace, bundle: bundles.Bundle, version: str, name: str = "co
             tx,
             name,
             bundle=key,
-            run="",
+            run=run,
             version=version,
             task=bundle.task,
             variant=bundle.chosen,
@@ -112,6 +113,26 @@ def test_the_same_answers_are_not_separable(
     found = ws.compare(again, pair[1])
     assert found.verdict == "not separable"
     assert found.metrics["accuracy"].difference.to_json() == {"value": 0.0, "low": 0.0, "high": 0.0, "count": 60}
+
+
+def test_an_alias_stands_in_the_registry_of_mlflow_too(
+    ws: lw.Workspace, first: str, colors: Any, tmp_path: Path
+) -> None:
+    runs = tracking.Runs(*tracking.place(ws.home.runs, ""))
+    run = runs.start("mirrored", "train")
+    runs.register("mirrored", run, "loopworks-bundle:x")
+    known = keep(ws, colors.write(tmp_path / "known"), first, "mirrored", run)
+    other = keep(ws, colors.write(tmp_path / "other"), first, "mirrored")
+    ws.alias(known, "challenger")
+    assert runs.alias("mirrored", "challenger") == 1
+    ws.alias(other, "challenger")
+    assert runs.alias("mirrored", "challenger") is None
+    with ws.home.catalog.begin() as tx:
+        lost = models.add(
+            tx, "mirrored", bundle=known.bundle, run="gone", version="", task=known.task, variant="", metrics={}
+        )
+    ws.alias(lost, "latest")  # a word that MLflow keeps for itself
+    assert ws.model("mirrored@latest").ref == lost.ref
 
 
 def test_a_champion_must_be_beaten(

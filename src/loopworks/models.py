@@ -5,6 +5,7 @@
 
 import base64
 import io
+import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from loopworks.data.stage import Version
     from loopworks.train.adopt import Signature
     from loopworks.train.explain import Reasons
+
+log = logging.getLogger(__name__)
 
 CHAMPION = "champion"
 TEST = "test"
@@ -122,7 +125,8 @@ class Models(Answering):
     def alias(self, ref: Model | str, alias: str, *, force: bool = False) -> Comparison | None:
         """Point ``alias`` of the model's name to this number.
 
-        A new ``champion`` must be better than the one before on the same test items.
+        A new ``champion`` must be better than the one before on the same test items. MLflow's registry gets the
+        alias too; where it does not answer, the log says so.
 
         Args:
             ref: the model.
@@ -137,7 +141,19 @@ class Models(Answering):
             told = self._challenge(found, before, force)
         with self.home.catalog.begin() as tx:
             models.set_alias(tx, found.name, alias, found.number)
+        self._mirror(found, alias)
         return told
+
+    def _mirror(self, model: Model, alias: str) -> None:
+        """The same alias in MLflow's registry, for whoever looks there; the one of the catalog is what counts."""
+        if not (model.run or self.settings.tracking or any(self.home.runs.glob("*.db"))):
+            return  # MLflow was never used here
+        from loopworks.store.runs import Runs, place
+
+        try:
+            Runs(*place(self.home.runs, self.settings.tracking)).mirror(model.name, alias, model.run)
+        except LoopworksError as error:
+            log.warning("alias not mirrored to MLflow model=%s alias=%s error=%s", model.ref, alias, error.message)
 
     def champion(self, name: str) -> Model | None:
         """The champion of a name, if there is one."""
@@ -219,7 +235,7 @@ class Models(Answering):
 
         Args:
             path: an ONNX file, or a folder with ``config.json`` and ``model.safetensors`` of an image classifier (timm
-                or transformers).
+                or transformers), or with ``tokenizer.json`` too, of a text classifier (transformers).
             name: of the model.
             task: its task kind; default that of the version, else image-classification.
             version: to score it on (val and test); without one nothing is known of how good it is.

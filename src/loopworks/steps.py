@@ -26,6 +26,7 @@ from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
     from loopworks.store.runs import Status
+    from loopworks.train.contracts import Workers
     from loopworks.train.trial import Order, Trial
     from loopworks.workspace import Model
 
@@ -55,10 +56,17 @@ def train(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
                 ctx=run.watch(seeded.part(0.0, 0.95)),
                 start=start,
                 threads=space.settings.threads,
+                workers=_workers(space.settings, params.get("workers", 1)),
             )
             model = _keep(space, ctx, bundle, params["name"], run.id, parent="")
             run.finish(bundle, model)
         return {"model": model.ref, "bundle": model.bundle}
+
+
+def _workers(settings: Settings, count: int) -> "Workers | None":
+    from loopworks.train.contracts import Workers
+
+    return Workers(count, settings.ray_address, settings.threads) if count > 1 else None
 
 
 @plugins.add("job.search")
@@ -106,7 +114,9 @@ class _Elsewhere:
         from loopworks.train.trial import attempt
 
         ctx = Context(seed=order.seed, scratch=folder, report=lambda share, text: None, stopped=lambda: False)
-        with open(self.location, create=False) as space:
+        # What the job's environment says of catalog and blobs holds on the node too, whatever its own says.
+        told = self.settings.model_dump(include=self.settings.model_fields_set)
+        with open(self.location, create=False, **{**told, "runner": "local"}) as space:
             start = space.bundle(self.params["start"]) if self.params["start"] else None
             source = seal(source_of(space.version(self.params["version"])))
             return attempt(order, source, folder, ctx, start=start)
@@ -176,13 +186,11 @@ class _Run:
     """One MLflow run around a step: live curves, final scores, the registered model, and how it ended."""
 
     def __init__(self, space: Workspace, experiment: str, params: Mapping[str, Any], ctx: Context) -> None:
+        from loopworks.store.runs import place
         from loopworks.store.writer import Writer
 
-        folder, uri = space.home.runs, space.settings.tracking
-        artifacts = "" if uri else (folder / "files").as_uri()
         self._writer = Writer(
-            uri or f"sqlite:///{folder / 'mlflow.db'}",
-            artifacts,
+            *place(space.home.runs, space.settings.tracking),
             experiment,
             ctx.job,
             params,

@@ -18,6 +18,7 @@ from loopworks.data.errands import Errands
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
+from loopworks.jobs import spread
 from loopworks.models import Models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
@@ -270,6 +271,7 @@ class Workspace(Exchange, Errands, Models):
         name: str = "",
         start: Model | str | None = None,
         seed: int | None = None,
+        workers: int | None = None,
         on_progress: Progress | None = None,
         key: str | None = None,
     ) -> Model:
@@ -279,7 +281,15 @@ class Workspace(Exchange, Errands, Models):
         """
         return self.result(
             self.train_job(
-                version, recipe=recipe, params=params, budget=budget, name=name, start=start, seed=seed, key=key
+                version,
+                recipe=recipe,
+                params=params,
+                budget=budget,
+                name=name,
+                start=start,
+                seed=seed,
+                workers=workers,
+                key=key,
             ),
             on_progress,
         )
@@ -294,6 +304,7 @@ class Workspace(Exchange, Errands, Models):
         name: str = "",
         start: Model | str | None = None,
         seed: int | None = None,
+        workers: int | None = None,
         key: str | None = None,
     ) -> "Job":
         """Queue a training and return its job at once.
@@ -306,6 +317,7 @@ class Workspace(Exchange, Errands, Models):
             name: of the model; default the dataset's name.
             start: a model to start from (warm start).
             seed: same seed, same version, same model; default the workspace's setting.
+            workers: processes of a Ray cluster that train one network together; default the workspace's setting.
             key: the same key gives the same job, so that a script that runs again goes on with it.
         """
         if recipe == SEARCH:
@@ -320,6 +332,7 @@ class Workspace(Exchange, Errands, Models):
             "budget_s": None if budget is None else seconds(budget),
             "start": "" if start is None else self.model(start).ref,
             "seed": self.settings.seed if seed is None else seed,
+            **spread.shared(workers, self.settings),
         }
         return self.jobs.get(self.jobs.submit("train", job, title=f"train {job['name']}", key=key))
 

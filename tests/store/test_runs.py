@@ -90,6 +90,20 @@ def test_models_are_numbered_and_aliases_move(runs: Runs) -> None:
     assert second.to_json()["number"] == 2
 
 
+def test_an_alias_follows_the_version_that_a_run_made(runs: Runs) -> None:
+    first, second = runs.start("mirror", "a"), runs.start("mirror", "b")
+    runs.register("mirrored", first, "loopworks-bundle:a")
+    runs.register("mirrored", second, "loopworks-bundle:b")
+    runs.mirror("mirrored", "champion", second)
+    assert runs.alias("mirrored", "champion") == 2
+    runs.mirror("mirrored", "champion", first)
+    assert runs.alias("mirrored", "champion") == 1
+    runs.mirror("mirrored", "champion", "")
+    assert runs.alias("mirrored", "champion") is None, "a model that MLflow does not know took the alias"
+    runs.mirror("never registered", "champion", "")
+    assert runs.alias("never registered", "champion") is None
+
+
 def test_a_second_process_of_the_same_database_sees_the_runs(runs: Runs, place: Path) -> None:
     run = runs.start("shared", "one")
     runs.metric(run, "loss", 1, 0.5)

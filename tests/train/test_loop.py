@@ -14,11 +14,12 @@ import torch
 
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
-from loopworks.train import loop
+from loopworks.train import checkpoint
 from loopworks.train.augment import Augment, Change
 from loopworks.train.batches import Batches, Split
 from loopworks.train.budget import Budget
-from loopworks.train.loop import Learner, Plan, Progress, fit, rate_share
+from loopworks.train.checkpoint import Progress
+from loopworks.train.loop import Learner, Plan, fit, rate_share
 from loopworks.train.nets import CompactCnn
 from loopworks.train.objectives import Classes
 
@@ -95,7 +96,7 @@ def test_a_training_stopped_after_any_epoch_ends_with_the_same_weights(tmp_path:
         )
         with pytest.raises(Cancelled):
             run(plan(), first)
-        state = torch.load(first.scratch / loop.CHECKPOINT, weights_only=True)
+        state = torch.load(first.scratch / checkpoint.CHECKPOINT, weights_only=True)
         assert state["progress"]["epoch"] == stop_after
         again: list[int] = []
         second = context(
@@ -118,7 +119,7 @@ def test_a_stop_in_the_middle_of_an_epoch_loses_that_epoch_only(tmp_path: Path) 
 
     with pytest.raises(Cancelled):
         run(plan(), context(tmp_path / "part", stop=stop))
-    done = torch.load(tmp_path / "part" / loop.CHECKPOINT, weights_only=True)["progress"]["epoch"]
+    done = torch.load(tmp_path / "part" / checkpoint.CHECKPOINT, weights_only=True)["progress"]["epoch"]
     assert 0 < done < 4
     resumed, _ = run(plan(), context(tmp_path / "part"))
     assert same(whole.network.state_dict(), resumed.network.state_dict())
@@ -146,13 +147,13 @@ def test_a_checkpoint_of_another_training_is_left_aside(tmp_path: Path) -> None:
     _, progress = run(plan(epochs=2), context(tmp_path), fingerprint="two")
     assert progress.fingerprint == "two"
     fresh, _ = run(plan(epochs=2), context(tmp_path / "fresh"), fingerprint="two")
-    kept = torch.load(tmp_path / loop.CHECKPOINT, weights_only=True)
+    kept = torch.load(tmp_path / checkpoint.CHECKPOINT, weights_only=True)
     assert same(kept["progress"]["best"], fresh.network.state_dict())
 
 
 def test_a_damaged_checkpoint_means_a_fresh_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole, _ = run(plan(epochs=2), context(tmp_path / "whole"))
-    tmp_path.joinpath(loop.CHECKPOINT).write_bytes(b"not a checkpoint")
+    tmp_path.joinpath(checkpoint.CHECKPOINT).write_bytes(b"not a checkpoint")
     again, progress = run(plan(epochs=2), context(tmp_path))
     assert progress.epoch == 2
     assert same(whole.network.state_dict(), again.network.state_dict())
@@ -175,7 +176,7 @@ def test_nothing_is_printed_and_no_folder_is_left(
     monkeypatch.chdir(tmp_path)
     run(plan(epochs=1), context(tmp_path / "scratch"))
     assert capfd.readouterr() == ("", "")
-    assert sorted(path.name for path in tmp_path.rglob("*")) == [loop.CHECKPOINT, "scratch"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [checkpoint.CHECKPOINT, "scratch"]
 
 
 def test_training_ends_early_where_validation_stops_improving(tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_without_validation_the_last_epoch_is_kept(tmp_path: Path) -> None:
 
 def test_a_budget_ends_training_and_the_rate_still_falls_to_its_end(tmp_path: Path) -> None:
     began = time.monotonic()
-    _, progress = run(plan(epochs=100_000), context(tmp_path), budget=Budget(1.5))
+    _, progress = run(plan(epochs=100_000), context(tmp_path), budget=Budget(1.5, after_s=2.0))
     assert 0.7 < time.monotonic() - began < 1.65
     assert progress.ended == "budget"
     assert progress.epoch >= 1
@@ -217,7 +218,7 @@ def test_a_resumed_training_does_not_get_its_budget_anew(tmp_path: Path) -> None
         "optimizer": optimizer,
         "progress": {name: getattr(progress, name) for name in Progress.__slots__},
     }
-    loop.save_atomically(state, tmp_path / loop.CHECKPOINT)
+    checkpoint.save_atomically(state, tmp_path / checkpoint.CHECKPOINT)
     _, after = run(plan(epochs=100_000), context(tmp_path), budget=Budget(9.0))
     assert after.ended == "budget"
     assert after.epoch == 2
@@ -233,14 +234,14 @@ def test_a_loss_that_is_not_a_number_fails_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(Failed, match="loss must be finite") as caught:
         fit(pupil, split(20), VAL, accuracy, fingerprint="f", budget=Budget(None), ctx=context(tmp_path))
     assert "rate" in caught.value.hint
-    assert not (tmp_path / loop.CHECKPOINT).exists()
+    assert not (tmp_path / checkpoint.CHECKPOINT).exists()
 
 
 def test_a_full_disk_is_one_clear_error_and_the_old_checkpoint_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / loop.CHECKPOINT
-    loop.save_atomically({"a": torch.ones(1)}, path)
+    path = tmp_path / checkpoint.CHECKPOINT
+    checkpoint.save_atomically({"a": torch.ones(1)}, path)
 
     def full(state: object, file: Any) -> None:
         file.write(b"half")
@@ -248,10 +249,10 @@ def test_a_full_disk_is_one_clear_error_and_the_old_checkpoint_stays(
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(NoSpace, match="disk is full"):
-        loop.save_atomically({"a": torch.zeros(1)}, path)
+        checkpoint.save_atomically({"a": torch.zeros(1)}, path)
     monkeypatch.undo()
     assert torch.equal(torch.load(path, weights_only=True)["a"], torch.ones(1))
-    assert [file.name for file in tmp_path.iterdir()] == [loop.CHECKPOINT]
+    assert [file.name for file in tmp_path.iterdir()] == [checkpoint.CHECKPOINT]
 
 
 def test_progress_is_told_at_least_each_epoch_and_never_falls(tmp_path: Path) -> None:

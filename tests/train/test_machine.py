@@ -13,11 +13,12 @@ from tests.train.segmentation.scenes import scenes
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Failed, NoSpace
 from loopworks.testing.context import Recorder
-from loopworks.train import loop, machine, stage
+from loopworks.train import checkpoint, loop, machine, stage
 from loopworks.train.augment import Augment, Change
 from loopworks.train.batches import Batches, Split
 from loopworks.train.budget import Budget
-from loopworks.train.loop import Learner, Plan, Progress, fit
+from loopworks.train.checkpoint import Progress
+from loopworks.train.loop import Learner, Plan, fit
 from loopworks.train.nets import CompactCnn
 from loopworks.train.objectives import Classes
 
@@ -104,7 +105,7 @@ def test_training_goes_on_from_the_last_checkpoint_and_keeps_its_parts(tmp_path:
 
     class Later(Cramped):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.room = 8 if (tmp_path / "one" / loop.CHECKPOINT).exists() else 99
+            self.room = 8 if (tmp_path / "one" / checkpoint.CHECKPOINT).exists() else 99
             return super().forward(x)
 
     pupil = learner(room=99)

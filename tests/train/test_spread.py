@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.train import means
 from tests.train.marked import marked
 
+import loopworks as lw
+from loopworks import steps
 from loopworks.core.errors import NoSpace
 from loopworks.core.settings import Settings
+from loopworks.store.runs import Runs, place
 from loopworks.testing import context
 from loopworks.train import search
 from loopworks.train.sealed import seal
@@ -24,14 +28,16 @@ STORE = 100 * 1024 * 1024
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head and one more node; each runs one trial at a time."""
+    """A head and one more node; each runs one trial at a time, and waits for others no longer than we do."""
     import ray
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
-    made: Any = Cluster(initialize_head=True, head_node_args=head)
-    made.add_node(num_cpus=1, object_store_memory=STORE)
-    made.wait_for_nodes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        made: Any = Cluster(initialize_head=True, head_node_args=head)
+        made.add_node(num_cpus=1, object_store_memory=STORE)
+        made.wait_for_nodes()
     yield made
     ray.shutdown()
     made.shutdown()
@@ -89,6 +95,58 @@ def test_an_error_of_ours_comes_back_as_it_was(cluster: Any, tmp_path: Path) -> 
     order = Order(number=0, recipe="train.means", params={}, budget_s=None, seed=0)
     with pytest.raises(NoSpace, match="the disk is full"):
         list(runner([order], lambda: None))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> tuple[lw.Workspace, str]:
+    """A workspace of one small table, and the id of its frozen version."""
+    space = lw.open(tmp_path / "space")
+    table = space.dataset("parts", task="tabular-classification").table
+    rng = np.random.default_rng(0)
+    cells = [(f"{x:.3f}", f"{y:.3f}", "yes" if x > y else "no") for x, y in rng.normal(size=(120, 2))]
+    (tmp_path / "parts.csv").write_text("\n".join(["x,y,good", *map(",".join, cells)]), encoding="utf-8")
+    table.add(tmp_path / "parts.csv")
+    table.choose(target="good")
+    table.split(test=0.2, val=0.2, seed=0)
+    return space, table.freeze("first").id
+
+
+def test_a_search_runs_its_trials_on_the_cluster_as_a_job(
+    cluster: Any, rows: tuple[lw.Workspace, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, version = rows
+    monkeypatch.setenv("LOOPWORKS_RUNNER", "ray")
+    monkeypatch.setenv("LOOPWORKS_RAY_ADDRESS", cluster.address)
+    with space:
+        model = space.search(version, trials=3, recipes=["linear"], name="parts")
+        board = space.board(model)
+        assert [one["state"] for one in board["trials"]] == ["done"] * 3
+        assert space.bundle(model).metrics["val"]["accuracy"].value > 0.8
+        job = space.jobs.list()[0]
+        assert job.status == "done"
+        runs = Runs(*place(space.home.runs, ""))
+        assert runs.tags(model.run)["loopworks.job"] == job.id
+
+
+def test_a_node_opens_the_workspace_with_the_settings_of_the_job(
+    rows: tuple[lw.Workspace, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space, version = rows
+    opened: list[Settings] = []
+
+    def noted(*place: Any, **settings: Any) -> lw.Workspace:
+        made = lw.open(*place, **settings)
+        opened.append(made.settings)
+        return made
+
+    monkeypatch.setattr(steps, "open", noted)
+    told = Settings(runner="ray", ray_address="elsewhere:1", threads=1, max_image_pixels=77)
+    node = steps._Elsewhere(str(space.folder), {"version": version, "start": ""}, told)
+    space.close()
+    order = Order(number=0, recipe="train.linear", params={}, budget_s=None, seed=0, threads=1)
+    trial = node(order, tmp_path / "trial")
+    assert trial.state == "done"
+    assert (opened[0].max_image_pixels, opened[0].runner) == (77, "local")
 
 
 def test_without_a_cluster_trials_run_here() -> None:

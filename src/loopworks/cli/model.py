@@ -29,6 +29,9 @@ def train(
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model; default the dataset's.")] = "",
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same model.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes of a Ray cluster that train one network together.")
+    ] = None,
     search: Annotated[
         bool, typer.Option("--search", help="Search for recipe and parameters; val alone decides.")
     ] = False,
@@ -71,7 +74,9 @@ def train(
             _show(out, space.bundle(model), model)
             return
         if not wait:
-            job = space.train_job(version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed)
+            job = space.train_job(
+                version, recipe=recipe, params=params, budget=budget or None, name=name, seed=seed, workers=workers
+            )
             left(out, job)
             return
         with out.job(f"training on {version.id[:12]}") as follow:
@@ -82,6 +87,7 @@ def train(
                 budget=budget or None,
                 name=name,
                 seed=seed,
+                workers=workers,
                 on_progress=follow,
             )
         _show(out, space.bundle(model), model)

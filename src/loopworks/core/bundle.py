@@ -6,13 +6,14 @@ Readers need numpy and Pillow alone. Nothing in a bundle is ever unpickled; ever
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core import rules
-from loopworks.core.errors import Damaged, Invalid, NotFound, TooNew
+from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound, TooNew
 from loopworks.core.fields import Fields, is_text
 from loopworks.core.values import LabelSchema, Score, TensorSpec
 
@@ -274,3 +275,20 @@ def _sum(value: Any, file: str, name: str) -> str:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def part_of(folder: Path) -> Path:
+    """An empty folder beside ``folder``, which must not hold anything; what a killed run left there goes."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Conflict(f"folder {folder} must be empty or absent; got something in it", "choose another folder")
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    return part
+
+
+def settle(part: Path, folder: Path) -> None:
+    """Put the finished folder in its place."""
+    if folder.exists():
+        folder.rmdir()
+    part.rename(folder)

@@ -46,6 +46,8 @@ class Settings(BaseModel):
     """Largest ratio of unpacked to packed bytes of an archive, no unit; counts from 100 MB unpacked on."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body that the server reads, in bytes."""
+    workers: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processes of a Ray cluster that train one network together, each with its share of every batch; 1 trains here."""
     runner: Literal["local", "ray"] = "local"
     """Where ingest, hashing, embedding and the search for duplicates run: on this machine, or as Ray Data jobs."""
     ray_address: str = ""

@@ -67,4 +67,4 @@ class Rows(Protocol):
     """A source whose items are rows of a table."""
 
     def rows(self, split: str) -> "pa.Table":
-        """The split's rows with a known target: typed columns, without target, id and time of the label."""
+        """The split's rows with a known target: typed columns, without target and id."""

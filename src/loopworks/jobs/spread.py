@@ -1,6 +1,7 @@
 """One function over many items: in threads here, or as Ray Data jobs on a cluster. The results are the same."""
 
 import functools
+import importlib.util
 import logging
 import math
 import pickle
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from loopworks.core.errors import Failed, LoopworksError, Missing, Unreachable
+from loopworks.core.errors import Failed, Invalid, LoopworksError, Missing, Unreachable
 from loopworks.core.settings import Settings, quiet_libraries
 
 In = TypeVar("In")
@@ -19,6 +20,7 @@ Out = TypeVar("Out")
 BATCH = 64  # items of one task: reading and hashing them takes far longer than sending the task
 WINDOW = 4096  # items of one Ray Data job: the driver holds the results of so many at once
 THREADS = 4
+MOST_WORKERS = 1024
 
 
 def is_spread(settings: Settings) -> bool:
@@ -58,6 +60,25 @@ def spread(
     connect(settings.ray_address)
     while window := list(islice(rest, WINDOW)):
         yield from _on_cluster(function, window, batch)
+
+
+def shared(workers: int | None, settings: Settings) -> dict[str, int]:
+    """How many processes of a cluster train one network, as a parameter of the job; empty where it is one.
+
+    Raises: Invalid: out of range. Missing: Ray is not installed.
+    """
+    count = settings.workers if workers is None else workers
+    if isinstance(count, bool) or not 1 <= count <= MOST_WORKERS:
+        raise Invalid("workers", f"between 1 and {MOST_WORKERS}", count)
+    if count == 1:
+        return {}
+    try:
+        found = importlib.util.find_spec("ray") is not None
+    except ValueError:  # a module without a spec, or None in its place
+        found = False
+    if not found:
+        raise Missing("ray", "ray", "workers above 1")
+    return {"workers": count}
 
 
 def connect(address: str) -> None:

@@ -15,7 +15,7 @@ from loopworks.core import bundle as bundles
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Context, Predictor
-from loopworks.core.errors import Cancelled, Conflict, Failed, Invalid, LoopworksError, NoSpace, NotFound
+from loopworks.core.errors import Cancelled, Failed, Invalid, LoopworksError, NoSpace, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import Score
 from loopworks.data.source import Source
@@ -90,7 +90,7 @@ def optimize(
     """
     names = _check(bundle, source, max_drop, target, variants)
     bundles.check_files(bundle)
-    part = _part(folder)
+    part = bundles.part_of(folder)
     entries: list[Entry] = []
     try:
         for name in bundle.sha256:
@@ -123,9 +123,7 @@ def optimize(
             ),
             part,
         )
-        if folder.exists():
-            folder.rmdir()
-        part.rename(folder)
+        bundles.settle(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -194,16 +192,6 @@ def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variant
     if not bundle.variants or bundle.variants[0].precision != "fp32" or not bundle.variants[0].file.endswith(".onnx"):
         raise Invalid("bundle", "one whose first variant is fp32 ONNX", [v.name for v in bundle.variants])
     return names
-
-
-def _part(folder: Path) -> Path:
-    """An empty folder beside ``folder``, which must not hold anything; what a killed run left there goes."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"folder {folder} must be empty or absent; got something in it", "choose another folder")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    return part
 
 
 def _kept(bundle: Bundle) -> set[str]:

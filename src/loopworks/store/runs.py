@@ -49,6 +49,11 @@ class Registered:
         }
 
 
+def place(folder: Path, uri: str) -> tuple[str, str]:
+    """The tracking URI of a workspace and where files of runs lie: as its settings say, or in its own folder."""
+    return (uri, "") if uri else (f"sqlite:///{folder / 'mlflow.db'}", (folder / "files").as_uri())
+
+
 class Runs:
     """Runs, their curves and files, and the registry of models, at one tracking URI."""
 
@@ -177,6 +182,17 @@ class Runs:
         """Point an alias such as ``champion`` to a version; it leaves the version that had it."""
         with _guarded(f"model {name}:{number}"):
             self._client.set_registered_model_alias(name, alias, str(number))
+
+    def mirror(self, name: str, alias: str, run: str) -> None:
+        """Point an alias to the version that a run made; where it made none, to none."""
+        with _guarded(f"alias {alias} of model {name}"):
+            made = self._client.search_model_versions(f"run_id='{run}'") if run else []
+            numbers = [int(one.version) for one in made if one.name == name]
+        if numbers:
+            self.set_alias(name, alias, max(numbers))
+        elif self.alias(name, alias) is not None:
+            with _guarded(f"alias {alias} of model {name}"):
+                self._client.delete_registered_model_alias(name, alias)
 
     def alias(self, name: str, alias: str) -> int | None:
         """Number of the version that the alias points to; ``None`` where it points to none."""

@@ -94,7 +94,7 @@ def adopt(
 
     Args:
         path: an ONNX file; or a folder with ``config.json`` and ``model.safetensors`` of an image classifier (timm or
-            transformers).
+            transformers), or with ``tokenizer.json`` too, of a text classifier (transformers).
         task: its task kind.
         classes: in the order of the model's answer; empty: those of the folder, or of the version.
         is_multi: whether an item may carry several of them.
@@ -108,25 +108,11 @@ def adopt(
     signature = signature or Signature()
     if not path.exists():
         raise Invalid("model to add", f"an .onnx file or a folder with {CONFIG} and {WEIGHTS}", str(path))
-    part = stage.part_of(folder)
+    part = bundles.part_of(folder)
     try:
-        if path.is_dir():
-            signature, told = _from_folder(path, task, part, signature)
-            graph, recipe = part / MODEL, "import.hugging-face"
-        else:
-            told, graph, recipe = (), path, "import.onnx"
-        known = _schema(classes or told, is_multi, source)
-        rule = _fitted(graph, part / MODEL, task, known, source, signature)
-        schema = source.schema if source is not None else known
-        variant = Variant(
-            name="onnx-fp32",
-            runtime="onnxruntime",
-            precision="fp32",
-            file=MODEL,
-            files=(MODEL,),
-            size_bytes=(part / MODEL).stat().st_size,
-        )
-        made = Made(variant=variant, rule=rule, notes=(f"taken in from {path.name}; it was not trained here",))
+        take = _texts if path.is_dir() and task.media == "text" else _graph
+        made, schema = take(path, task, part, classes, is_multi, source, signature)
+        recipe = "import.hugging-face" if path.is_dir() else "import.onnx"
         _try(made, task, schema, part, threads)
         ctx.tick(0.3, "tried")
         if source is None:
@@ -134,12 +120,69 @@ def adopt(
         else:
             inputs = Packed(source)
             done = stage.finish(source, recipe, made, inputs, part, {}, threads=threads, ctx=ctx.part(0.3, 1.0))
-        stage.settle(part, folder)
+        bundles.settle(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     ctx.tick(1.0, "taken in")
     return replace(done, folder=folder)
+
+
+def _graph(
+    path: Path,
+    task: Learnable,
+    part: Path,
+    classes: Sequence[str],
+    is_multi: bool,
+    source: Source | None,
+    signature: Signature,
+) -> tuple[Made, LabelSchema]:
+    """An ONNX file, or the network of a folder, as a graph that takes packed items."""
+    told: tuple[str, ...] = ()
+    graph = path
+    if path.is_dir():
+        signature, told = _from_folder(path, task, part, signature)
+        graph = part / MODEL
+    known = _schema(classes or told, is_multi, source)
+    rule = _fitted(graph, part / MODEL, task, known, source, signature)
+    variant = Variant(
+        name="onnx-fp32",
+        runtime="onnxruntime",
+        precision="fp32",
+        file=MODEL,
+        files=(MODEL,),
+        size_bytes=(part / MODEL).stat().st_size,
+    )
+    return Made(variant=variant, rule=rule, notes=(_taken(path),)), source.schema if source is not None else known
+
+
+def _texts(
+    path: Path,
+    task: Learnable,
+    part: Path,
+    classes: Sequence[str],
+    is_multi: bool,
+    source: Source | None,
+    _signature: Signature,
+) -> tuple[Made, LabelSchema]:
+    """A folder of a text classifier, whose tokenizer goes into the bundle."""
+    from loopworks.train.texts import folder
+
+    if task.name != "text-classification":
+        raise Invalid("task kind of a folder of texts", "text-classification", task.name)
+    found = folder.read(path)
+    count = found.model.config.num_labels
+    known = _schema(classes or found.classes, is_multi or found.is_multi, source)
+    if len(known.classes) != count:
+        raise Invalid("classes", f"{count}, as the model gives so many", len(known.classes))
+    schema = source.schema if source is not None else known
+    order = [known.classes.index(name) for name in schema.classes]
+    rule, variant = folder.adopt(found, path, part, order=order, is_multi=schema.is_multi)
+    return Made(variant=variant, rule=replace(rule, folder=None), notes=(_taken(path),)), schema
+
+
+def _taken(path: Path) -> str:
+    return f"taken in from {path.name}; it was not trained here"
 
 
 def _schema(classes: Sequence[str], is_multi: bool, source: Source | None) -> LabelSchema:

@@ -38,10 +38,15 @@ class Augment:
         self._mean = mean.view(1, 3, 1, 1).to(device)
         self._inverse = 1.0 / std.view(1, 3, 1, 1).to(device)
         self._generator = torch.Generator()
+        self._share: tuple[int, int] | None = None
 
     def seed(self, seed: int) -> None:
         """Begin the draws of an epoch."""
         self._generator.manual_seed(seed)
+
+    def share(self, first: int, total: int) -> None:
+        """The next batch is part of one of ``total`` images, from ``first`` on; it is changed as it would be there."""
+        self._share = first, total
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 ``(n, height, width, 3)`` to float32 ``(n, 3, height, width)`` (channels last in memory)."""
@@ -97,5 +102,6 @@ class Augment:
 
     def _draw(self, x: Tensor, count: int) -> Tensor:
         """Uniform in -1..1, shape ``(count, n, 1, 1, 1)``; always from the CPU, so that every device sees the same."""
-        drawn = torch.rand((count, len(x), 1, 1, 1), generator=self._generator) * 2 - 1
-        return drawn.to(x.device)
+        first, total = self._share or (0, len(x))
+        drawn = torch.rand((count, total, 1, 1, 1), generator=self._generator) * 2 - 1
+        return drawn[:, first : first + len(x)].to(x.device)

@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loopworks.train.team import ALONE, Team, part
+
 
 class Inputs(Protocol):
     """Items in memory, as a tensor whose first axis they are, or what is indexed like one; see ``ragged.Ragged``."""
@@ -42,15 +44,20 @@ class Split:
         """How many items."""
         return len(self.images)
 
+    def part(self, places: slice) -> "Split":
+        """Some of the items."""
+        return Split(images=self.images[places], targets=self.targets[places])
+
 
 class Batches:
     """Shuffled batches of one epoch after the other, of nearly equal size (a last batch of one breaks batch norm)."""
 
-    def __init__(self, split: Split, batch: int, seed: int, pieces: int = 1) -> None:
-        """Serve ``split``, each batch in ``pieces``; the order depends on ``seed`` and the epoch."""
+    def __init__(self, split: Split, batch: int, seed: int, pieces: int = 1, team: Team = ALONE) -> None:
+        """Serve ``split``, each batch, or a team's share, in ``pieces``; the order depends on ``seed`` and epoch."""
         self._split = split
         self._count = math.ceil(len(split) / batch)
         self._seed = seed
+        self._team = team
         self.pieces = pieces
         self.epoch = 0
 
@@ -61,14 +68,26 @@ class Batches:
     @property
     def least(self) -> int:
         """Items in the smallest piece."""
-        return len(self._split) // self._count // self.pieces
+        return len(self._split) // self._count // self._team.size // self.pieces
+
+    def place(self, index: int) -> tuple[int, int, int]:
+        """Of a piece: where in its batch it begins, how many items it has, and how many the batch."""
+        batch, piece = divmod(index, self.pieces)
+        total = len(part(len(self._split), self._count, batch))
+        share = part(total, self._team.size, self._team.rank)
+        own = part(len(share), self.pieces, piece)
+        return share.start + own.start, len(own), total
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of ``epoch``."""
         order = torch.randperm(len(self._split), generator=torch.Generator().manual_seed(draw(self._seed, self.epoch)))
-        for batch in torch.tensor_split(order, self._count):
-            for places in torch.tensor_split(batch, self.pieces):
-                yield self._split.images[places], self._split.targets[places]
+        at = 0
+        for index in range(len(self)):
+            first, count, total = self.place(index)
+            places = order[at + first : at + first + count]
+            yield self._split.images[places], self._split.targets[places]
+            if (index + 1) % self.pieces == 0:
+                at += total
 
 
 def draw(seed: int, epoch: int, purpose: int = 0) -> int:

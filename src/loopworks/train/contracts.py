@@ -67,6 +67,15 @@ class Heavy(Protocol):
         """Import them, so that a clock that starts now measures the training alone."""
 
 
+@runtime_checkable
+class Shared(Protocol):
+    """A recipe class whose training several processes share, see ``Lesson.workers``."""
+
+    @classmethod
+    def shares(cls) -> str:
+        """What of: ``batches``."""
+
+
 class Packed:
     """Items of a source, packed once per rule and split however often they are asked for."""
 
@@ -89,6 +98,17 @@ class Packed:
         return self._kept[key]
 
 
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Processes of a Ray cluster that train one network together."""
+
+    count: int
+    address: str = ""
+    """Of the cluster; empty starts Ray on this machine."""
+    threads: int = 0
+    """Of each; 0 is as many as leave room for all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
     """All that a recipe learns from."""
@@ -103,6 +123,8 @@ class Lesson:
     """Earlier model to begin from."""
     threads: int = 0
     """Threads to use; 0 is one per core."""
+    workers: Workers | None = None
+    """Who trains a network together; ``None``: this process alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

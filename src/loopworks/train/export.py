@@ -1,10 +1,7 @@
 """From a trained torch network to the ONNX file that answers everywhere, and the proof that both say the same."""
 # ruff: noqa: TID253 - this file is imported inside functions only
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from loopworks.core.errors import Failed
 from loopworks.core.values import ImageRule
+from loopworks.train import machine
 
 OPSET = 20
 TOLERANCE = 1e-4
@@ -26,6 +24,7 @@ BATCHES = (1, 2, 7)
 INPUT = "image"
 Answer = Callable[[Any], dict[str, Tensor]]
 """What a network gives -> the model's outputs by name; see ``loop.Objective.answer``."""
+LOGGERS = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._dynamo")
 DRAWS = 3
 """Draws of images for a batch size until answers are alike, before the file is refused: a comparison with a threshold
 (say, of the overlap of two boxes) that hangs on the last bit goes the other way in few images, a wrong file answers
@@ -106,7 +105,7 @@ def save(
     Raises: Failed: the module cannot be exported.
     """
     try:
-        with _quiet():
+        with machine.quiet(*LOGGERS):
             program = torch.onnx.export(
                 module,
                 (example,),
@@ -221,19 +220,3 @@ def _strip(model: onnx.ModelProto) -> None:
         node.doc_string = ""
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch._dynamo")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -1,10 +1,8 @@
 """What every recipe that trains a torch network on images has in common: parameters and the way from a lesson to a
 bundle's files. What is learnt (classes, boxes, masks) is the recipe's objective; see ``loop.Objective``."""
 
-import hashlib
 import importlib
 import io
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,14 +19,15 @@ from loopworks.core.errors import Missing
 from loopworks.core.settings import quiet_libraries
 from loopworks.core.values import ImageRule
 from loopworks.data.source import Source
-from loopworks.tasks import scores
+from loopworks.train import judge
 from loopworks.train.contracts import Draw, Lesson, Made
+from loopworks.train.lesson import ending, fingerprint, judge_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from loopworks.train.augment import Augment
-    from loopworks.train.loop import Objective, Plan, Progress, Show
+    from loopworks.train.loop import Objective, Plan, Show
 
 WEIGHTS, MODEL = "model.safetensors", "model.onnx"
 TINY_PX = 48
@@ -39,6 +38,8 @@ PICTURE_PX = 1200
 """Longer side of a picture of validation items, in pixels."""
 STATS_PX = 128
 """Pixels along the shorter side of an image from which its colours are read, at most twice as many."""
+EXPORT_S, LAYER_S = 3.5, 0.03
+"""Seconds of one core that the export of any network is taken for, and of each of its layers: an estimate."""
 FEWEST, MOST = 15, 200
 """The fewest and most epochs that a training without a budget makes of the steps it aims at."""
 FEW = 512
@@ -84,6 +85,11 @@ class ImageFit:
         """Import what a training needs."""
         load_libraries()
 
+    @classmethod
+    def shares(cls) -> str:
+        """Workers split each batch."""
+        return "batches"
+
     def rule(self, _source: Source) -> ImageRule:
         """How images of the source become the network's input; ``image_size`` is chosen already."""
         return ImageRule(height=self.image_size, width=self.image_size, fit=self.fit)
@@ -119,7 +125,9 @@ class Net:
     notes: tuple[str, ...] = ()
 
 
-PRELOAD = tuple(f"loopworks.train.{name}" for name in ("batches", "loop", "objectives", "export", "nets", "warm"))
+PRELOAD = tuple(
+    f"loopworks.train.{name}" for name in ("batches", "loop", "together", "objectives", "export", "nets", "warm")
+)
 """Modules that a warm worker may import ahead: they load torch, Lightning, onnx and onnxscript (some 10 s cold)."""
 
 Build = Callable[[int, NDArray[np.uint8], Context], Net]
@@ -160,10 +168,11 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
 
     from loopworks.train.augment import Augment, Change
     from loopworks.train.budget import Budget
-    from loopworks.train.loop import Learner, evaluate, fit
+    from loopworks.train.loop import Learner, evaluate
+    from loopworks.train.together import fit
     from loopworks.train.warm import start_from
 
-    budget = Budget(lesson.budget_s, reserve_s=3.0)
+    budget = Budget(lesson.budget_s, after_s=EXPORT_S)
     source = lesson.source
     rule = params.rule(source)
     train, val = _splits(lesson, rule, ctx.part(0.0, 0.08))
@@ -171,6 +180,7 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(ctx.seed)
         net = build(len(source.schema.classes), train.images.numpy(), ctx.part(0.08, 0.1))
+    budget.after_s = export_s(net.network) + judge.seconds(source.counts)
     notes = list(net.notes)
     if lesson.start is not None:
         notes.append(start_from(lesson.start, net.network, net.head, source.schema))
@@ -184,11 +194,12 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
         learner,
         train,
         val,
-        _judge(source),
-        fingerprint=_fingerprint(lesson, ctx.seed, recipe, params),
+        judge_of(source),
+        fingerprint=fingerprint(lesson, ctx.seed, recipe, params),
         budget=budget,
         ctx=ctx.part(0.1, 0.85),
         show=_show(source),
+        workers=lesson.workers,
     )
     if val is not None and hasattr(aim, "settle"):
         answers, _ = evaluate(learner, val, params.batch, partial(ctx.tick, 0.85, "settle"))
@@ -196,12 +207,18 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     ctx.tick(0.85, "export")
     variant = _write(lesson, net, rule, aim)
     ctx.tick(1.0, "exported")
+    ended = ending(progress, epochs=params.epochs, batch=params.batch, has_val=val is not None)
     return Made(
         variant=variant,
         rule=rule,
         params=asdict(params),
-        notes=(*notes, *_ending(progress, val is not None, params)),
+        notes=(*notes, *ended),
     )
+
+
+def export_s(network: "nn.Module") -> float:
+    """Seconds that one core computes to write and check a network: the exporter takes time for every layer."""
+    return EXPORT_S + LAYER_S * sum(1 for part in network.modules() if not any(part.children()))
 
 
 def _splits(lesson: Lesson, rule: ImageRule, ctx: Context) -> "tuple[Any, Any]":
@@ -241,29 +258,6 @@ def _plan(params: ImageFit, lesson: Lesson, rule: ImageRule) -> "Plan":
     )
 
 
-def _judge(source: Source) -> Callable[[Arrays], float]:
-    truth = source.targets("val") if source.counts.get("val", 0) else np.zeros((0, 0), np.float32)
-
-    def judge(answers: Arrays) -> float:
-        return scores.headline(source.task, truth, answers, source.schema)
-
-    return judge
-
-
-def _fingerprint(lesson: Lesson, seed: int, recipe: str, params: ImageFit) -> str:
-    facts = {
-        "version": lesson.source.id,
-        "schema": lesson.source.schema.to_json(),
-        "counts": dict(lesson.source.counts),
-        "recipe": recipe,
-        "params": asdict(params),
-        "seed": seed,
-        "budget_s": lesson.budget_s,
-        "start": dict(lesson.start.sha256) if lesson.start else None,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
 def _write(lesson: Lesson, net: Net, rule: ImageRule, objective: "Objective") -> Variant:
     import torch
     from safetensors.torch import save_file
@@ -295,39 +289,20 @@ def _write(lesson: Lesson, net: Net, rule: ImageRule, objective: "Objective") ->
 
 def _show(source: Source) -> "Show | None":
     """Makes pictures of validation items, where the task kind can."""
-    task = source.task
+    task, schema = source.task, source.schema
     if not isinstance(task, Pictured):
         return None
 
     def show(images: NDArray[np.uint8], targets: NDArray[Any], answers: Arrays) -> bytes:
         from PIL import Image
 
-        picture = Image.fromarray(task.sample(images, targets, answers, source.schema))
+        picture = Image.fromarray(task.sample(images, targets, answers, schema))
         picture.thumbnail((PICTURE_PX, PICTURE_PX))
         out = io.BytesIO()
         picture.save(out, "PNG")
         return out.getvalue()
 
     return show
-
-
-def _ending(progress: "Progress", has_val: bool, params: ImageFit) -> list[str]:
-    notes = []
-    if progress.ended == "budget":
-        notes.append(
-            f"the time budget ended training after {progress.epoch} of at most {params.epochs} epochs (the last one "
-            "may be a part)"
-        )
-    if progress.pieces > 1:
-        notes.append(
-            f"batches of {params.batch} had no room in memory: each was fed in {progress.pieces} parts, their "
-            "gradients added up"
-        )
-    if progress.unsaved:
-        notes.append(f"the disk was full: {progress.unsaved} checkpoints could not be written")
-    if not has_val:
-        notes.append("there is no validation split: the weights of the last epoch were kept, unchecked")
-    return notes
 
 
 def augmentation(draw: Draw) -> dict[str, Any]:

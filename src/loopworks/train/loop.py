@@ -5,14 +5,11 @@ training that was killed and runs again ends with the same weights as one that w
 """
 # ruff: noqa: TID253 - this file is imported inside functions only
 
-import errno
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,22 +23,30 @@ from loopworks.core.errors import Cancelled, Failed, NoSpace
 from loopworks.train import machine
 from loopworks.train.batches import Batches, Split, draw
 from loopworks.train.budget import Budget
+from loopworks.train.checkpoint import CHECKPOINT, Progress, resume, save_atomically
+from loopworks.train.objectives import Changes
+from loopworks.train.team import ALONE, Team
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "last.ckpt"
 CHECKPOINT_EVERY_S = 1.0
 TICK_EVERY_S = 0.3
 Judge = Callable[[Arrays], float]
 """Takes the answers for the validation items, named as the model's outputs, and gives the headline metric."""
 Show = Callable[[NDArray[np.uint8], NDArray[Any], Arrays], bytes]
 """Takes a few validation images, their targets and the answers, and gives a PNG of them."""
+LOGGERS = ("lightning.pytorch", "lightning.fabric", "lightning")
+"""Lightning advertises and advises through them."""
 SHOWN, SHOW_EVERY_S = 4, 5.0
 """Validation images in a picture, and the seconds between pictures, at least."""
 
 
 class Objective(Protocol):
     """What is learnt: how a batch is prepared, what is wrong with the network's guess, and what its answer is."""
+
+    @property
+    def augment(self) -> Changes:
+        """The random changes of its batches."""
 
     def seed(self, seed: int) -> None:
         """Begin the random draws of an epoch: the same seed, the same changes of the same batches."""
@@ -81,27 +86,6 @@ class Plan:
     """Seconds between checkpoints, at least; 0 writes one after each epoch."""
 
 
-@dataclass(slots=True, kw_only=True)
-class Progress:
-    """Where a training stands; goes into the checkpoint as plain values and tensors."""
-
-    fingerprint: str
-    epoch: int = 0
-    """Epochs done."""
-    best_value: float = -math.inf
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
-    spent_s: float = 0.0
-    is_done: bool = False
-    ended: str = ""
-    """Why it ended: epochs, patience, or budget."""
-    pieces: int = 1
-    """Parts that a batch is fed in, their gradients added up: more than one where a whole batch has no room."""
-    unsaved: int = 0
-    """Checkpoints that a full disk had no room for."""
-
-
 def rate_share(progress: float, warmup: float) -> float:
     """Learning rate as a share of the highest: up along a line, then down along half a cosine; ``progress`` 0..1."""
     if progress < warmup:
@@ -120,11 +104,17 @@ class Learner(LightningModule):
         self.objective = objective
         self.plan = plan
         self.loss_sum = torch.zeros(())
+        self.shared: nn.Module | None = None
+        """The network as a team trains it: its gradients are the mean over all processes."""
+        self.weight = 1.0
+        """Of the next piece of a batch in the loss."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], _index: int) -> Tensor:
         """Loss of one batch."""
         x, targets = self.objective.prepare(*batch, is_training=True)
-        loss = machine.in_full(self.objective.loss, self.network(x), targets)
+        loss = machine.in_full(self.objective.loss, (self.shared or self.network)(x), targets)
+        if self.weight != 1.0:
+            loss = loss * self.weight
         self.loss_sum += loss.detach()
         return loss
 
@@ -181,8 +171,10 @@ class Coach(Callback):
         budget: Budget,
         ctx: Context,
         show: Show | None = None,
+        team: Team = ALONE,
     ) -> None:
         """Keep what to watch; ``progress`` is changed as the training goes on."""
+        self.team = team
         self.plan, self.progress, self.batches, self.val = plan, progress, batches, val
         self.optimizer_state = optimizer_state
         self.judge, self.budget, self.ctx, self.show = judge, budget, ctx, show
@@ -196,7 +188,10 @@ class Coach(Callback):
         self.is_interrupted = True
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Go on with the optimizer's state of the killed run."""
+        """Go on with the optimizer's state of the killed run; train together with the others of the team."""
+        assert isinstance(module, Learner)
+        if self.team.size > 1:
+            module.shared = self.team.sharing(module.network)
         if self.optimizer_state is not None:
             trainer.optimizers[0].load_state_dict(self.optimizer_state)
 
@@ -204,14 +199,21 @@ class Coach(Callback):
         """Draw this epoch's randomness."""
         assert isinstance(module, Learner)
         self.batches.epoch = self.progress.epoch
-        torch.manual_seed(draw(self.ctx.seed, self.progress.epoch, 1))
+        torch.manual_seed(draw(self.ctx.seed, self.progress.epoch, 1 + 4 * self.team.rank))
         module.objective.seed(draw(self.ctx.seed, self.progress.epoch, 2))
         module.loss_sum = torch.zeros((), device=module.device)
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the learning rate."""
+        """Set the learning rate, and what this process has of the batch."""
         whole = batch_idx - batch_idx % self.batches.pieces  # all pieces of a batch take one step together
-        share = rate_share(self._share(whole), self.plan.warmup)
+        if self.team.size > 1:
+            assert isinstance(module, Learner)
+            first, count, total = self.batches.place(batch_idx)
+            module.objective.augment.share(first, total)
+            module.weight = count * self.team.size * self.batches.pieces / total
+            self.team.join(module.shared, is_last=(batch_idx + 1) % self.batches.pieces == 0)
+        # The clock of the first process counts, so that all of them take the same step and end together.
+        share = rate_share(self.team.number(self._share(whole)), self.plan.warmup)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = self.plan.rate * share
 
@@ -220,7 +222,7 @@ class Coach(Callback):
     ) -> None:
         """Stop where the user asks to or the time is over."""
         self._stop_if_asked()
-        if self.budget.share() >= 1:
+        if self.team.number(self.budget.share()) >= 1:
             self.progress.ended = "budget"
             trainer.should_stop = True
         if time.monotonic() - self._ticked >= TICK_EVERY_S:
@@ -232,7 +234,7 @@ class Coach(Callback):
         assert isinstance(module, Learner)
         self._check_loss(module)
         done = self.progress.epoch + 1
-        self.ctx.metric("train_loss", done, float(module.loss_sum) / max(1, trainer.num_training_batches))
+        self.ctx.metric("train_loss", done, self.team.mean(module.loss_sum) / max(1, trainer.num_training_batches))
         self._judge(module, done)
         self.progress.epoch = done
         self.progress.spent_s = self.budget.spent_s()
@@ -256,15 +258,29 @@ class Coach(Callback):
         began = time.monotonic()
         pieces = self.progress.pieces
         count = max(1, self.plan.batch // pieces) if pieces > 1 else 2 * self.plan.batch
-        answers, loss = evaluate(module, self.val, count, self._stop_if_asked)
-        value = self.judge(answers)
+        answers, loss = self._answers(module, self.val, count)
+        value = self.judge(answers) if self.team.is_first else 0.0
+        value, loss = self.team.told((value, loss))
         self.ctx.metric("val_loss", done, loss)
         self.ctx.metric("val_headline", done, value)
-        self._picture(answers, done)
+        if self.team.is_first:
+            self._picture(answers, done)
         if (value, -loss) > (self.progress.best_value, -self.progress.best_loss):
             self._keep(module, done, value, loss)
-        if done == 1:
-            self.budget.reserve(2 + 2 * (time.monotonic() - began))
+        # Validation and test items are asked once more, of the written file.
+        self.budget.reserve(2 * (time.monotonic() - began) * self.team.size)
+
+    def _answers(self, module: Learner, val: Split, count: int) -> tuple[dict[str, NDArray[Any]], float]:
+        """Answers for all of ``val`` and the mean loss, for the first of the team; each asks for its part."""
+        if self.team.size == 1:
+            return evaluate(module, val, count, self._stop_if_asked)
+        mine = val.part(self.team.places(len(val)))
+        found = evaluate(module, mine, count, self._stop_if_asked) if len(mine) else ({}, 0.0)
+        parts = [(part, loss, size) for part, loss, size in self.team.gathered((*found, len(mine))) if size]
+        if not parts:
+            return {}, 0.0
+        together = {name: np.concatenate([part[name] for part, _, _ in parts]) for name in parts[0][0]}
+        return together, sum(loss * size for _, loss, size in parts) / len(val)
 
     def _picture(self, answers: Arrays, done: int) -> None:
         if self.show is None or self.val is None or time.monotonic() - self._shown < SHOW_EVERY_S:
@@ -280,6 +296,8 @@ class Coach(Callback):
         self.progress.best = {name: x.detach().cpu().clone() for name, x in module.network.state_dict().items()}
 
     def _save(self, module: Learner, optimizer: torch.optim.Optimizer) -> None:
+        if not self.team.is_first:
+            return
         state = {
             "network": module.network.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -353,61 +371,23 @@ def fit(
     learner.network.to(memory_format=torch.channels_last)
     first = {name: x.detach().clone() for name, x in learner.network.state_dict().items()}
     with machine.threads(plan.threads):
-        progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
+        progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner.network)
         budget.resume(progress.spent_s)
         pieces = progress.pieces
         while not progress.is_done:
             progress.pieces = pieces
             batches = Batches(train, plan.batch, ctx.seed, pieces)
-            if _run(learner, Coach(plan, progress, optimizer_state, batches, val, judge, budget, ctx, show)):
+            if attempt(learner, Coach(plan, progress, optimizer_state, batches, val, judge, budget, ctx, show)):
                 break
-            pieces = _smaller(batches, learner)
+            pieces = smaller(batches, learner)
             learner.network.load_state_dict(first)
-            progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner)
+            progress, optimizer_state = resume(ctx.scratch / CHECKPOINT, fingerprint, learner.network)
     learner.network.load_state_dict(progress.best)
     learner.network.eval()
     return progress
 
 
-def resume(path: Path, fingerprint: str, learner: Learner) -> tuple[Progress, dict[str, Any] | None]:
-    """Progress and optimizer state of a checkpoint whose weights go into ``learner``; fresh where none fits."""
-    fresh = Progress(fingerprint=fingerprint)
-    if not path.is_file():
-        return fresh, None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        progress = Progress(**state["progress"])
-        if progress.fingerprint != fingerprint:
-            log.info("checkpoint of another training left aside path=%s", path)
-            return fresh, None
-        learner.network.load_state_dict(state["network"])
-        return progress, dict(state["optimizer"])
-    except Exception as error:  # torch raises a dozen kinds for a damaged file; a fresh start is always right
-        log.warning("checkpoint could not be read, starting again path=%s error=%s", path, error)
-        return fresh, None
-
-
-def save_atomically(state: Any, path: Path) -> None:
-    """Write ``state`` so that a reader finds the old or the new file, whole.
-
-    Raises: NoSpace: the disk is full; the old file stays.
-    """
-    part = path.with_suffix(".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except (OSError, RuntimeError) as error:
-        part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC or "No space" in str(error):
-            raise NoSpace(f"checkpoint {path.name} must be written; the disk is full", "free some space") from None
-        raise
-
-
-def _smaller(batches: Batches, learner: Learner) -> int:
+def smaller(batches: Batches, learner: Learner) -> int:
     """Pieces to feed a batch in, where so many had no room; memory of the failed try is free when it returns."""
     learner.zero_grad(set_to_none=True)
     machine.free_memory()
@@ -418,9 +398,9 @@ def _smaller(batches: Batches, learner: Learner) -> int:
     return 2 * batches.pieces
 
 
-def _run(learner: Learner, coach: Coach) -> bool:
+def attempt(learner: Learner, coach: Coach) -> bool:
     """Train to the end; ``False`` where memory ran out."""
-    with machine.quiet(), machine.interrupts(coach.interrupt), torch.random.fork_rng(devices=[]):
+    with machine.quiet(*LOGGERS), machine.interrupts(coach.interrupt), torch.random.fork_rng(devices=[]):
         trainer = Trainer(
             max_epochs=coach.plan.epochs - coach.progress.epoch,
             accelerator="auto",

@@ -63,9 +63,8 @@ def threads(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Lightning advertises and advises through its logger and warnings; our users hear of what we say ourselves."""
-    names = ("lightning.pytorch", "lightning.fabric", "lightning")
+def quiet(*names: str) -> Iterator[None]:
+    """No warnings, and errors alone from the loggers ``names``: our users hear of what we say ourselves."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

@@ -14,6 +14,9 @@ class Changes(Protocol):
     def seed(self, seed: int) -> None:
         """Begin the random draws of an epoch."""
 
+    def share(self, first: int, total: int) -> None:
+        """The next batch is a part of one of ``total`` items, from ``first`` on; see ``team``."""
+
     def __call__(self, images: Tensor, /) -> Tensor:
         """Changed at random."""
 

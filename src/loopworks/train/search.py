@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context
 from loopworks.core.errors import Failed, Invalid, Missing, NotFound
@@ -290,7 +291,7 @@ def search(
         recipes.step(name, params or {}, source.task.name)
         if isinstance(kind := plugins.get(name), Heavy):
             kind.load()
-    part = stage.part_of(folder)
+    part = bundles.part_of(folder)
     searcher = Searcher(
         source=learnt,
         names=chosen,
@@ -326,7 +327,7 @@ def search(
         bundle = stage.finish(
             source, final.recipe, made, Packed(source), part, final.points, threads=threads, ctx=ctx.part(0.99, 1.0)
         )
-        stage.settle(part, folder)
+        bundles.settle(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -13,12 +13,13 @@ from loopworks.core import bundle as bundles
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context
-from loopworks.core.errors import Conflict, Invalid
+from loopworks.core.errors import Invalid
+from loopworks.core.registry import plugins
 from loopworks.core.values import Score
 from loopworks.data.source import Source
 from loopworks.tasks.answers import answers
 from loopworks.train import card, judge, recipes
-from loopworks.train.contracts import Lesson, Made, Packed
+from loopworks.train.contracts import Lesson, Made, Packed, Shared, Workers
 from loopworks.train.recipes import AUTO
 from loopworks.train.sealed import seal
 
@@ -40,6 +41,7 @@ def train(
     ctx: Context,
     start: Bundle | None = None,
     threads: int = 0,
+    workers: Workers | None = None,
 ) -> Bundle:
     """Train a recipe and write the bundle; the same source, parameters and seed give the same weights.
 
@@ -56,6 +58,7 @@ def train(
         ctx: a killed training that runs again with the same ``ctx.scratch`` goes on from its last checkpoint.
         start: earlier model whose weights to begin from.
         threads: 0 is one per core.
+        workers: processes that train a network together; recipes of another kind train here, and a note says so.
     Returns: the bundle, with its scores on ``val`` and ``test`` taken from the ONNX file, an evaluation and a card.
     Raises: Invalid, NotFound, Conflict, Missing, Failed, Cancelled, NoSpace.
     """
@@ -64,20 +67,24 @@ def train(
     learnt = seal(source)
     name, why = _named(recipe, learnt, budget_s, given)
     step = recipes.step(name, given, source.task.name)
-    part = part_of(folder)
+    part = bundles.part_of(folder)
     try:
         inputs = Packed(learnt)
         # What comes after the recipe takes time too; of a short budget it may have a fifth.
         left_s = None if budget_s is None else budget_s - min(0.2 * budget_s, judge.seconds(source.counts))
-        lesson = Lesson(source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads)
+        lesson = Lesson(
+            source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads, workers=workers
+        )
         key = _key(source, name, given, budget_s, ctx.seed)
         learning = judge.Learning(ctx.scratch / LEARNING, key)
         made: Made = step.run(lesson, _told(ctx, learning).part(0.0, 0.9))
+        if workers is not None and workers.count > 1:
+            why = (*why, shared(plugins.get(name), workers.count))
         if budget_s is not None and budget_s < SHORTEST_S:
             why = (*why, f"{WARNING} a budget of {budget_s:g} s is less than a training needs to learn anything")
         made = replace(made, notes=(*why, *made.notes))
         done = finish(source, name, made, inputs, part, learning.to_json(), threads=threads, ctx=ctx.part(0.9, 1.0))
-        settle(part, folder)
+        bundles.settle(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
@@ -131,23 +138,6 @@ def check(source: Source, budget_s: float | None, threads: int) -> None:
     source.task.teachable(source.targets("train"), source.schema)
 
 
-def part_of(folder: Path) -> Path:
-    """An empty folder beside ``folder``, which must not hold anything; what a killed run left there goes."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"folder {folder} must be empty or absent; got something in it", "choose another folder")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    return part
-
-
-def settle(part: Path, folder: Path) -> None:
-    """Put the finished folder in its place."""
-    if folder.exists():
-        folder.rmdir()
-    part.rename(folder)
-
-
 def _named(
     recipe: str, source: Source, budget_s: float | None, params: Mapping[str, Any]
 ) -> tuple[str, tuple[str, ...]]:
@@ -156,6 +146,13 @@ def _named(
         return recipes.full(recipe), ()
     name, why = recipes.choose(source, budget_s, params)
     return name, (f"recipe chosen: {name.partition('.')[2]} ({why})",)
+
+
+def shared(kind: type, count: int) -> str:
+    """A note that says who trains."""
+    if isinstance(kind, Shared):
+        return f"each batch was split over {count} workers of a Ray cluster"
+    return f"trained by one process, not {count} workers: only networks are trained by several"
 
 
 def _told(ctx: Context, learning: judge.Learning) -> Context:

@@ -44,7 +44,7 @@ def source(home: Home, tmp_path: Path) -> Callable[..., TableSource]:
     return make
 
 
-def test_rows_are_typed_and_without_target_id_and_time(source: Any) -> None:
+def test_rows_are_typed_and_without_target_and_id(source: Any) -> None:
     found = source()
     assert isinstance(found, Rows)
     rows = found.rows("train")
@@ -54,7 +54,7 @@ def test_rows_are_typed_and_without_target_id_and_time(source: Any) -> None:
     reading = json.loads(rows.schema.field("amount").metadata[READING])
     assert (reading["type"], reading["decimal"], reading["thousands"]) == ("float", ",", ".")
     assert json.loads(rows.schema.field("day").metadata[READING])["is_day_first"] is True
-    assert source("amount", "regression", time="day").rows("train").column_names == ["churn", "kind"]
+    assert source("amount", "regression", time="day").rows("train").column_names == ["churn", "day", "kind"]
 
 
 def test_targets_go_with_the_rows(source: Any) -> None:

@@ -1,6 +1,7 @@
 """Fine-tuned text encoders, on a tiny one with random weights that the test writes itself; no hub is asked."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from loopworks.core.values import LabelSchema
 from loopworks.optimize.stage import optimize
 from loopworks.testing import PluginContract
 from loopworks.train import weights
+from loopworks.train.adopt import adopt
+from loopworks.train.texts import tokens
 from loopworks.train.texts.encoder import OTHERS, TextEncoder
 from loopworks.train.texts.explain import attributions, evidence
 
@@ -46,6 +49,87 @@ def train(folder: Path, **more: Any) -> Bundle:
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A small encoder from random weights; its folder is one that transformers reads."""
     return train(tmp_path_factory.mktemp("encoder"), source=complaints(240, 24, 48))
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier of three classes in another order than ours, as transformers writes it: random weights."""
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder = tmp_path_factory.mktemp("hub") / "theirs"
+    folder.mkdir()
+    said = ["the lamp is dark", "a pothole in the road", "垃圾桶 异味"]
+    size = tokens.train(said * 20, folder / "tokenizer.json", 300)
+    names = ["垃圾", "light", "street"]
+    config = BertConfig(
+        vocab_size=size,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        id2label=dict(enumerate(names)),
+        label2id={name: place for place, name in enumerate(names)},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(config)
+        torch.nn.init.normal_(model.classifier.weight, std=2.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_folder_from_elsewhere_is_registered_optimized_and_asked(theirs: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    source = complaints(30, 12, 12)
+    taken = adopt(theirs, task=source.task, source=source, folder=tmp_path / "taken", ctx=context(tmp_path / "a"))
+    assert taken.schema.classes == source.schema.classes != ("垃圾", "light", "street")
+    assert "test" in taken.metrics
+    texts = ["the lamp at the corner is dark", "异味", "pothole " * 100]
+    found = ask(taken, *texts)
+    model = AutoModelForSequenceClassification.from_pretrained(theirs).eval()
+    assert isinstance(taken.rule, TokenRule)
+    rule = taken.rule.opened(taken.folder)
+    for text, chances in zip(texts, found, strict=True):
+        row = torch.from_numpy(rule.encode(rule.pack([text]))["tokens"])
+        with torch.inference_mode():
+            wanted = model(input_ids=row).logits.softmax(1)[0]
+        order = [["垃圾", "light", "street"].index(name) for name in source.schema.classes]
+        assert chances == pytest.approx(wanted[order].numpy(), abs=1e-4)
+    best = optimize(taken, source, folder=tmp_path / "best", ctx=context(tmp_path / "b"), max_drop=1.0)
+    assert len(best.variants) > 1
+    assert ask(best, *texts).shape == (3, 3)
+
+
+def test_folders_that_are_no_text_classifiers_are_refused(theirs: Path, tmp_path: Path) -> None:
+    task = complaints(3, 3, 3).task
+
+    def refused(folder: Path, **more: Any) -> str:
+        with pytest.raises(Invalid) as caught:
+            adopt(folder, task=task, folder=tmp_path / "out", ctx=context(tmp_path / "scratch"), **more)
+        assert not (tmp_path / "out").exists()
+        return f"{caught.value.message} {caught.value.hint}"
+
+    assert "classes must be 3" in refused(theirs, classes=("a", "b"))
+    for name, words in (("tokenizer.json", "none called tokenizer.json"), ("model.safetensors", "none called model")):
+        lacking = tmp_path / f"without {name}"
+        shutil.copytree(theirs, lacking, ignore=shutil.ignore_patterns(name))
+        assert words in refused(lacking)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(theirs, damaged)
+    (damaged / "tokenizer.json").write_text("{}", encoding="utf-8")
+    assert "tokenizer" in refused(damaged)
+    headless = tmp_path / "headless"
+    shutil.copytree(theirs, headless)
+    from safetensors.torch import load_file, save_file
+
+    kept = {name: x for name, x in load_file(theirs / "model.safetensors").items() if "classifier" not in name}
+    save_file(kept, headless / "model.safetensors", metadata={"format": "pt"})
+    assert "recipe text-encoder" in refused(headless)
 
 
 def test_a_random_encoder_learns_and_says_how_it_began(bundle: Bundle) -> None:

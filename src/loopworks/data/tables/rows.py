@@ -62,7 +62,7 @@ class TableSource:
         return dict(self._left_out)
 
     def rows(self, split: str) -> "pa.Table":
-        """The rows of a split that have a target: typed columns without target, id and time, in the order of keys.
+        """The rows of a split that have a target: typed columns without target and id, in the order of keys.
 
         A field's metadata says how its text is read (see ``READING``); the table's own says how many rows were left
         out.
@@ -135,7 +135,7 @@ class TableSource:
         import pyarrow.compute as pc
 
         told, goal = self._version.columns, self._goal()
-        columns = [c for c in told.columns if c.name not in (told.target, told.id, told.time)]
+        columns = [c for c in told.columns if c.name not in (told.target, told.id)]
         names = [c.name for c in columns]
         fields: list[pa.Field] = []
         parts: list[pa.Table] = []

@@ -163,6 +163,7 @@ async def train(request: Request) -> Response:
             budget=_budget(body),
             name=_text(body, "name", ""),
             seed=_seed(body),
+            workers=_workers(body),
         )
     )
 
@@ -241,6 +242,13 @@ def _seed(body: dict[str, Any]) -> int | None:
     return found
 
 
+def _workers(body: dict[str, Any]) -> int | None:
+    found = body.get("workers")
+    if found is not None and (isinstance(found, bool) or not isinstance(found, int)):
+        raise Invalid("workers", "a whole number", found)
+    return found
+
+
 def _budget(body: dict[str, Any]) -> str | float | None:
     found = body.get("budget")
     if found is not None and (isinstance(found, bool) or not isinstance(found, str | int | float)):
@@ -260,6 +268,12 @@ def _object(body: dict[str, Any], name: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Invalid(name, "an object", type(found).__name__)
     return found
+
+
+_TRAINING = text_schema(
+    version="version id, or a dataset to freeze", recipe_="recipe", budget_="e.g. 5m", name_="model"
+)
+_TRAINING["properties"]["workers"] = {"type": "integer", "description": "processes of a Ray cluster, together"}
 
 
 _PAGE = {"limit": "items, 1..1000", "after": "go on after this item id"}
@@ -334,9 +348,7 @@ ROUTES = (
         path="/api/train",
         endpoint=train,
         summary="Start a training",
-        body=text_schema(
-            version="version id, or a dataset to freeze", recipe_="recipe", budget_="e.g. 5m", name_="model"
-        ),
+        body=_TRAINING,
         status=202,
     ),
     Api(

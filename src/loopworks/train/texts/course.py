@@ -1,20 +1,16 @@
 """The way of a text network through the training loop that images go through too: clock, epochs, best weights."""
 
-import hashlib
-import json
 import math
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
-from loopworks.core.contracts import Arrays, Context
-from loopworks.data.source import Source
-from loopworks.tasks import scores
+from loopworks.core.contracts import Context
 from loopworks.train.contracts import Lesson
+from loopworks.train.lesson import ending, fingerprint, judge_of
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +43,11 @@ class TextFit:
     patience: Annotated[int, Field(ge=0, le=10_000)] = 0
     """Epochs without a better validation result after which training stops; 0 is half of all epochs."""
 
+    @classmethod
+    def shares(cls) -> str:
+        """Workers split each batch."""
+        return "batches"
+
 
 F = TypeVar("F", bound=TextFit)
 
@@ -55,6 +56,9 @@ class Unchanged:
     """Texts go to the network as they are; see ``augment.Augment``."""
 
     def seed(self, seed: int) -> None:
+        """Nothing is drawn."""
+
+    def share(self, first: int, total: int) -> None:
         """Nothing is drawn."""
 
     def __call__(self, texts: "Tensor") -> "Tensor":
@@ -113,8 +117,9 @@ def take(
     """
     import torch
 
-    from loopworks.train.loop import Learner, Plan, fit
+    from loopworks.train.loop import Learner, Plan
     from loopworks.train.objectives import Classes
+    from loopworks.train.together import fit
 
     source = lesson.source
     objective = Classes(Unchanged(), is_multi=source.schema.is_multi, smoothing=params.smoothing)
@@ -132,22 +137,20 @@ def take(
         Learner(network, objective, plan),
         splits["train"],
         val,
-        _judge(source),
-        fingerprint=_fingerprint(lesson, ctx.seed, recipe, params),
+        judge_of(source),
+        fingerprint=fingerprint(lesson, ctx.seed, recipe, params),
         budget=budget,
         ctx=ctx,
+        workers=lesson.workers,
     )
-    notes = []
-    if progress.ended == "budget":
-        notes.append(
-            f"the time budget ended training after {progress.epoch} of at most {params.epochs} epochs (the last one "
-            "may be a part)"
-        )
+    notes = ending(
+        progress,
+        epochs=params.epochs,
+        batch=params.batch,
+        has_val=val is not None,
+        unchecked=", and the chances are not calibrated",
+    )
     if val is None:
-        notes.append(
-            "there is no validation split: the weights of the last epoch were kept, unchecked, and the chances are "
-            "not calibrated"
-        )
         return notes, 1.0
     network.cpu()
     with torch.inference_mode():
@@ -186,26 +189,3 @@ def _split(texts: "Inputs", targets: NDArray[Any]) -> "Split":
     from loopworks.train.batches import Split
 
     return Split(images=texts, targets=torch.from_numpy(np.array(targets, np.float32)))
-
-
-def _judge(source: Source) -> Callable[[Arrays], float]:
-    truth = source.targets("val") if source.counts.get("val", 0) else np.zeros((0, 0), np.float32)
-
-    def judge(answers: Arrays) -> float:
-        return scores.headline(source.task, truth, answers, source.schema)
-
-    return judge
-
-
-def _fingerprint(lesson: Lesson, seed: int, recipe: str, params: TextFit) -> str:
-    facts = {
-        "version": lesson.source.id,
-        "schema": lesson.source.schema.to_json(),
-        "counts": dict(lesson.source.counts),
-        "recipe": recipe,
-        "params": asdict(params),
-        "seed": seed,
-        "budget_s": lesson.budget_s,
-        "start": dict(lesson.start.sha256) if lesson.start else None,
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -77,16 +77,16 @@ class TextEncoder(TextFit):
 
     def run(self, source: Lesson, ctx: Context) -> Made:
         """Train on the lesson; the files lie in its folder."""
-        _load()
+        load_encoders()
         import torch
 
         from loopworks.train.budget import Budget
         from loopworks.train.texts.nets import TokenNet
 
-        budget = Budget(source.budget_s, reserve_s=6.0)
+        budget = Budget(source.budget_s, after_s=6.0)
         folder, why = self._folder(source, ctx)
         texts = _texts(source, "train", self.most_chars, ctx)
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with torch.random.fork_rng(devices=[]), quiet_transformers():
             torch.manual_seed(ctx.seed)
             if folder is None:
                 ctx.tick(0.0, "learning a tokenizer")
@@ -121,7 +121,7 @@ class TextEncoder(TextFit):
         )
         _soften(network.model, temperature)
         ctx.tick(0.9, "export")
-        variant = _write(source, network, rule, texts)
+        variant = write(source.folder, network, rule, texts, is_multi=source.source.schema.is_multi)
         ctx.tick(1.0, "exported")
         return Made(
             variant=variant,
@@ -178,10 +178,14 @@ class TextEncoder(TextFit):
         )
 
 
-def _load() -> None:
+def load_encoders() -> None:
+    """Import what an encoder needs.
+
+    Raises: Missing: the [train] extra is not installed.
+    """
     load_libraries()
     try:
-        with _quiet():
+        with quiet_transformers():
             import tokenizers
             import transformers
             from transformers import AutoModelForSequenceClassification
@@ -239,7 +243,7 @@ def _pretrained(folder: Path, schema: LabelSchema) -> Any:
     return model
 
 
-def _head(model: Any) -> "nn.Linear":
+def head_of(model: Any) -> "nn.Linear":
     """The last layer: the last linear one with as many outputs as there are classes."""
     from torch import nn
 
@@ -261,7 +265,7 @@ def _warm(start: Bundle, model: Any, schema: LabelSchema) -> str:
 
     if start.recipe != NAME:
         raise Invalid("start", f"a model of {NAME}", start.recipe, "train without start")
-    head = _head(model)
+    head = head_of(model)
     name = next(name for name, part in model.named_modules() if part is head)
     old = load_file(start.path(WEIGHTS))
     before, now = start.schema.classes, schema.classes
@@ -281,14 +285,14 @@ def _warm(start: Bundle, model: Any, schema: LabelSchema) -> str:
 def _soften(model: Any, temperature: float) -> None:
     import torch
 
-    head = _head(model)
+    head = head_of(model)
     with torch.no_grad():
         for part in (head.weight, head.bias):
             if part is not None:
                 part.div_(temperature)
 
 
-def _write(lesson: Lesson, network: Any, rule: TokenRule, texts: list[str]) -> Variant:
+def write(folder: Path, network: Any, rule: TokenRule, texts: list[str], *, is_multi: bool) -> Variant:
     """Weights and config as transformers reads them, and the ONNX file."""
     import torch
 
@@ -297,11 +301,11 @@ def _write(lesson: Lesson, network: Any, rule: TokenRule, texts: list[str]) -> V
     from loopworks.train.texts.nets import ServedTokens
 
     network.cpu().eval()
-    with _quiet():
-        network.model.save_pretrained(lesson.folder)
-    (lesson.folder / "generation_config.json").unlink(missing_ok=True)
-    served = ServedTokens(network, is_multi=lesson.source.schema.is_multi).eval()
-    path = lesson.folder / MODEL
+    with quiet_transformers():
+        network.model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    served = ServedTokens(network, is_multi=is_multi).eval()
+    path = folder / MODEL
     free = {
         0: torch.export.Dim("batch", min=1, max=2**16),
         1: torch.export.Dim("length", min=1, max=rule.most_tokens),
@@ -318,18 +322,18 @@ def _write(lesson: Lesson, network: Any, rule: TokenRule, texts: list[str]) -> V
         files=(MODEL, TOKENIZER),
         size_bytes=path.stat().st_size,
     )
-    _check(lesson, served, rule, variant, ["", *texts[:6]])
+    _check(folder, served, rule, variant, ["", *texts[:6]])
     return variant
 
 
-def _check(lesson: Lesson, served: Any, rule: TokenRule, variant: Variant, texts: list[str]) -> None:
+def _check(folder: Path, served: Any, rule: TokenRule, variant: Variant, texts: list[str]) -> None:
     """Compare torch and the written file, alone and together; ``Failed`` where they differ by more than 1e-4."""
     import torch
 
     from loopworks.core import predictor as predictors
     from loopworks.tasks.classes import OUTPUT
 
-    predictor = predictors.load(variant, lesson.folder, rule, threads=1)
+    predictor = predictors.load(variant, folder, rule, threads=1)
     try:
         for some in (texts, texts[:1], texts[-1:]):
             packed = rule.pack(some)
@@ -345,7 +349,7 @@ def _check(lesson: Lesson, served: Any, rule: TokenRule, variant: Variant, texts
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """transformers advises through its logger and draws progress bars; our users hear of what we say ourselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

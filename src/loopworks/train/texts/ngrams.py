@@ -90,7 +90,7 @@ class Ngrams(TextFit):
         from loopworks.train.budget import Budget
         from loopworks.train.texts.nets import PieceNet
 
-        budget = Budget(source.budget_s, reserve_s=3.0)
+        budget = Budget(source.budget_s, after_s=3.0)
         counted = {
             split: _counted(rule, source, split, ctx.part(low, high))
             for split, low, high in (("train", 0.0, 0.12), ("val", 0.12, 0.15))
