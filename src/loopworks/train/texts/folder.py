@@ -12,11 +12,11 @@ import torch
 from loopworks.core.bundle import Variant
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.text import TokenRule
+from loopworks.train.images import WEIGHTS
 from loopworks.train.texts.encoder import (
     CONFIG,
     SPARE,
     TOKENIZER,
-    WEIGHTS,
     head_of,
     load_encoders,
     quiet_transformers,
