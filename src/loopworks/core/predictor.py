@@ -1,5 +1,6 @@
 """Loading one executable form of a model, so that it takes what clients send."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from loopworks.core.bundle import Variant
@@ -35,7 +36,7 @@ def load(variant: Variant, folder: Path, rule: Rule, *, threads: int = 0, device
 
 
 def load_by(
-    kind: type[Runtime], variant: Variant, folder: Path, rule: Rule, *, threads: int = 0, device: str = "cpu"
+    kind: Callable[..., Runtime], variant: Variant, folder: Path, rule: Rule, *, threads: int = 0, device: str = "cpu"
 ) -> Predictor:
     """``load``, by a runtime that is known already."""
     is_known = device != "cpu" and "device" in getattr(kind, "__dataclass_fields__", ())

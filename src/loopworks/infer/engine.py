@@ -143,6 +143,9 @@ class Engine:
                 others = [one for one in self._models.values() if one.name != fresh.name]
                 if sum(one.memory_bytes for one in others) + fresh.memory_bytes <= self._memory_bytes:
                     return
+                if not others:
+                    log.warning("model=%s alone takes more than max_model_mb", fresh.name)
+                    return
                 idle = sorted((one for one in others if one.is_idle), key=lambda one: one.used)
                 if not idle:
                     what = f"model {fresh.name!r} must find {fresh.memory_bytes >> 20} MB"
