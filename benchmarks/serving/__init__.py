@@ -1,8 +1,8 @@
 """What the server costs: requests over HTTP, against the same work in a bare process and against plain FastAPI.
 
-Server and clients are processes of their own, pinned to a core each where there are two; raw, ours and the peer take turns, so
-that load on the machine falls on all. ``LOOPWORKS_SERVING_S`` is the time of a turn, ``LOOPWORKS_SERVING_IDLE`` the number of
-idle connections.
+Server and clients are processes of their own, pinned to a core each where there are two; raw, ours and the peer take
+turns, so that load on the machine falls on all. ``LOOPWORKS_SERVING_S`` is the time of a turn in seconds,
+``LOOPWORKS_SERVING_IDLE`` the number of idle connections.
 """
 
 import contextlib
@@ -167,10 +167,12 @@ def _alone(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
     core = 0 if (os.cpu_count() or 1) > 1 else None
     space = str(folder / "space")
     with (
-        running("benchmarks.serving.ours", space, "1", core=core) as (url, ours, ready_s),
         running("benchmarks.serving.plain_fastapi", str(folder), core=core) as (other, peer, _),
+        running("benchmarks.serving.ours", space, "1", core=core) as (url, ours, ready_s),
     ):
-        yield Figure(name="serving: start to ready", value=ready_s, unit="s", target=2, detail="three models")
+        used = sum(ours.cpu_times()[:2])
+        detail = f"three models; {used:.2f} s of the processor"
+        yield Figure(name="serving: start to ready", value=ready_s, unit="s", target=2, detail=detail)
         memory = ours.memory_full_info()
         detail = f"RSS {memory.rss / 1e6:.0f} MB; three models, before the first request"
         yield Figure(name="serving: memory (PSS)", value=memory.pss / 1e6, unit="MB", target=200, detail=detail)
@@ -239,7 +241,8 @@ def _heavy(
         bare.append(raw)
         ratios.append((mine[-1].per_s / raw, mine[-1].per_cpu_s / cpu))
     found = _middle(mine)
-    detail = f"{found.per_s:.0f}/s, raw {statistics.median(bare):.0f}/s, p50 {found.p50_ms:.1f} ms, p99 {found.p99_ms:.1f} ms"
+    detail = f"{found.per_s:.0f}/s, raw {statistics.median(bare):.0f}/s"
+    detail += f", p50 {found.p50_ms:.1f} ms, p99 {found.p99_ms:.1f} ms"
     detail += f"; by the clock {statistics.median(clock for clock, _ in ratios):.2f}"
     if theirs:
         detail += f"; FastAPI {_middle(theirs).per_s:.0f}/s"

@@ -1,4 +1,4 @@
-"""What a team writes by hand: FastAPI, pydantic and ONNX Runtime; ``python -m benchmarks.serving.plain_fastapi FOLDER``."""
+"""What a team writes by hand with FastAPI: ``python -m benchmarks.serving.plain_fastapi FOLDER``."""
 
 import socket
 import sys
