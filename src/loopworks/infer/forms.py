@@ -58,7 +58,8 @@ class Form:
         self._rests = [list(spec.shape[1:]) for spec in inputs]
         self._widths = tuple(prod(rest) for rest in self._rests)
         self._allowed = tuple(_TYPES[kind] for kind in self._kinds)
-        self._shapes: dict[int, tuple[list[int], ...]] = {}
+        self._sizes: dict[int, tuple[tuple[list[int], ...], tuple[int, ...]]] = {}
+        """Rows -> shape and number of elements of each input."""
         self._seen: set[tuple[type, ...]] = set()
         self._groups = _groups(self._kinds, self._rests)
         self._outputs = [
@@ -92,9 +93,10 @@ class Form:
             return None
         if names != self._names or kinds != self._kinds or type(rows) is not int or not 0 < rows <= MOST_ROWS:
             return None
-        if (expected := self._shapes.get(rows)) is None:
-            expected = self._shapes[rows] = tuple([rows, *rest] for rest in self._rests)
-        if shapes != expected or lengths != tuple(rows * width for width in self._widths):
+        if (expected := self._sizes.get(rows)) is None:
+            sizes = tuple([rows, *rest] for rest in self._rests)
+            expected = self._sizes[rows] = sizes, tuple(rows * width for width in self._widths)
+        if (shapes, lengths) != expected:
             return None
         if not (
             _FOUR.issuperset(map(len, given))

@@ -30,6 +30,8 @@ def model(served: Served) -> dict[str, Any]:
             "classes": list(bundle.schema.classes),
             "preprocessing": bundle.rule.to_json(),
             "variant": served.variant.name,
+            "device": served.device,
+            "limits": served.limits.model_dump(exclude={"memory_mb"}),
         },
     }
 

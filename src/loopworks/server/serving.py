@@ -28,7 +28,8 @@ class Serving:
         """Load every deployment. One that cannot be loaded does not hold up the others and is tried again later."""
         self.space = space
         cores = space.settings.threads or os.cpu_count() or 1
-        self.engine = Engine(workers=cores)
+        settings = space.settings
+        self.engine = Engine(workers=cores, limits=settings.limits_for, memory_bytes=settings.max_model_mb << 20)
         self.metrics = Metrics(self.engine)
         self.decoding = CapacityLimiter(cores)
         """How many images are decoded at once."""

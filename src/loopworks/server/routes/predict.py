@@ -11,6 +11,7 @@ from typing import Any
 import anyio.to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
@@ -48,7 +49,8 @@ async def predict(request: Request) -> Response:
     Of several items the bad ones are listed as problems and the others answered; a lone bad one is an error.
     """
     serving: Serving = request.app.state.serving
-    served = serving.model(request.path_params["deployment"])
+    name = request.path_params["deployment"]
+    served = await run_in_threadpool(serving.model, name) if serving.engine.is_parked(name) else serving.model(name)
     began = time.perf_counter()
     outcome = "internal"
     try:
