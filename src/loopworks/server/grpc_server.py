@@ -82,6 +82,7 @@ class GrpcServer:
             ) from None
         self.address = f"{host}:{port}"
         """What a client is told."""
+        serving.grpc_address = self.address
 
     def __enter__(self) -> Self:
         """Answer."""

@@ -17,6 +17,8 @@ from loopworks.server import answer
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/api/health", "/", "/page.css", "/page.js"})
 """Paths that need no token: health, and the page itself, which holds nothing of the workspace."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+STREAMED = "multipart/x-mixed-replace"
+"""Bodies of this type are read by their route as they come; whoever reads them limits each part."""
 STALL_S = 30.0
 """Longest pause between two parts of a body."""
 
@@ -57,6 +59,11 @@ class Guard:
         if not headers.get("content-length") and "transfer-encoding" not in headers:
             await self.app(scope, receive, send)
             return
+        if headers.get("content-type", "").startswith(STREAMED):
+            if headers.get("content-encoding", "identity") != "identity":
+                raise Invalid("content-encoding", f"identity for {STREAMED}", headers["content-encoding"])
+            await self.app(scope, _unstalled(receive), send)
+            return
         body = await self._read(headers, receive)
         if body is None:
             return  # the client has gone
@@ -90,10 +97,7 @@ class Guard:
         size = 0
         is_more = True
         while is_more:
-            try:
-                message = await asyncio.wait_for(receive(), STALL_S)
-            except TimeoutError:
-                raise TimedOut(f"the request body must arrive without pauses over {STALL_S:.0f} s; got one") from None
+            message = await _next(receive)
             if message["type"] == "http.disconnect":
                 return None
             parts.append(message.get("body", b""))
@@ -147,6 +151,26 @@ def _unzip(body: bytes, encoding: str, limit: int) -> bytes:
 def _unpacked(headers: list[tuple[bytes, bytes]], size: int) -> list[tuple[bytes, bytes]]:
     dropped = (b"content-encoding", b"content-length", b"transfer-encoding")
     return [*((n, v) for n, v in headers if n.lower() not in dropped), (b"content-length", str(size).encode())]
+
+
+async def _next(receive: Receive) -> Message:
+    try:
+        return await asyncio.wait_for(receive(), STALL_S)
+    except TimeoutError:
+        raise TimedOut(f"the request body must arrive without pauses over {STALL_S:.0f} s; got one") from None
+
+
+def _unstalled(receive: Receive) -> Receive:
+    """The body as it comes, without long pauses; after it, what the connection says."""
+    is_ended = False
+
+    async def again() -> Message:
+        nonlocal is_ended
+        message = await receive() if is_ended else await _next(receive)
+        is_ended = is_ended or not message.get("more_body", False)
+        return message
+
+    return again
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
