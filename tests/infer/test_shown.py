@@ -47,7 +47,7 @@ def said(task: str, outputs: Arrays, items: int = 1) -> shown.Said:
 @pytest.fixture
 def boxes() -> shown.Said:
     """Of two images: a bag at the left of the first, nothing in the second."""
-    outputs = {
+    outputs: Arrays = {
         "boxes": np.array([[[0.1, 0.2, 0.25, 0.5]], [[0, 0, 1, 1]]], np.float32),
         "scores": np.array([[0.75], [0.0]], np.float32),
         "classes": np.array([[1], [0]], np.int64),
@@ -109,7 +109,8 @@ def rows(text: bytes) -> list[dict[str, str]]:
 def test_csv_has_a_line_per_answer(boxes: shown.Said, masks: shown.Said, classes: shown.Said) -> None:
     assert rows(shown.table(classes)) == [{"item": "0.png", "label": "bag", "score": "0.75"}]
     (box,) = rows(shown.table(boxes))
-    assert (box["item"], box["label"], float(box["width"])) == ("0.png", "bag", pytest.approx(10))
+    assert (box["item"], box["label"]) == ("0.png", "bag")
+    assert float(box["width"]) == pytest.approx(10)
     assert rows(shown.table(masks)) == [{"item": "0.png", "label": "can", "score": "0.5", "share": "0.25"}]
     number = replace(classes, values=[{"value": 2.5}])
     assert rows(shown.table(number)) == [{"item": "0.png", "value": "2.5"}]

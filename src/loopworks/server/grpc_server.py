@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import grpc
 
-from loopworks.core.errors import Conflict, LoopworksError
+from loopworks.core.errors import Conflict, LoopworksError, Missing, Unsupported
 from loopworks.core.settings import Settings
 from loopworks.server import guard
 from loopworks.server.grpc_service import Health, Inference
@@ -38,7 +38,6 @@ CODES = {
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     499: grpc.StatusCode.CANCELLED,
-    501: grpc.StatusCode.UNIMPLEMENTED,
     502: grpc.StatusCode.UNAVAILABLE,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -147,4 +146,7 @@ def _fail(context: grpc.ServicerContext, name: str, error: Exception) -> None:
         context.abort(grpc.StatusCode.INTERNAL, f"internal error {mark} (the server's log says more)")
         return
     hint = f" ({error.hint})" if error.hint else ""
-    context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), error.message + hint)
+    status = CODES.get(error.status, grpc.StatusCode.INTERNAL)
+    context.abort(
+        grpc.StatusCode.UNIMPLEMENTED if isinstance(error, Missing | Unsupported) else status, error.message + hint
+    )
