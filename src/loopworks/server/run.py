@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
-from starlette.applications import Starlette
 
 from loopworks.core.errors import Conflict, Denied, Failed, Invalid
 from loopworks.core.settings import Settings
+from loopworks.server import connection
 from loopworks.server.app import create_app
-from loopworks.server.connection import Connection
-from loopworks.server.guard import LOOPBACK
+from loopworks.server.guard import LOOPBACK, Rules
+from loopworks.server.inferring import Inferring
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def serve(
     with _bound(settings) as bound, closing(Serving(space)) as serving, ExitStack() as more:
         if settings.grpc_port:
             more.enter_context(_grpc(serving, settings))
-        _Server(_config(create_app(space, settings, serving)), serving, ready, bound).run(sockets=[bound])
+        _Server(_config(space, settings, serving), serving, ready, bound).run(sockets=[bound])
 
 
 class ServerThread:
@@ -81,7 +81,7 @@ class ServerThread:
                 self.url = url
                 started.set()
 
-            server = _Server(_config(create_app(self._space, settings, self.serving)), self.serving, ready, bound)
+            server = _Server(_config(self._space, settings, self.serving), self.serving, ready, bound)
 
             def run() -> None:
                 try:
@@ -145,7 +145,7 @@ class _Server(uvicorn.Server):
 def _grpc(serving: Serving, settings: Settings) -> "GrpcServer":
     from loopworks.server.grpc_server import GrpcServer  # a quarter of a second that only those pay who want it
 
-    return GrpcServer(serving, settings)
+    return GrpcServer(serving, settings, Rules(settings))
 
 
 def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port: int | None) -> Settings:
@@ -159,13 +159,13 @@ def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port:
     return settings
 
 
-def _config(application: Starlette) -> uvicorn.Config:
+def _config(space: "Workspace", settings: Settings, serving: Serving) -> uvicorn.Config:
     return uvicorn.Config(
-        application,
+        create_app(space, settings, serving),
         log_config=None,
         access_log=False,
         lifespan="on",
-        http=Connection,
+        http=connection.bound(Inferring(serving), Rules(settings)),
         ws="none",
         timeout_keep_alive=KEEP_S,
         server_header=False,
