@@ -6,21 +6,18 @@ from typing import Any
 from loopworks.core import image
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
-from loopworks.core.contracts import Arrays, Learnable, Predictor
+from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Invalid, LoopworksError, from_json
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
-from loopworks.core.values import ImageRule, Problem
-from loopworks.infer import local
+from loopworks.core.values import Problem
+from loopworks.infer import local, shown
 from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home
 from loopworks.store.ids import batches
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
-
-DRAWN_PX = 1600
-"""Longer side of a drawn picture, in pixels, at most."""
 
 
 class Answering:
@@ -123,16 +120,16 @@ class Answering:
         found, problems = local.load([source], "image", self.settings.max_image_pixels)
         if problems:
             raise error_of(problems[0])
-        asked = found[0]
-        width, height = asked.size or (1, 1)
-        share = min(1.0, DRAWN_PX / max(width, height))
-        size = (max(1, round(width * share)), max(1, round(height * share)))
-        rule = ImageRule(width=size[0], height=size[1])
-        pixels = image.decode(asked.content, rule, asked.name, self.settings.max_image_pixels)
-        task: Learnable = plugins.get(f"task.{bundle.task}")
-        outputs = self.answer(bundle, [asked.content], used.variant)
-        (said,) = task.labels(outputs, bundle.schema, used.model, [size])
-        return image.encode_png(task.draw(pixels, [shape for shape, _ in said]))
+        outputs = self.answer(bundle, [found[0].content], used.variant)
+        said = shown.Said(
+            bundle=bundle,
+            author=used.model,
+            items=found,
+            outputs=outputs,
+            values=(),
+            max_pixels=self.settings.max_image_pixels,
+        )
+        return image.encode_png(shown.drawn(said))
 
     def answer(self, bundle: Bundle, contents: Iterable[Any], variant: str = "", *, batch: int = 64) -> Arrays:
         """A model's raw answer for items (bytes of image files, texts, rows), in order."""

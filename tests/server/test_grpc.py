@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import loopworks as lw
 from loopworks.core import predictor as predictors
 from loopworks.core.errors import Conflict
 from loopworks.server import grpc_server
+from loopworks.server.guard import Rules
 from loopworks.server.protos import health_pb2, inference_pb2
 from loopworks.server.run import ServerThread
 
@@ -25,6 +27,8 @@ import tritonclient.grpc.aio as triton_aio  # noqa: E402
 from tritonclient.utils import InferenceServerException  # noqa: E402
 
 PATIENCE_S = 20.0
+OPEN = {"ServerLive", "ServerReady"}
+"""Methods that need no token."""
 
 
 @pytest.fixture
@@ -367,6 +371,44 @@ def _metrics(server: ServerThread) -> str:
     return generate_latest(server.serving.metrics.registry).decode()
 
 
+def test_bytes_that_are_no_message_are_the_clients_fault(bare: Bare, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("ModelInfer", "RepositoryIndex"):
+        call = bare.channel.unary_unary(f"/inference.GRPCInferenceService/{name}")
+        code, words = refusal(lambda: call(b"\x0a\xffno message", timeout=PATIENCE_S))  # noqa: B023 - called at once
+        assert code is grpc.StatusCode.INVALID_ARGUMENT
+        assert f"message must be a {name}Request" in words
+    stream = bare.channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+    good = message(np.zeros((1, 8, 8, 3), np.uint8)).SerializeToString()
+    answers = stream(iter([b"\x0a\xff", good]), timeout=PATIENCE_S)
+    first, second = (inference_pb2.ModelStreamInferResponse.FromString(one) for one in answers)
+    assert "message must be a ModelInferRequest" in first.error_message
+    assert second.infer_response.model_name == "colors"
+    assert not caplog.records
+
+
+def test_rules_see_the_same_paths_as_over_http(server: ServerThread, bare: Bare) -> None:
+    from loopworks.server import grpc_paths, protos
+    from loopworks.server.app import ROUTES
+
+    def is_route(method: str, path: str) -> bool:
+        return any(re.fullmatch(re.sub(r"{\w+}", "[^/]+", r.path), path) and r.method == method for r in ROUTES)
+
+    for method in protos.described("inference.proto").services_by_name["GRPCInferenceService"].methods:
+        made = getattr(inference_pb2, method.input_type.name)()
+        for field in ("name", "model_name"):
+            if hasattr(made, field):
+                setattr(made, field, "a/b")
+        assert is_route(*grpc_paths.same(method.name, made)), method.name
+    for name in ("Check", "Watch"):
+        assert is_route(*grpc_paths.same(name, health_pb2.HealthCheckRequest()))
+    asked: list[tuple[str, str, str, str]] = []
+    server_rules = Rules.admitted
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Rules, "admitted", lambda self, *given: (asked.append(given), server_rules(self, *given))[1])
+        bare.call("ModelInfer", message(np.zeros((1, 8, 8, 3), np.uint8)), metadata=(("authorization", "Bearer x"),))
+    assert asked == [("Bearer x", "POST", "/v2/models/colors/infer", "127.0.0.1")]
+
+
 def test_requests_are_counted(server: ServerThread, bare: Bare, pixels: NDArray[np.uint8]) -> None:
     bare.call("ModelInfer", message(pixels))
     refusal(lambda: bare.call("ModelInfer", message(pixels[:, :4])))
@@ -385,7 +427,7 @@ def test_the_token_is_asked_for_everywhere_but_for_health(
         assert bare.call("ServerLive").live
         assert bare.call("ServerReady").ready
         assert bare.health("Check").status == health_pb2.HealthCheckResponse.SERVING
-        for name in server_methods() - grpc_server.OPEN:
+        for name in server_methods() - OPEN:
             sent = message(pixels) if name in ("ModelInfer", "ModelStreamInfer") else None
             for given in ((), (("authorization", "Bearer other"),), (("authorization", "secret"),)):
                 if name == "ModelStreamInfer":
@@ -467,7 +509,7 @@ def test_streams_are_limited_and_one_that_ends_makes_room(
 def test_a_port_in_use_is_said(space: lw.Workspace, server: ServerThread) -> None:
     settings = space.settings.model_copy(update={"grpc_port": int(server.grpc.rpartition(":")[2])})
     with pytest.raises(Conflict, match="must be free for gRPC"):
-        grpc_server.GrpcServer(server.serving, settings)
+        grpc_server.GrpcServer(server.serving, settings, Rules(settings))
 
 
 def test_nothing_is_left_when_it_has_stopped(space: lw.Workspace, pixels: NDArray[np.uint8]) -> None:
@@ -476,5 +518,9 @@ def test_nothing_is_left_when_it_has_stopped(space: lw.Workspace, pixels: NDArra
         bare = Bare(server.grpc)
         bare.call("ModelInfer", message(pixels))
         bare.channel.close()
-    left = [t.name for t in set(threading.enumerate()) - threads if not t.name.startswith("AnyIO worker")]
-    assert [name for name in left if "channel" not in name.lower()] == []
+
+    def left() -> list[str]:
+        names = [t.name for t in set(threading.enumerate()) - threads]
+        return [name for name in names if not name.startswith("AnyIO worker") and "channel" not in name.lower()]
+
+    until(lambda: left() == [], "threads must end")  # gRPC's own timer takes a moment

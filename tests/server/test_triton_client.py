@@ -197,7 +197,7 @@ def test_what_is_not_offered_is_refused_and_what_can_be_read_is_told(client: Any
     assert client.update_trace_settings("colors", {"trace_level": ["OFF"], "trace_rate": None})["trace_rate"] == "1000"
     with pytest.raises(InferenceServerException, match="trace_level must stay") as caught:
         client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]})
-    assert caught.value.status() == "501"
+    assert caught.value.status() == "400"
     with pytest.raises(InferenceServerException, match="model 'other' does not exist"):
         client.get_trace_settings("other")
     assert client.get_log_settings()["log_error"] is True
@@ -220,7 +220,7 @@ def test_what_is_not_offered_is_refused_and_what_can_be_read_is_told(client: Any
 def test_a_model_is_loaded_as_its_deployment_says(client: Any) -> None:
     with pytest.raises(InferenceServerException, match="got parameters config") as caught:
         client.load_model("colors", config="{}")
-    assert caught.value.status() == "501"
+    assert caught.value.status() == "400"
     with pytest.raises(InferenceServerException, match="got parameters config, file:1/model.onnx"):
         client.load_model("colors", config="{}", files={"file:1/model.onnx": b"x"})
     client.unload_model("colors", unload_dependents=True)

@@ -78,7 +78,7 @@ class Missing(LoopworksError):
 class Unsupported(LoopworksError):
     """The request is well-formed and asks for something that Loopworks does not have."""
 
-    code, status, exit_code = "unsupported", 501, 2
+    code, status, exit_code = "unsupported", 422, 2
 
 
 class Conflict(LoopworksError):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
-from loopworks.core.errors import Invalid, Missing
+from loopworks.core.errors import Invalid, Missing, from_json
 from loopworks.core.values import Problem
 from loopworks.store.blobs import write_error
 
@@ -209,6 +209,34 @@ def extract(
         shown = ", ".join(map(str, beyond[:5])) + (" ..." if len(beyond) > 5 else "")
         problems.append(_problem(name, f"long enough for frame {shown}", f"{len(table.pts)} frames, from 0 on"))
     return table, picked, problems
+
+
+def pictures(video: Path, *, every: int = 1, name: str = "", max_pixels: int = 1 << 30) -> Iterator["Picture"]:
+    """Decode a video frame by frame, each ``every``-th of them upright, without writing anything.
+
+    Raises:
+        Missing: PyAV is not installed.
+        Invalid: no video, frames that are too large, or (after the frames before it) one that breaks off.
+    """
+    reading = _Reading(video, name or str(video), max_pixels)
+    with reading:
+        for index, frame in enumerate(reading.frames()):
+            if index % every == 0:
+                yield Picture(index, reading.table.time_s(index), _upright(frame, reading.table.rotation))
+    if reading.problems:
+        first = reading.problems[0]
+        raise from_json({"error": {"code": first.error, "message": first.message, "hint": first.hint}})
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One frame of a video."""
+
+    index: int
+    """From 0 on, in the order of showing."""
+    time_s: float | None
+    pixels: NDArray[np.uint8]
+    """Shape ``(height, width, 3)``, upright."""
 
 
 class _Reading:

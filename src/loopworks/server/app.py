@@ -28,8 +28,10 @@ from loopworks.server.routes import (
     page,
     predict,
     protocol,
+    snippets,
     space,
     split,
+    stream,
     table,
     versions,
 )
@@ -47,6 +49,8 @@ def document(request: Request) -> Response:
 ROUTES: tuple[Api, ...] = (
     *protocol.ROUTES,
     *predict.ROUTES,
+    *stream.ROUTES,
+    *snippets.ROUTES,
     *space.ROUTES,
     *models.ROUTES,
     *split.ROUTES,

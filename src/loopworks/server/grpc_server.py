@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from loopworks.core.errors import Conflict, LoopworksError
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, Missing, Unsupported
 from loopworks.core.settings import Settings
-from loopworks.server import guard
+from loopworks.server import grpc_paths
 from loopworks.server.grpc_service import Health, Inference
+from loopworks.server.guard import Rules
 from loopworks.server.serving import Serving
 
 log = logging.getLogger(__name__)
@@ -26,8 +29,6 @@ STREAMS = 32
 WATCHERS = 16
 """Clients that watch the server's health at once."""
 GRACE_S = 10.0
-OPEN = frozenset({"ServerLive", "ServerReady", "Check", "Watch"})
-"""Methods that need no token."""
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -38,7 +39,6 @@ CODES = {
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     499: grpc.StatusCode.CANCELLED,
-    501: grpc.StatusCode.UNIMPLEMENTED,
     502: grpc.StatusCode.UNAVAILABLE,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -52,18 +52,20 @@ Call = Callable[[Any, grpc.ServicerContext], Any]
 class GrpcServer:
     """The inference protocol and gRPC's own health service on a port of their own, as a context manager."""
 
-    def __init__(self, serving: Serving, settings: Settings) -> None:
-        """Bind ``settings.host``, ``settings.grpc_port`` (here 0 takes a free port); start on entering.
+    def __init__(self, serving: Serving, settings: Settings, rules: Rules) -> None:
+        """Bind ``settings.host``, ``settings.grpc_port`` (here 0 takes a free port), for whom ``rules`` let in.
+
+        It starts on entering.
 
         Raises: Conflict: the port is in use, or cannot be bound.
         """
-        self._settings = settings
+        self._rules = rules
         self._health = Health(serving.stopping, WATCHERS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="grpc")
         self._server = grpc.server(
             self._threads,
             handlers=[
-                self._handlers("inference.GRPCInferenceService", Inference(serving, STREAMS)),
+                self._handlers("inference.GRPCInferenceService", Inference(serving, STREAMS, self._admit)),
                 self._handlers("grpc.health.v1.Health", self._health),
             ],
             options=[
@@ -82,6 +84,7 @@ class GrpcServer:
             ) from None
         self.address = f"{host}:{port}"
         """What a client is told."""
+        serving.grpc_address = self.address
 
     def __enter__(self) -> Self:
         """Answer."""
@@ -101,7 +104,7 @@ class GrpcServer:
         made = {}
         for name, (request, response, call) in methods.unary().items():
             made[name] = grpc.unary_unary_rpc_method_handler(
-                self._answering(name, call), request.FromString, response.SerializeToString
+                self._answering(name, call), _reader(request), response.SerializeToString
             )
         for name, (request, response, call) in methods.streams().items():
             kind = (
@@ -109,13 +112,15 @@ class GrpcServer:
                 if name == "ModelStreamInfer"
                 else grpc.unary_stream_rpc_method_handler
             )
-            made[name] = kind(self._streaming(name, call), request.FromString, response.SerializeToString)
+            made[name] = kind(self._streaming(name, call), _reader(request), response.SerializeToString)
         return grpc.method_handlers_generic_handler(service, made)
 
     def _answering(self, name: str, call: Call) -> Call:
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                self._check(name, context)
+                self._check(request)
+                if name != "ModelInfer":  # which every way to it does itself
+                    self._admit(context, *grpc_paths.same(name, request))
                 return call(request, context)
             except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
                 return _fail(context, name, error)
@@ -125,17 +130,40 @@ class GrpcServer:
     def _streaming(self, name: str, call: Call) -> Call:
         def answer(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             try:
-                self._check(name, context)
+                self._check(requests)
+                self._admit(context, *grpc_paths.same(name, requests))
                 yield from call(requests, context)
             except Exception as error:  # the top of a request, as above
                 _fail(context, name, error)
 
         return answer
 
-    def _check(self, name: str, context: grpc.ServicerContext) -> None:
-        if name not in OPEN:
-            given = dict(context.invocation_metadata()).get("authorization", "")
-            guard.check_token(self._settings, given)
+    @staticmethod
+    def _check(request: Any) -> None:
+        if isinstance(request, Invalid):
+            raise request
+
+    def _admit(self, context: grpc.ServicerContext, method: str, path: str) -> None:
+        """Let a call pass that asks what this HTTP request would."""
+        given = dict(context.invocation_metadata()).get("authorization", "")
+        self._rules.admitted(given if isinstance(given, str) else "", method, path, _address(context.peer()))
+
+
+def _reader(kind: Any) -> Callable[[bytes], Any]:
+    """Reads a message; what is none becomes the error that says so, as gRPC would log a fault of ours."""
+
+    def read(data: bytes) -> Any:
+        try:
+            return kind.FromString(data)
+        except DecodeError as error:
+            return Invalid("message", f"a {kind.DESCRIPTOR.name}", str(error) or f"{len(data)} other bytes")
+
+    return read
+
+
+def _address(peer: str) -> str:
+    """``ipv4:192.0.2.1:5000`` or ``ipv6:[::1]:5000`` without kind and port."""
+    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
 def _fail(context: grpc.ServicerContext, name: str, error: Exception) -> None:
@@ -146,4 +174,7 @@ def _fail(context: grpc.ServicerContext, name: str, error: Exception) -> None:
         context.abort(grpc.StatusCode.INTERNAL, f"internal error {mark} (the server's log says more)")
         return
     hint = f" ({error.hint})" if error.hint else ""
-    context.abort(CODES.get(error.status, grpc.StatusCode.INTERNAL), error.message + hint)
+    status = CODES.get(error.status, grpc.StatusCode.INTERNAL)
+    context.abort(
+        grpc.StatusCode.UNIMPLEMENTED if isinstance(error, Missing | Unsupported) else status, error.message + hint
+    )

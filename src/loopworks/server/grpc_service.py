@@ -13,20 +13,23 @@ from google.protobuf import json_format
 
 from loopworks.core.errors import Busy, Cancelled, Invalid, LoopworksError, NotFound, TimedOut
 from loopworks.infer.engine import TIMEOUT_S, Answer
-from loopworks.server import described, extensions, grpc_tensors
+from loopworks.server import described, extensions, grpc_paths, grpc_tensors
 from loopworks.server.protos import health_pb2, inference_pb2
 from loopworks.server.serving import Serving
 
 AHEAD = 64
 """Requests of one stream that may wait at once, so that they share batches."""
+Admit = Callable[[grpc.ServicerContext, str, str], None]
+"""Lets a call pass that asks what an HTTP request of this method and path would, or raises why not."""
 Method = tuple[Any, Any, Callable[[Any, grpc.ServicerContext], Any]]
 
 
 class Inference:
     """``inference.GRPCInferenceService``."""
 
-    def __init__(self, serving: Serving, streams: int) -> None:
-        """Answer for ``serving``; at most ``streams`` streams at once."""
+    def __init__(self, serving: Serving, streams: int, admit: Admit) -> None:
+        """Answer for ``serving`` whom ``admit`` lets in; at most ``streams`` streams at once."""
+        self._admit = admit
         self._serving = serving
         self._streams = threading.BoundedSemaphore(streams)
 
@@ -65,7 +68,7 @@ class Inference:
     def _infer(
         self, message: inference_pb2.ModelInferRequest, context: grpc.ServicerContext
     ) -> inference_pb2.ModelInferResponse:
-        return _Asked(self._serving, message, context).answer()
+        return _Asked(self._serving, message, context, self._admit).answer()
 
     def _stream(
         self, messages: Iterator[inference_pb2.ModelInferRequest], context: grpc.ServicerContext
@@ -79,7 +82,7 @@ class Inference:
             try:
                 with contextlib.suppress(grpc.RpcError):  # the client has left
                     for message in messages:
-                        asked.put(_Asked(self._serving, message, context))
+                        asked.put(_Asked(self._serving, message, context, self._admit))
             finally:
                 asked.put(None)
 
@@ -196,15 +199,16 @@ class Health:
 class _Asked:
     """One inference request: checked and queued at once, answered when somebody asks for the answer."""
 
-    def __init__(
-        self, serving: Serving, message: inference_pb2.ModelInferRequest, context: grpc.ServicerContext
-    ) -> None:
-        self._serving, self._id = serving, message.id
+    def __init__(self, serving: Serving, message: Any, context: grpc.ServicerContext, admit: Admit) -> None:
+        self._serving, self._id = serving, getattr(message, "id", "")
         self._began = time.perf_counter()
         self._name = ""
         self._future: Future[Answer] | None = None
         self._error: Exception | None = None
         try:
+            if isinstance(message, Invalid):
+                raise message
+            admit(context, *grpc_paths.same("ModelInfer", message))
             served = serving.model(message.model_name, message.model_version)
             self._name = served.name
             self._request = grpc_tensors.read(message)

@@ -17,6 +17,8 @@ from loopworks.server import answer
 OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/api/health", "/", "/page.css", "/page.js"})
 """Paths that need no token: health, and the page itself, which holds nothing of the workspace."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+STREAMED = "multipart/x-mixed-replace"
+"""Bodies of this type are read by their route as they come; whoever reads them limits each part."""
 STALL_S = 30.0
 """Longest pause between two parts of a body."""
 
@@ -36,7 +38,20 @@ class Rules:
         """
         self._check_host(headers)
         self._check_origin(method, headers)
-        self._check_token(path, headers)
+        self.admitted(headers.get("authorization", ""), method, path)
+
+    def admitted(self, authorization: str, method: str, path: str, address: str = "") -> None:
+        """Let a request pass by its token; other protocols name the method and path that would ask the same over HTTP.
+
+        Raises: Unauthorized.
+        """
+        if not self.settings.token or path in OPEN:
+            return
+        kind, _, given = authorization.partition(" ")
+        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.settings.token.encode()):
+            raise Unauthorized(
+                "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
+            )
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """A page of another site may make a browser ask us under that site's name (DNS rebinding)."""
@@ -50,10 +65,6 @@ class Rules:
             return
         if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
             raise Denied(f"requests that change something must come from our own page; got origin {origin!r}")
-
-    def _check_token(self, path: str, headers: Mapping[str, str]) -> None:
-        if path not in OPEN:
-            check_token(self.settings, headers.get("authorization", ""))
 
 
 class Guard:
@@ -90,6 +101,11 @@ class Guard:
         if not headers.get("content-length") and "transfer-encoding" not in headers:
             await self.app(scope, receive, send)
             return
+        if headers.get("content-type", "").startswith(STREAMED):
+            if headers.get("content-encoding", "identity") != "identity":
+                raise Invalid("content-encoding", f"identity for {STREAMED}", headers["content-encoding"])
+            await self.app(scope, _unstalled(receive), send)
+            return
         body = await self._read(headers, receive)
         if body is None:
             return  # the client has gone
@@ -104,10 +120,7 @@ class Guard:
         size = 0
         is_more = True
         while is_more:
-            try:
-                message = await asyncio.wait_for(receive(), STALL_S)
-            except TimeoutError:
-                raise stalled() from None
+            message = await _next(receive)
             if message["type"] == "http.disconnect":
                 return None
             parts.append(message.get("body", b""))
@@ -118,17 +131,6 @@ class Guard:
         if not (encoding := encoding_of(headers)):
             return b"".join(parts)
         return await run_in_threadpool(unzip, b"".join(parts), encoding, limit)
-
-
-def check_token(settings: Settings, authorization: str) -> None:
-    """``Unauthorized`` where the server has a token and ``authorization`` does not carry it."""
-    if not settings.token:
-        return
-    kind, _, given = authorization.partition(" ")
-    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.token.encode()):
-        raise Unauthorized(
-            "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
-        )
 
 
 def _host(header: str) -> str:
@@ -180,6 +182,26 @@ def unzip(body: bytes, encoding: str, limit: int) -> bytes:
 def _unpacked(headers: list[tuple[bytes, bytes]], size: int) -> list[tuple[bytes, bytes]]:
     dropped = (b"content-encoding", b"content-length", b"transfer-encoding")
     return [*((n, v) for n, v in headers if n.lower() not in dropped), (b"content-length", str(size).encode())]
+
+
+async def _next(receive: Receive) -> Message:
+    try:
+        return await asyncio.wait_for(receive(), STALL_S)
+    except TimeoutError:
+        raise stalled() from None
+
+
+def _unstalled(receive: Receive) -> Receive:
+    """The body as it comes, without long pauses; after it, what the connection says."""
+    is_ended = False
+
+    async def again() -> Message:
+        nonlocal is_ended
+        message = await receive() if is_ended else await _next(receive)
+        is_ended = is_ended or not message.get("more_body", False)
+        return message
+
+    return again
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -52,7 +52,7 @@ def _operation(api: Api) -> dict[str, Any]:
         "operationId": _operation_id(api),
         "parameters": parameters,
         "responses": {
-            str(api.status): {"description": "done", "content": {api.answer: {"schema": {}}}},
+            str(api.status): {"description": "done", "content": {api.answer: {"schema": dict(api.returns)}}},
             "default": {
                 "description": "refused or failed",
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},

@@ -26,6 +26,8 @@ class Api:
     """Type of the request body."""
     answer: str = "application/json"
     """Type of the response."""
+    returns: Mapping[str, Any] = field(default_factory=dict)
+    """JSON schema of the response; anything where it is empty."""
     status: int = 200
 
 

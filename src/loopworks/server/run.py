@@ -145,7 +145,7 @@ class _Server(uvicorn.Server):
 def _grpc(serving: Serving, settings: Settings) -> "GrpcServer":
     from loopworks.server.grpc_server import GrpcServer  # a quarter of a second that only those pay who want it
 
-    return GrpcServer(serving, settings)
+    return GrpcServer(serving, settings, Rules(settings))
 
 
 def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port: int | None) -> Settings:

@@ -35,6 +35,8 @@ class Serving:
         """How many images are decoded at once."""
         self.stopping = threading.Event()
         """Set when the server begins to stop: streams end."""
+        self.grpc_address = ""
+        """HOST:PORT of the gRPC port, where there is one."""
         self._revisions: dict[str, str] = {}
         self._problems: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()

@@ -4,6 +4,7 @@ A deployment is a model here, its revision the model's version.
 """
 
 import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -15,6 +16,7 @@ from loopworks.infer.engine import Served
 from loopworks.server import answer, described, extensions, fields
 from loopworks.server.inferring import Asked, Inferring
 from loopworks.server.route import Api, Endpoint
+from loopworks.server.routes import protocol_schema as schema
 from loopworks.server.serving import Serving
 from loopworks.server.waiting import unless_gone
 
@@ -132,85 +134,49 @@ async def unregister(request: Request) -> Response:
     return answer.json({})
 
 
-_INFER: dict[str, Any] = {
-    "type": "object",
-    "required": ["inputs"],
-    "properties": {
-        "id": {"type": "string"},
-        "parameters": {"type": "object"},
-        "inputs": {"type": "array", "items": {"type": "object", "required": ["name", "datatype", "shape"]}},
-        "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
-    },
-}
-
-_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {"parameters": {"type": "object"}}}
+def _api(method: str, path: str, endpoint: Endpoint, summary: str, returns: schema.Schema, **more: Any) -> Api:
+    return Api(method=method, path=path, endpoint=endpoint, summary=summary, returns=returns, **more)
 
 
-def _settings(path: str, endpoint: Endpoint, summary: str) -> tuple[Api, ...]:
-    change = Api(method="POST", path=path, endpoint=endpoint, summary=summary, body={"type": "object"})
-    return Api(method="GET", path=path, endpoint=endpoint, summary=summary), change
+def _both(
+    method: str, path: str, endpoint: Endpoint, summary: str, returns: schema.Schema, **more: Any
+) -> Iterator[Api]:
+    """The route of a model, and of one of its versions."""
+    for model in (_MODEL, _VERSION):
+        yield _api(method, f"{model}{path}", endpoint, summary, returns, **more)
 
 
-def _memory(path: str) -> tuple[Api, ...]:
+def _settings(path: str, endpoint: Endpoint, summary: str, returns: schema.Schema) -> Iterator[Api]:
+    yield _api("GET", path, endpoint, summary, returns)
+    yield _api("POST", path, endpoint, summary, returns, body={"type": "object"})
+
+
+def _memory(path: str) -> Iterator[Api]:
     region = f"{path}/region/{{region}}"
-    return (
-        *(
-            Api(method="GET", path=f"{at}/status", endpoint=memory, summary="Shared memory: none")
-            for at in (path, region)
-        ),
-        *(
-            Api(method="POST", path=f"{at}/unregister", endpoint=unregister, summary="Forget shared memory")
-            for at in (path, region)
-        ),
-        Api(
-            method="POST",
-            path=f"{region}/register",
-            endpoint=register,
-            summary="Refused: shared memory is not offered",
-            body={"type": "object"},
-        ),
-    )
+    for at in (path, region):
+        yield _api("GET", f"{at}/status", memory, "Shared memory: none", schema.REGIONS)
+        yield _api("POST", f"{at}/unregister", unregister, "Forget shared memory", schema.NOTHING)
+    summary = "Refused: shared memory is not offered"
+    yield _api("POST", f"{region}/register", register, summary, schema.NOTHING, body={"type": "object"})
 
 
+_REPOSITORY = "/v2/repository/models/{model}"
 ROUTES = (
-    Api(method="GET", path="/v2/health/live", endpoint=live, summary="The server runs"),
-    Api(method="GET", path="/v2/health/ready", endpoint=ready, summary="The server can answer"),
-    Api(method="GET", path="/v2", endpoint=server, summary="Server metadata"),
-    Api(method="GET", path="/v2/models/stats", endpoint=statistics, summary="Statistics of all models"),
-    Api(method="GET", path=_MODEL, endpoint=model, summary="Model metadata"),
-    Api(method="GET", path=_VERSION, endpoint=model, summary="Model metadata"),
-    Api(method="GET", path=f"{_MODEL}/ready", endpoint=model_ready, summary="A model can answer"),
-    Api(method="GET", path=f"{_VERSION}/ready", endpoint=model_ready, summary="A model can answer"),
-    Api(method="GET", path=f"{_MODEL}/config", endpoint=config, summary="Model configuration"),
-    Api(method="GET", path=f"{_VERSION}/config", endpoint=config, summary="Model configuration"),
-    Api(method="GET", path=f"{_MODEL}/stats", endpoint=statistics, summary="Statistics of a model"),
-    Api(method="GET", path=f"{_VERSION}/stats", endpoint=statistics, summary="Statistics of a model"),
-    Api(method="POST", path=f"{_MODEL}/infer", endpoint=infer, summary="Infer", body=_INFER),
-    Api(method="POST", path=f"{_VERSION}/infer", endpoint=infer, summary="Infer", body=_INFER),
-    Api(
-        method="POST",
-        path="/v2/repository/index",
-        endpoint=index,
-        summary="Models and their state",
-        body={"type": "object", "properties": {"ready": {"type": "boolean"}}},
-    ),
-    Api(
-        method="POST",
-        path="/v2/repository/models/{model}/load",
-        endpoint=load,
-        summary="Load a deployment",
-        body=_PARAMETERS,
-    ),
-    Api(
-        method="POST",
-        path="/v2/repository/models/{model}/unload",
-        endpoint=unload,
-        summary="Unload a model",
-        body=_PARAMETERS,
-    ),
-    *_settings("/v2/logging", logs, "Log settings"),
-    *_settings("/v2/trace/setting", trace, "Trace settings"),
-    *_settings(f"{_MODEL}/trace/setting", trace, "Trace settings of a model"),
+    _api("GET", "/v2/health/live", live, "The server runs", schema.LIVE),
+    _api("GET", "/v2/health/ready", ready, "The server can answer", schema.READY),
+    _api("GET", "/v2", server, "Server metadata", schema.SERVER),
+    _api("GET", "/v2/models/stats", statistics, "Statistics of all models", schema.STATISTICS),
+    *_both("GET", "", model, "Model metadata", schema.MODEL),
+    *_both("GET", "/ready", model_ready, "A model can answer", schema.MODEL_READY),
+    *_both("GET", "/config", config, "Model configuration", schema.CONFIG),
+    *_both("GET", "/stats", statistics, "Statistics of a model", schema.STATISTICS),
+    *_both("POST", "/infer", infer, "Infer", schema.ANSWER, body=schema.ASK),
+    _api("POST", "/v2/repository/index", index, "Models and their state", schema.INDEX, body=schema.READY_ONLY),
+    _api("POST", f"{_REPOSITORY}/load", load, "Load a deployment", schema.LOADED, body=schema.LOAD),
+    _api("POST", f"{_REPOSITORY}/unload", unload, "Unload a model", schema.LOADED, body=schema.LOAD),
+    *_settings("/v2/logging", logs, "Log settings", schema.LOGS),
+    *_settings("/v2/trace/setting", trace, "Trace settings", schema.TRACE),
+    *_settings(f"{_MODEL}/trace/setting", trace, "Trace settings of a model", schema.TRACE),
     *_memory("/v2/systemsharedmemory"),
     *_memory("/v2/cudasharedmemory"),
 )

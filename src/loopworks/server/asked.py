@@ -1,0 +1,173 @@
+"""What people ask of a model over HTTP: the items of a request's body, decoded and answered by the engine."""
+
+import asyncio
+import base64
+import binascii
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import anyio.to_thread
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from loopworks.core.contracts import Arrays
+from loopworks.core.errors import Invalid, from_json
+from loopworks.core.values import Problem
+from loopworks.infer import local, shown, stage
+from loopworks.infer import rows as tables
+from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
+from loopworks.infer.local import Loaded
+from loopworks.server import answer
+from loopworks.server.serving import Serving
+
+MAX_FILES = 256
+MAX_ROWS = 10_000
+"""Rows of a table in one request."""
+WORDS = {"image": ("image", "images"), "text": ("text", "texts"), "row": ("row", "rows")}
+"""What one and several items are called in JSON, by the model's medium."""
+FORMS = {"image": "base64", "text": "text", "row": "an object"}
+BODIES = {"image": "image/*, multipart/form-data", "text": "text/plain, multipart/form-data", "row": "text/csv"}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One item of a request."""
+
+    name: str
+    source: local.Asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """What a model said of the items that could be read, and what is wrong with the others."""
+
+    served: Served
+    said: shown.Said
+    problems: Sequence[Problem]
+    answer: Answer
+    decode_s: float
+
+    def predictions(self) -> list[dict[str, Any]]:
+        """One JSON value per item."""
+        name = f"{self.served.name}/{self.served.version}"
+        pairs = zip(self.said.items, self.said.values, strict=True)
+        return [{"id": f"{name}/{one.item}", "name": one.name, "item": one.item, **value} for one, value in pairs]
+
+
+async def ask(serving: Serving, name: str, asked: Sequence[Asked], wait: "Waiting") -> Answered:
+    """Decode what can be decoded, and what the deployment ``name`` says of it.
+
+    Of several items the bad ones become problems; where no item can be read, the first one's fault is raised.
+    """
+    while True:
+        try:
+            return await _ask(serving, serving.model(name), asked, wait)
+        except Replaced:  # while the items were decoded by the old model's rule: begin again with the new one
+            continue
+
+
+Waiting = Callable[["Future[Answer]"], Awaitable[Answer]]
+"""Waits for the engine's answer, and not longer than anybody listens."""
+
+
+async def _ask(serving: Serving, served: Served, asked: Sequence[Asked], wait: Waiting) -> Answered:
+    began = time.perf_counter()
+    if not asked:
+        raise Invalid("items", "at least one", "none")
+    media, limit = served.bundle.rule.media, serving.space.settings.max_image_pixels
+    # Images take milliseconds each, so they are decoded side by side; texts and rows take microseconds.
+    size = 1 if media == "image" else len(asked)
+    groups = [asked[at : at + size] for at in range(0, len(asked), size)]
+
+    def read(group: Sequence[Asked]) -> tuple[list[Loaded], Arrays, list[Problem]]:
+        loaded, problems = local.load_each([(one.name, one.source) for one in group], media, limit)
+        good, tensors, bad = local.packed(served.bundle.rule, loaded, limit) if loaded else ([], {}, [])
+        return good, tensors, [*problems, *bad]
+
+    decoded = await asyncio.gather(
+        *(anyio.to_thread.run_sync(read, group, limiter=serving.decoding) for group in groups)
+    )
+    good = [item for items, _, _ in decoded for item in items]
+    problems = [problem for _, _, found in decoded for problem in found]
+    if not good:
+        raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
+    decode_s = time.perf_counter() - began
+    found = await wait(served.submit(stage.join([tensors for items, tensors, _ in decoded if items]), TIMEOUT_S))
+    sizes = [one.size for one in good if one.size is not None]
+    said = shown.Said(
+        bundle=served.bundle,
+        author=f"{served.facts['model']}:{served.facts['number']}",
+        items=good,
+        outputs=found.outputs,
+        values=stage.answers(served, found.outputs, sizes),
+        max_pixels=limit,
+    )
+    return Answered(served=served, said=said, problems=problems, answer=found, decode_s=decode_s)
+
+
+async def read(request: Request, media: str, most: int = 1) -> list[Asked]:
+    """The items of a request for a model of ``media``; ``most`` times as many as one answer may have.
+
+    Raises: Invalid: the body is none that such a model is asked with.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return _from_json(await answer.body(request), media, most)
+    if media == "row" and kind in tables.KINDS:
+        return await _from_table(await request.body(), kind, most)
+    if media != "row":
+        if kind == "multipart/form-data":
+            return await _from_form(request, most)
+        if kind.startswith("image/" if media == "image" else "text/") or kind in ("application/octet-stream", ""):
+            body = await request.body()
+            return [Asked(media, body)] if body else []
+    raise Invalid("content-type", " or ".join([*filter(None, [BODIES.get(media)]), "application/json"]), kind)
+
+
+async def _from_table(body: bytes, kind: str, most: int) -> list[Asked]:
+    found, problems = await anyio.to_thread.run_sync(tables.parse, body, kind)
+    if problems:
+        raise Invalid("rows", "all readable", problems[0].message, "mend the line, or leave it out")
+    if len(found) > MAX_ROWS * most:
+        raise Invalid("rows", f"at most {MAX_ROWS * most}", len(found), "send them in parts")
+    return [Asked(f"row {place}", row) for place, row in enumerate(found, 1)]
+
+
+async def _from_form(request: Request, most: int) -> list[Asked]:
+    _, options = parse_options_header(request.headers["content-type"])
+    if not (boundary := options.get(b"boundary")):
+        raise Invalid("content-type", "multipart/form-data with a boundary", "none")
+    end = b"--" + boundary + b"--"
+    if not (await request.body()).rstrip().endswith(end):
+        raise Invalid("form", "whole", "a form without its end", "send it again")  # the parser would drop the rest
+    found = []
+    async with request.form(max_files=MAX_FILES * most, max_part_size=1 << 20) as form:
+        for field, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                raise Invalid(f"field {field!r}", "a file", "text", "curl -F file=@photo.jpg")
+            found.append(Asked(value.filename or field, await value.read()))
+    return found
+
+
+def _from_json(body: dict[str, Any], media: str, most: int) -> list[Asked]:
+    one, many = WORDS[media]
+    kind = dict if media == "row" else str
+    given = body.get(many, [body[one]] if one in body else None)
+    limit = (MAX_ROWS if media == "row" else MAX_FILES) * most
+    if not isinstance(given, list) or len(given) > limit or not all(isinstance(item, kind) for item in given):
+        form = FORMS[media]
+        raise Invalid("request body", f"{{'{one}': {form}}} or {{'{many}': [at most {limit}]}}", sorted(body))
+    names = [f"{many}[{i}]" for i in range(len(given))] if many in body else [one]
+    if media != "image":
+        return [Asked(name, item) for name, item in zip(names, given, strict=True)]
+    found = []
+    for name, item in zip(names, given, strict=True):
+        try:
+            found.append(Asked(name, base64.b64decode(item, validate=True)))
+        except (binascii.Error, ValueError) as error:
+            raise Invalid(name, "base64", str(error)) from None
+    return found
