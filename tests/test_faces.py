@@ -17,9 +17,11 @@ from loopworks.workspace import Workspace
 
 DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
+DEPLOYMENT = "/api/deployments/{deployment}"
 ELSEWHERE = (
-    "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
-    "lineage model models optimize optimize_job predict predict_many result settings train train_job work scorer"
+    "aliases answer bundle champion close compared draw deploy deployment deployments find_version folder in_use info "
+    "jobs labeling lineage model models optimize optimize_job predict predict_many result settings train "
+    "train_job work scorer"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 
@@ -32,8 +34,12 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "compare": ("models compare", "GET /api/compare"),
         "evaluation": ("models card", f"GET {MODEL}/evaluation"),
         "explain": ("explain", f"POST {MODEL}/explain"),
+        "promote": ("promote", f"POST {DEPLOYMENT}/promote"),
         "recipes": ("train", "GET /api/recipes"),
         "register": ("models add", "POST /api/models"),
+        "rollback": ("rollback", f"POST {DEPLOYMENT}/rollback"),
+        "traffic": ("deployments", f"GET {DEPLOYMENT}"),
+        "undeploy": ("undeploy", f"POST {DEPLOYMENT}/undeploy"),
         "search": ("train", "POST /api/search"),
         "search_job": ("train", "POST /api/search"),
         "check_job": ("data check", f"POST {DATASET}/check"),

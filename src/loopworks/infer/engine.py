@@ -14,9 +14,9 @@ from typing import Any, Self
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Busy, NotFound
-from loopworks.infer.served import Answer, Replaced, Served
+from loopworks.infer.served import Answer, Observer, Replaced, Served
 
-__all__ = ["Answer", "Engine", "Replaced", "Served"]
+__all__ = ["Answer", "Engine", "Observer", "Replaced", "Served"]
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
@@ -25,12 +25,20 @@ TIMEOUT_S = 30.0
 class Engine:
     """All loaded models by name. Loading a name again swaps it without losing a request."""
 
-    def __init__(self, *, workers: int = 1, max_batch: int = 32, max_queue: int = 1024) -> None:
-        """``workers`` threads per model, batches of at most ``max_batch``, at most ``max_queue`` waiting per model."""
+    def __init__(
+        self, *, workers: int = 1, max_batch: int = 32, max_queue: int = 1024, observe: Observer | None = None
+    ) -> None:
+        """``workers`` threads per model, batches of at most ``max_batch``, at most ``max_queue`` waiting per model.
+
+        ``observe`` sees every run after its requests were answered.
+        """
         self._workers = max(1, workers)
+        self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._models: dict[str, Served] = {}
+        self._beside: dict[tuple[str, str], Served] = {}
+        """Other versions of the models, which answer only those who name them."""
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._is_open = True
@@ -53,11 +61,13 @@ class Engine:
         variant: str = "",
         version: str = "1",
         facts: Mapping[str, Any] | None = None,
+        beside: bool = False,
     ) -> Served:
         """Load a model, try it once, and only then let it answer under ``name``.
 
         The one before answers what it has queued and goes; when this returns, it is gone. Where loading fails, it
-        stays in use.
+        stays in use. ``beside``: it answers only those who name its version, until ``switch`` puts it in front; the
+        others stay.
 
         Raises:
             NotFound: no such variant or runtime.
@@ -74,10 +84,14 @@ class Engine:
                 workers=self._workers,
                 max_batch=self._max_batch,
                 max_queue=self._max_queue,
+                observe=self._observe,
             )
             with self._lock:
-                is_open, old = self._is_open, self._models.get(name)
-                if is_open:
+                is_open = self._is_open
+                old = self._beside.get((name, version)) if beside else self._models.get(name)
+                if is_open and beside:
+                    self._beside[name, version] = fresh
+                elif is_open:
                     self._models[name] = fresh
         if not is_open:
             fresh.close()
@@ -87,14 +101,39 @@ class Engine:
         log.info("loaded model=%s version=%s variant=%s", name, version, fresh.variant.name)
         return fresh
 
-    def unload(self, name: str) -> None:
-        """Take a model away after it has answered what waits; ``NotFound`` where there is none."""
+    def switch(self, name: str, version: str) -> Served:
+        """Let a version that is loaded beside answer under ``name``; the one before stays loaded beside it.
+
+        Nothing is loaded and no request is lost: who found the one before is still answered by it.
+        Raises: NotFound: no such version is loaded.
+        """
         with self._lock:
-            old = self._models.pop(name, None)
-        if old is None:
-            raise NotFound("model", name, self.names())
-        old.close()
-        log.info("unloaded model=%s version=%s", name, old.version)
+            old = self._models.get(name)
+            if old is not None and old.version == version:
+                return old
+            found = self._beside.pop((name, version), None)
+            if found is not None:
+                self._models[name] = found
+                if old is not None:
+                    self._beside[name, old.version] = old
+        if found is None:
+            raise NotFound(f"version of model {name!r}", version, self.versions(name))
+        log.info("switched model=%s version=%s", name, version)
+        return found
+
+    def unload(self, name: str, version: str = "") -> None:
+        """Take a model away, or one version beside it, after it has answered what waits; ``NotFound`` without one."""
+        with self._lock:
+            if version:
+                gone = [self._beside.pop((name, version), None)]
+            else:
+                keys = [key for key in self._beside if key[0] == name]
+                gone = [self._models.pop(name, None), *(self._beside.pop(key) for key in keys)]
+        if not any(gone):
+            raise NotFound("model", f"{name} version {version}" if version else name, self.names())
+        for old in filter(None, gone):
+            old.close()
+            log.info("unloaded model=%s version=%s", name, old.version)
 
     def names(self) -> list[str]:
         """Names of the loaded models, sorted."""
@@ -102,18 +141,35 @@ class Engine:
             return sorted(self._models)
 
     def models(self) -> list[Served]:
-        """The loaded models, by name."""
+        """The loaded models, by name; what is loaded beside a model stands behind it."""
         with self._lock:
-            return [self._models[name] for name in sorted(self._models)]
+            beside = sorted(self._beside.items())
+            return [
+                found
+                for name in sorted({*self._models, *(key[0] for key, _ in beside)})
+                for found in (self._models.get(name), *(one for key, one in beside if key[0] == name))
+                if found is not None
+            ]
+
+    def versions(self, name: str) -> list[str]:
+        """Loaded versions of a model, the one that answers first."""
+        return [found.version for found in self.models() if found.name == name]
+
+    def beside(self, name: str) -> list[Served]:
+        """The versions of a model that answer only those who name them."""
+        with self._lock:
+            return [found for key, found in sorted(self._beside.items()) if key[0] == name]
 
     def model(self, name: str, version: str = "") -> Served:
         """The model called ``name``; ``NotFound`` where the name or its version is not loaded."""
         with self._lock:
             found = self._models.get(name)
+            if version and (found is None or version != found.version):
+                found = self._beside.get((name, version), found)
         if found is None:
             raise NotFound("model", name, self.names())
         if version and version != found.version:
-            raise NotFound(f"version of model {name!r}", version, [found.version])
+            raise NotFound(f"version of model {name!r}", version, self.versions(name))
         return found
 
     def submit(self, name: str, inputs: Arrays, *, version: str = "", timeout_s: float = TIMEOUT_S) -> "Future[Answer]":
@@ -136,6 +192,7 @@ class Engine:
         """Answer what waits, then unload everything; closing twice is harmless."""
         with self._lock:
             self._is_open = False
-            models, self._models = list(self._models.values()), {}
+            models = [*self._models.values(), *self._beside.values()]
+            self._models, self._beside = {}, {}
         for served in models:
             served.close()

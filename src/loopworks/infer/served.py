@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -23,6 +23,13 @@ log = logging.getLogger(__name__)
 
 class Replaced(Busy):
     """The model was unloaded or replaced between finding it and asking it; look again under its name."""
+
+
+class Observer(Protocol):
+    """Looks on: is told of every run of a model, once its requests are answered."""
+
+    def saw(self, served: "Served", inputs: Arrays, outputs: Arrays, rows: int, /) -> None:
+        """Take note within microseconds; the arrays are shared and must not be changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +61,8 @@ class Statistics:
     input_ns: int = 0
     compute_ns: int = 0
     output_ns: int = 0
+    unseen: int = 0
+    """Runs that the observer failed on."""
     last_ms: int = 0
     """When it last answered, milliseconds since 1970."""
     batches: Counter[int] = field(default_factory=Counter)
@@ -95,6 +104,7 @@ class Served:
         workers: int = 1,
         max_batch: int = 32,
         max_queue: int = 1024,
+        observe: Observer | None = None,
     ) -> None:
         """Load and warm up; every worker has a predictor of its own, as predictors serve one thread at a time."""
         self.name = name
@@ -107,6 +117,8 @@ class Served:
         self.max_batch = max_batch
         self.statistics = Statistics()
         self._max_queue = max_queue
+        self._observe = observe
+        self._is_observer_broken = False
         self._queue: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._is_open = True
@@ -255,6 +267,17 @@ class Served:
             one.future.set_result(
                 Answer(outputs=part, served=self, queue_ns=taken - one.since_ns, compute_ns=ended - began)
             )
+        if self._observe is not None:
+            self._show(self._observe, joined, outputs, size)
+
+    def _show(self, observe: "Observer", inputs: Arrays, outputs: Arrays, rows: int) -> None:
+        try:
+            observe.saw(self, inputs, outputs, rows)
+        except Exception as error:  # who looks on must not harm who answers
+            self.statistics.unseen += 1
+            if not self._is_observer_broken:
+                self._is_observer_broken = True
+                log.exception("observer failed model=%s version=%s error=%s", self.name, self.version, error)
 
     def _predict(self, predictor: Predictor, inputs: Arrays, size: int) -> Arrays:
         """Answer ``size`` rows; more than ``max_batch`` of one request go in pieces, so that memory stays bounded."""

@@ -19,6 +19,7 @@ from loopworks.server.guard import Guard
 from loopworks.server.route import Api
 from loopworks.server.routes import (
     clean,
+    deployments,
     events,
     formats,
     items,
@@ -47,6 +48,7 @@ ROUTES: tuple[Api, ...] = (
     *protocol.ROUTES,
     *predict.ROUTES,
     *space.ROUTES,
+    *deployments.ROUTES,
     *models.ROUTES,
     *split.ROUTES,
     *table.ROUTES,

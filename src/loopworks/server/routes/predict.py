@@ -24,7 +24,7 @@ from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
 from loopworks.infer.local import Loaded
 from loopworks.server import answer
 from loopworks.server.route import Api
-from loopworks.server.serving import Serving
+from loopworks.server.serving import KEY_HEADER, Serving
 from loopworks.server.waiting import wait
 
 MAX_FILES = 256
@@ -48,7 +48,9 @@ async def predict(request: Request) -> Response:
     Of several items the bad ones are listed as problems and the others answered; a lone bad one is an error.
     """
     serving: Serving = request.app.state.serving
-    served = serving.model(request.path_params["deployment"])
+    name, version = request.path_params["deployment"], request.query_params.get("version", "")
+    key = request.headers.get(KEY_HEADER, "") or request.query_params.get("key", "")
+    served = serving.pick(name, version, key)
     began = time.perf_counter()
     outcome = "internal"
     try:
@@ -58,7 +60,7 @@ async def predict(request: Request) -> Response:
                 good, problems, found, decoded = await _ask(request, serving, served, asked)
                 break
             except Replaced:  # while the items were decoded by the old model's rule: begin again with the new one
-                served = serving.model(served.name)
+                served = serving.pick(name, version, key)
         sizes = [one.size for one in good if one.size is not None]
         values = stage.answers(served, found.outputs, sizes)
         outcome = "done"
@@ -192,6 +194,7 @@ ROUTES = (
         path="/predict/{deployment}",
         endpoint=predict,
         summary="Answer images, texts or rows",
+        query={"key": "who asks: the same key meets the same revision", "version": "only this revision"},
         body={"type": "string", "format": "binary"},
         media="image/*",
     ),

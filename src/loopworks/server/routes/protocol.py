@@ -15,10 +15,10 @@ from loopworks import __version__
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.values import TensorSpec
 from loopworks.infer import protocol
-from loopworks.infer.engine import TIMEOUT_S, Served
+from loopworks.infer.engine import TIMEOUT_S, Replaced, Served
 from loopworks.server import answer
 from loopworks.server.route import Api
-from loopworks.server.serving import Serving
+from loopworks.server.serving import KEY_HEADER, Serving
 from loopworks.server.waiting import wait
 
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification"]
@@ -59,7 +59,7 @@ async def model(request: Request) -> Response:
     bundle = served.bundle
     return answer.json({
         "name": served.name,
-        "versions": [served.version],
+        "versions": _serving(request).engine.versions(served.name),
         "platform": PLATFORMS.get(served.variant.runtime, served.variant.runtime),
         "inputs": [spec.to_json() for spec in bundle.inputs],
         "outputs": [spec.to_json() for spec in bundle.outputs],
@@ -80,16 +80,25 @@ async def model_ready(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     """Answer tensors with tensors."""
     serving = _serving(request)
-    served = _served(request)
+    name, version = request.path_params["model"], request.path_params.get("version", "")
+    key = request.headers.get(KEY_HEADER, "")
+    served = serving.pick(name, version, key)
     began = time.perf_counter()
     outcome = "internal"
     try:
         asked = await _read(request, served)
+        if (told := asked.parameters.get("key")) and not key:
+            key = str(told)
+            served = serving.pick(name, version, key)
         if (unknown := [one.name for one in asked.outputs if one.name not in _names(served)]) != []:
             raise Invalid("outputs", f"among {', '.join(_names(served))}", ", ".join(unknown))
         limit_s = min(asked.timeout_s or TIMEOUT_S, TIMEOUT_S)
-        version = request.path_params.get("version", "")
-        future = serving.engine.submit(served.name, asked.inputs, version=version, timeout_s=limit_s)
+        while True:
+            try:
+                future = served.submit(asked.inputs, limit_s)
+                break
+            except Replaced:  # its successor is in place already, so the next look finds another, or none
+                served = serving.pick(name, version, key)
         found = await wait(request, future, limit_s)
         bundle = found.served.bundle
         body, length = protocol.write(
