@@ -30,10 +30,10 @@ class Engine:
     ) -> None:
         """``workers`` threads per model, batches of at most ``max_batch``, at most ``max_queue`` waiting per model.
 
-        ``observe`` sees every run after its requests were answered.
+        ``observe`` is shown every run.
         """
+        self.observer = observe
         self._workers = max(1, workers)
-        self._observe = observe
         self._max_batch = max_batch
         self._max_queue = max_queue
         self._models: dict[str, Served] = {}
@@ -84,7 +84,7 @@ class Engine:
                 workers=self._workers,
                 max_batch=self._max_batch,
                 max_queue=self._max_queue,
-                observe=self._observe,
+                observer=self.observer,
             )
             with self._lock:
                 is_open = self._is_open

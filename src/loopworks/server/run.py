@@ -10,13 +10,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import uvicorn
-from starlette.applications import Starlette
 
 from loopworks.core.errors import Conflict, Denied, Failed, Invalid
 from loopworks.core.settings import Settings
+from loopworks.server import connection
 from loopworks.server.app import create_app
-from loopworks.server.connection import Connection
-from loopworks.server.guard import LOOPBACK
+from loopworks.server.guard import LOOPBACK, Rules
+from loopworks.server.inferring import Inferring
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def serve(
     """
     settings = _settings(space, host, port)
     with _bound(settings) as bound, closing(Serving(space)) as serving:
-        _Server(_config(create_app(space, settings, serving)), serving, ready, bound).run(sockets=[bound])
+        _Server(_config(space, settings, serving), serving, ready, bound).run(sockets=[bound])
 
 
 class ServerThread:
@@ -67,7 +67,7 @@ class ServerThread:
                 self.url = url
                 started.set()
 
-            server = _Server(_config(create_app(self._space, settings, self.serving)), self.serving, ready, bound)
+            server = _Server(_config(self._space, settings, self.serving), self.serving, ready, bound)
 
             def run() -> None:
                 try:
@@ -139,13 +139,13 @@ def _settings(space: "Workspace", host: str | None, port: int | None) -> Setting
     return settings
 
 
-def _config(application: Starlette) -> uvicorn.Config:
+def _config(space: "Workspace", settings: Settings, serving: Serving) -> uvicorn.Config:
     return uvicorn.Config(
-        application,
+        create_app(space, settings, serving),
         log_config=None,
         access_log=False,
         lifespan="on",
-        http=Connection,
+        http=connection.bound(Inferring(serving), Rules(settings)),
         ws="none",
         timeout_keep_alive=KEEP_S,
         server_header=False,

@@ -3,8 +3,7 @@
 A deployment is a model here, its revision the model's version.
 """
 
-import time
-import zlib
+import asyncio
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -12,18 +11,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loopworks import __version__
-from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.core.errors import Cancelled
 from loopworks.core.values import TensorSpec
-from loopworks.infer import protocol
-from loopworks.infer.engine import TIMEOUT_S, Replaced, Served
+from loopworks.infer.engine import Served
 from loopworks.server import answer
+from loopworks.server.inferring import Asked, Inferring
 from loopworks.server.route import Api
-from loopworks.server.serving import KEY_HEADER, Serving
-from loopworks.server.waiting import wait
+from loopworks.server.serving import Serving
+from loopworks.server.waiting import unless_gone
 
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification"]
-LONG_BYTES = 1 << 18
-"""JSON above this takes milliseconds to read."""
 PLATFORMS = {"onnxruntime": "onnx_onnxv1", "openvino": "openvino_ir"}
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
@@ -78,77 +75,18 @@ async def model_ready(request: Request) -> Response:
 
 
 async def infer(request: Request) -> Response:
-    """Answer tensors with tensors."""
-    serving = _serving(request)
-    name, version = request.path_params["model"], request.path_params.get("version", "")
-    key = request.headers.get(KEY_HEADER, "")
-    served = serving.pick(name, version, key)
-    began = time.perf_counter()
-    outcome = "internal"
-    try:
-        asked = await _read(request, served)
-        if (told := asked.parameters.get("key")) and not key:
-            key = str(told)
-            served = serving.pick(name, version, key)
-        if (unknown := [one.name for one in asked.outputs if one.name not in _names(served)]) != []:
-            raise Invalid("outputs", f"among {', '.join(_names(served))}", ", ".join(unknown))
-        limit_s = min(asked.timeout_s or TIMEOUT_S, TIMEOUT_S)
-        while True:
-            try:
-                future = served.submit(asked.inputs, limit_s)
-                break
-            except Replaced:  # its successor is in place already, so the next look finds another, or none
-                served = serving.pick(name, version, key)
-        found = await wait(request, future, limit_s)
-        bundle = found.served.bundle
-        body, length = protocol.write(
-            found.outputs,
-            asked,
-            bundle.outputs,
-            model=served.name,
-            version=found.served.version,
-            classes=bundle.schema.classes,
-        )
-        outcome = "done"
-    except LoopworksError as error:
-        outcome = error.code
-        raise
-    finally:
-        serving.metrics.count(served.name, outcome, time.perf_counter() - began)
-    headers = {} if length is None else {protocol.HEADER_LENGTH: str(length)}
-    kind = "application/json" if length is None else "application/octet-stream"
-    body = _packed(body, request.headers.get("accept-encoding", "").strip().lower(), headers)
-    return Response(body, headers=headers, media_type=kind)
-
-
-async def _read(request: Request, served: Served) -> protocol.Request:
-    """The request; a long JSON part is read in a thread, so that short requests do not wait for it."""
-    body, length = await request.body(), _header_length(request)
-    if (len(body) if length is None else length) > LONG_BYTES:
-        return await run_in_threadpool(protocol.read, body, length, served.bundle.inputs)
-    return protocol.read(body, length, served.bundle.inputs)
-
-
-def _names(served: Served) -> list[str]:
-    return [spec.name for spec in served.bundle.outputs]
-
-
-def _packed(body: bytes, accepted: str, headers: dict[str, str]) -> bytes:
-    """Compress for a client that asks for just this; a list of what a library could unpack is no wish to wait."""
-    if accepted not in ("gzip", "deflate"):
-        return body
-    headers["Content-Encoding"] = accepted
-    pack = zlib.compressobj(1, zlib.DEFLATED, 31 if accepted == "gzip" else 15)
-    return pack.compress(body) + pack.flush()
-
-
-def _header_length(request: Request) -> int | None:
-    text = request.headers.get(protocol.HEADER_LENGTH)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise Invalid(protocol.HEADER_LENGTH, "a whole number from 0", text)
-    return int(text)
+    """Answer tensors with tensors; over a socket, ``server.connection`` does it before a request gets here."""
+    inferring: Inferring = request.app.state.inferring
+    found: asyncio.Future[answer.Reply] = asyncio.get_running_loop().create_future()
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    model, version = request.path_params["model"], request.path_params.get("version", "")
+    asked = Asked(model, version, request.url.path, headers, await request.body(), found.set_result)
+    inferring.ask(asked)
+    reply = await unless_gone(request, found)
+    if reply is None:
+        inferring.cancel(asked)
+        raise Cancelled("the client went away before the answer")
+    return Response(reply.body, reply.status, reply.headers, media_type=reply.kind)
 
 
 async def config(request: Request) -> Response:
