@@ -21,13 +21,14 @@ DEPLOYMENT = "/api/deployments/{deployment}"
 ELSEWHERE = (
     "aliases answer bundle champion close compared draw deploy deployment deployments find_version folder in_use info "
     "jobs labeling lineage model models optimize optimize_job predict predict_many result settings train "
-    "train_job work scorer"
+    "train_job used_tokens work scorer"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 
 FACES: dict[type, dict[str, tuple[str, str]]] = {
     Workspace: {
         "add": ("data add", f"POST {DATASET}/add"),
+        "add_token": ("token add", "POST /api/tokens"),
         "alias": ("models alias", f"POST {MODEL}/alias"),
         "board": ("models board", f"GET {MODEL}/board"),
         "card": ("models card", f"GET {MODEL}/card"),
@@ -37,7 +38,9 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "promote": ("promote", f"POST {DEPLOYMENT}/promote"),
         "recipes": ("train", "GET /api/recipes"),
         "register": ("models add", "POST /api/models"),
+        "revoke_token": ("token revoke", "POST /api/tokens/{token}/revoke"),
         "rollback": ("rollback", f"POST {DEPLOYMENT}/rollback"),
+        "tokens": ("token list", "GET /api/tokens"),
         "traffic": ("deployments", f"GET {DEPLOYMENT}"),
         "undeploy": ("undeploy", f"POST {DEPLOYMENT}/undeploy"),
         "search": ("train", "POST /api/search"),

@@ -85,7 +85,7 @@ def test_each_face_meets_the_canary_by_key_and_any_revision_by_its_number(
             path = "/v2/models/colors/infer"
             assert client.post(path, json=BODY, headers={"x-loopworks-key": key}).json()["model_version"] == version
             assert client.post(path, json=asked).json()["model_version"] == version
-            picture = {"content": photo("red"), "headers": {"content-type": "image/png"}}
+            picture: dict[str, Any] = {"content": photo("red"), "headers": {"content-type": "image/png"}}
             assert client.post(f"/predict/colors?key={key}", **picture).json()["revision"] == int(version)
         for version in "123":
             answer = client.post(f"/v2/models/colors/versions/{version}/infer", json=BODY)

@@ -85,6 +85,14 @@ class Busy(LoopworksError):
     """Somebody else holds what is needed (a locked database, a full queue); trying again later may work."""
 
     code, status, exit_code = "busy", 503, 1
+    retry_after_s: float = 1.0
+    """When trying again makes sense, in seconds."""
+
+
+class TooMany(Busy):
+    """More is asked at once than this caller or model is allowed; fewer requests at a time work."""
+
+    code, status, exit_code = "too_many", 429, 1
 
 
 class TimedOut(LoopworksError):

@@ -31,7 +31,13 @@ class Settings(BaseModel):
     port: Annotated[int, Field(ge=0, le=65535)] = 8700
     """Port of the server; 0 takes a free one."""
     token: str = ""
-    """Secret that clients of the server must send as ``Authorization: Bearer ...``; empty asks for none."""
+    """Secret whose bearer may do everything over HTTP (``Authorization: Bearer ...``), beside those of ``tokens``."""
+    requests_per_s: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that one token may make a second, on average; more are 429 with ``Retry-After``; 0 is any number."""
+    requests_per_s_address: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that one network address may make a second, on average, with or without a token; 0 is any number."""
+    request_burst: Annotated[int, Field(ge=0)] = 0
+    """Requests that may come at once after a pause, under these two limits; 0 is as many as in a second."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of one training or prediction; 0 is one per core."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000

@@ -1,6 +1,7 @@
 """JSON out, errors out, JSON in: one place for each."""
 
 import logging
+import math
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,6 @@ from starlette.responses import Response
 from loopworks.core.errors import Busy, Invalid, LoopworksError, MethodNotAllowed, NotFound, TimedOut, TooLarge
 
 log = logging.getLogger(__name__)
-RETRY_AFTER_S = 1
 
 
 def json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -66,7 +66,7 @@ def refusal(error: Exception, method: str, path: str) -> Reply:
         found = {"code": "internal", "message": f"internal error {mark}", "hint": "the server's log says more"}
         return Reply(500, headers, _shaped(path, found))
     if isinstance(error, Busy):
-        headers["Retry-After"] = str(RETRY_AFTER_S)
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, TooLarge | TimedOut):
         headers["Connection"] = "close"  # nobody reads the rest of the body
     if error.status == 401:

@@ -63,7 +63,7 @@ class Exchange:
         self.response_complete = False
         self.disconnected = False
         try:
-            connection.rules.allowed(headers, "POST", path)
+            connection.rules.allowed(headers, "POST", path, connection.client[0] if connection.client else "")
             guard.check_length(headers, connection.limit)
         except LoopworksError as error:
             self.refuse(error)

@@ -18,6 +18,7 @@ from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.infer.engine import Engine, Served
 from loopworks.infer.shadows import Pair, Shadows
 from loopworks.server.metrics import Metrics
+from loopworks.server.tokens import Tokens
 from loopworks.store.agreements import Agreement
 
 if TYPE_CHECKING:
@@ -54,9 +55,11 @@ def point(name: str, key: str) -> float:
 class Serving:
     """The deployments of a workspace, loaded; looks for new revisions while it runs."""
 
-    def __init__(self, space: "Workspace") -> None:
+    def __init__(self, space: "Workspace", tokens: Tokens | None = None) -> None:
         """Load every deployment. One that cannot be loaded does not hold up the others and is tried again later."""
         self.space = space
+        self.tokens = tokens or Tokens(space, space.settings.token)
+        """Who may ask, kept up to date."""
         cores = space.settings.threads or os.cpu_count() or 1
         self.shadows = Shadows()
         self.engine = Engine(workers=cores, observe=self.shadows)
@@ -89,8 +92,9 @@ class Serving:
         self.shadows.close()
         try:
             self.write()
+            self.tokens.write()
         except LoopworksError as error:
-            log.warning("counts of agreement were not written: %s", error)
+            log.warning("counts of agreement and uses of tokens were not written: %s", error)
         for twin in self._twins.values():
             twin.close()
         self.engine.close()
@@ -280,10 +284,14 @@ class Serving:
 
     def _watch(self) -> None:
         while not self.stopping.wait(LOOK_S):
-            jobs = [("look for deployments", self.sync), ("keep jobs going", self.space.jobs.wake)]
+            jobs = [
+                ("look for tokens", self.tokens.refresh),
+                ("look for deployments", self.sync),
+                ("keep jobs going", self.space.jobs.wake),
+            ]
             if time.monotonic() > self._next_write:
                 self._next_write = time.monotonic() + WRITE_S
-                jobs.append(("write counts of agreement", self.write))
+                jobs += [("write counts of agreement", self.write), ("write when tokens were used", self.tokens.write)]
             for name, work in jobs:
                 try:
                     work()

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from loopworks.core.errors import Invalid
 from loopworks.server import answer, fields
 from loopworks.server.fields import Body
+from loopworks.server.guard import author
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
 
@@ -39,7 +40,7 @@ async def deploy(request: Request) -> Response:
             variant=fields.text(body, "variant", ""),
             canary=canary,
             shadow=fields.flag(body, "shadow"),
-            author=fields.text(body, "author", ""),
+            author=author(request, fields.text(body, "author", "")),
         )
         serving.load(done.name)
         return done
@@ -76,7 +77,7 @@ async def _changed(request: Request, what: str) -> Response:
     change: Any = getattr(serving.space, what)
 
     def work() -> "Deployment":
-        done: Deployment = change(name, revision, author=fields.text(body, "author", ""))
+        done: Deployment = change(name, revision, author=author(request, fields.text(body, "author", "")))
         if what == "undeploy" and revision is None:
             serving.sync()
         else:
