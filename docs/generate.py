@@ -15,7 +15,7 @@ from typing import Any
 from loopworks.core import params
 from loopworks.core.errors import error_classes
 from loopworks.core.registry import plugins
-from loopworks.core.settings import PREFIX, Settings
+from loopworks.core.settings import PREFIX, Limits, Settings
 
 DOCS = Path(__file__).parent
 HEAD = "<!-- Written by docs/generate.py (make docs); changes by hand are lost. -->\n"
@@ -35,7 +35,12 @@ def settings() -> Iterator[str]:
     schema = Settings.model_json_schema()["properties"]
     for name, field in schema.items():
         value = _value(field)
-        yield f"| `{name}` | `{PREFIX}{name.upper()}` | {value} | {_default(field)} | {_cell(field['description'])} |"
+        default = "see below" if "$ref" in field else _default(field)
+        yield f"| `{name}` | `{PREFIX}{name.upper()}` | {value} | {default} | {_cell(field['description'])} |"
+    yield "\nOf `limits`, and of each table in `limits_of` (as environment variables, both are JSON):\n"
+    yield "| limit | value | default | meaning |\n|---|---|---|---|"
+    for name, field in Limits.model_json_schema()["properties"].items():
+        yield f"| `{name}` | {_value(field)} | {_default(field)} | {_cell(field['description'])} |"
     yield ""
 
 
@@ -154,6 +159,8 @@ def _value(field: dict[str, Any]) -> str:
     """What a JSON schema asks for, in words."""
     if "anyOf" in field:
         return " or ".join(_value(one) for one in field["anyOf"])
+    if "$ref" in field:
+        return "object"
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     name = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "none"}

@@ -1,8 +1,8 @@
 """The engine: nothing lost, nothing mixed up, one bad request alone, swaps unseen, nothing left behind."""
 
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,72 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.infer.doubles import PATIENCE_S, POISON, Double, hold, image, value_of
 
 from loopworks.core.bundle import Bundle, write
 from loopworks.core.contracts import Arrays
-from loopworks.core.errors import Busy, Failed, Invalid, LoopworksError, NotFound, TimedOut
-from loopworks.core.registry import plugins
+from loopworks.core.errors import Busy, Damaged, Failed, Invalid, LoopworksError, NotFound, TimedOut
 from loopworks.core.values import TensorSpec
-from loopworks.infer.engine import Answer, Engine
+from loopworks.infer.engine import Engine
 from loopworks.infer.stage import predict
-
-POISON = 255
-PATIENCE_S = 20.0
-
-
-class Double:
-    """A predictor under the test's control: gives each row's mean back, waits at a gate, fails on poison."""
-
-    def __init__(self) -> None:
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Semaphore(0)
-        self.sizes: list[int] = []
-        self.closed = 0
-        self.busy = threading.Lock()
-        self.answer: Callable[[NDArray[Any]], NDArray[Any]] = lambda x: x.astype(np.float32).mean(axis=(1, 2))
-
-    def predict(self, batch: Arrays) -> Arrays:
-        assert self.busy.acquire(blocking=False), "two threads in one predictor"
-        try:
-            x = batch["image"]
-            self.entered.release()
-            assert self.gate.wait(PATIENCE_S)
-            self.sizes.append(len(x))
-            if (x == POISON).any():
-                raise RuntimeError("poisoned")
-            return {"scores": self.answer(x), "more": x}
-        finally:
-            self.busy.release()
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-class Doubles:
-    """The runtime that hands out doubles, and remembers them."""
-
-    made: list[Double]
-
-    def load(self, path: Path, *, threads: int, precision: str) -> Double:
-        assert threads == 1
-        self.made.append(Double())
-        return self.made[-1]
-
-
-@pytest.fixture
-def doubles(monkeypatch: pytest.MonkeyPatch) -> list[Double]:
-    made: list[Double] = []
-    plugins.load()
-    monkeypatch.setitem(plugins._found, "runtime.double", type("Runtime", (Doubles,), {"made": made}))
-    return made
-
-
-@pytest.fixture
-def double(tmp_path: Path, colors: Any, doubles: list[Double]) -> Bundle:
-    """A bundle that runs on the double."""
-    bundle: Bundle = colors.write(tmp_path / "double")
-    return replace(bundle, variants=(replace(bundle.variants[0], runtime="double"),))
 
 
 @pytest.fixture
@@ -85,14 +27,6 @@ def engine() -> Iterator[Engine]:
         yield made
     left = {thread for thread in threading.enumerate() if thread.name.startswith("infer-")} - before
     assert left == set()
-
-
-def image(value: int = 0, rows: int = 1, size: int = 8) -> dict[str, NDArray[np.uint8]]:
-    return {"image": np.full((rows, size, size, 3), value, np.uint8)}
-
-
-def value_of(future: "Future[Answer]") -> float:
-    return float(future.result(PATIENCE_S).outputs["scores"][0, 0])
 
 
 def test_a_real_model_answers_as_its_formula_says(engine: Engine, tmp_path: Path, colors: Any) -> None:
@@ -132,7 +66,8 @@ def test_a_free_worker_takes_all_that_waits_as_one_batch(engine: Engine, double:
     engine.load("m", double)
     (predictor,) = doubles
     predictor.sizes.clear()
-    predictor.entered.acquire(timeout=PATIENCE_S)  # the warm-up's
+    while predictor.entered.acquire(blocking=False):
+        """The warm-up's."""
     predictor.gate.clear()
     first = engine.submit("m", image(1))
     assert predictor.entered.acquire(timeout=PATIENCE_S)
@@ -142,17 +77,6 @@ def test_a_free_worker_takes_all_that_waits_as_one_batch(engine: Engine, double:
     assert [value_of(future) for future in [first, *rest]] == [1, 2, 3, 4, 5, 6, 7, 8]
     assert predictor.sizes == [1, 7]
     assert dict(engine.model("m").statistics.batches) == {1: 1, 7: 1}
-
-
-def hold(engine: Engine, predictor: Double) -> "Future[Answer]":
-    """Keep the only worker busy until the gate opens."""
-    while predictor.entered.acquire(blocking=False):
-        pass
-    predictor.gate.clear()
-    future = engine.submit("m", image(1))
-    assert predictor.entered.acquire(timeout=PATIENCE_S)
-    predictor.sizes.clear()
-    return future
 
 
 def test_one_bad_request_does_not_fail_its_neighbours(engine: Engine, double: Bundle, doubles: list[Double]) -> None:
@@ -317,6 +241,9 @@ def test_a_model_that_does_not_load_leaves_the_old_one_in_use(engine: Engine, tm
     engine.load("m", colors.write(tmp_path / "good"), version="1")
     bad = colors.write(tmp_path / "bad")
     (tmp_path / "bad" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(Damaged, match="bundle file model.onnx must have SHA-256"):
+        engine.load("m", bad, version="2")
+    bad = write(bad, tmp_path / "bad")
     with pytest.raises(Invalid, match="must be an ONNX model"):
         engine.load("m", bad, version="2")
     assert engine.submit("m", image()).result(PATIENCE_S).served.version == "1"

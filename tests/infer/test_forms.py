@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -77,6 +77,7 @@ def slowly(body: bytes) -> protocol.Request | None:
     return request
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no fault
 @given(st.lists(headers(), min_size=1, max_size=4))
 def test_reading_plainly_is_reading(asked: list[dict[str, Any]]) -> None:
     plain = []

@@ -6,7 +6,7 @@ Readers need numpy and Pillow alone. Nothing in a bundle is ever unpickled; ever
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -242,8 +242,17 @@ def _check_variants(bundle: Bundle, name: str) -> None:
 
 def check_files(bundle: Bundle) -> None:
     """Compare every file with its recorded SHA-256; ``Damaged`` names the first that differs."""
-    for relative, expected in bundle.sha256.items():
-        path = bundle.folder / relative
+    _check(bundle, bundle.sha256)
+
+
+def check_variant(bundle: Bundle, variant: Variant) -> None:
+    """``check_files`` of one variant's files."""
+    _check(bundle, {variant.file, *variant.files})
+
+
+def _check(bundle: Bundle, files: Iterable[str]) -> None:
+    for relative in files:
+        expected, path = bundle.sha256[relative], bundle.folder / relative
         if not path.is_file():
             raise Damaged(f"bundle file {relative} must exist; got nothing", f"in {bundle.folder}")
         if (actual := _sha256(path)) != expected:

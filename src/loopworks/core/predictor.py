@@ -1,5 +1,6 @@
 """Loading one executable form of a model, so that it takes what clients send."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from loopworks.core.bundle import Variant
@@ -24,12 +25,22 @@ class Encoded:
         self._predictor.close()
 
 
-def load(variant: Variant, folder: Path, rule: Rule, *, threads: int = 0) -> Predictor:
+def load(variant: Variant, folder: Path, rule: Rule, *, threads: int = 0, device: str = "cpu") -> Predictor:
     """A predictor for packed tensors, from the variant's file in ``folder``; ``threads`` 0 is one per core.
+
+    ``device`` is for runtimes that know several (a field of that name).
 
     Raises: NotFound, Missing, Invalid: no such runtime, not installed, or the file is none that it runs.
     """
-    runtime: Runtime = plugins.get(f"runtime.{variant.runtime}")()
+    return load_by(plugins.get(f"runtime.{variant.runtime}"), variant, folder, rule, threads=threads, device=device)
+
+
+def load_by(
+    kind: Callable[..., Runtime], variant: Variant, folder: Path, rule: Rule, *, threads: int = 0, device: str = "cpu"
+) -> Predictor:
+    """``load``, by a runtime that is known already."""
+    is_known = device != "cpu" and "device" in getattr(kind, "__dataclass_fields__", ())
+    runtime = kind(device=device) if is_known else kind()
     found = runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
     return found if isinstance(rule, ImageRule) else Encoded(found, opened(rule, folder))
 

@@ -1,18 +1,42 @@
 """Settings of a workspace: flags > environment > ``loopworks.toml`` > default. No other file reads the environment."""
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.core.params import expectation
 
 FILE = "loopworks.toml"
 PREFIX = "LOOPWORKS_"
+
+
+class Limits(BaseModel):
+    """What one deployed model may take of the machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Requests that are computed at once; 0 is one per core (setting ``threads``)."""
+    max_batch: Annotated[int, Field(ge=1, le=65536)] = 32
+    """Most rows of one run."""
+    max_queue: Annotated[int, Field(ge=1)] = 1024
+    """Most requests that wait; one more is 503 with ``Retry-After``."""
+    max_concurrent: Annotated[int, Field(ge=0)] = 0
+    """Most requests that wait or run, together; one more is 429 with ``Retry-After``; 0 is no limit."""
+    target_ms: Annotated[float, Field(ge=0)] = 0.0
+    """Time of one run that batches are kept small enough for, in milliseconds; 0 is none."""
+    isolation: Literal["none", "process"] = "none"
+    """``process``: each worker has a process of its own, so that a model that crashes takes nothing with it."""
+    memory_mb: Annotated[int, Field(ge=0)] = 0
+    """Memory of such a process, in megabytes; 0 is no limit."""
+    device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    """Where ONNX Runtime computes."""
 
 
 class Settings(BaseModel):
@@ -50,6 +74,12 @@ class Settings(BaseModel):
     """Largest ratio of unpacked to packed bytes of an archive, no unit; counts from 100 MB unpacked on."""
     max_body_bytes: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
     """Largest request body that the server reads, in bytes."""
+    limits: Limits = Limits()
+    """What every deployed model may take: see below."""
+    limits_of: dict[str, Limits] = {}
+    """Deployment -> limits that differ from ``limits`` for it, e.g. ``[limits_of.litter]`` with ``max_queue = 50``."""
+    max_model_mb: Annotated[int, Field(ge=0)] = 0
+    """Memory of all loaded models, in megabytes; those unused longest make room and come back when asked; 0: any."""
     runner: Literal["local", "ray"] = "local"
     """Where ingest, hashing, embedding and the search for duplicates run: on this machine, or as Ray Data jobs."""
     ray_address: str = ""
@@ -62,6 +92,24 @@ class Settings(BaseModel):
     """What an hour of this machine costs, in any currency: what ``money`` of a search is counted by; 0 is not known."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Default seed of splits, picks and trainings."""
+
+    @field_validator("limits", "limits_of", mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        """An environment variable has them as JSON."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("must be a JSON object") from None
+
+    def limits_for(self, deployment: str) -> Limits:
+        """What this deployment may take."""
+        own = self.limits_of.get(deployment)
+        if own is None:
+            return self.limits
+        return self.limits.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
 
 
 def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -125,7 +173,8 @@ def invalid(error: ValidationError, origin: Mapping[str, str] | None = None) -> 
     """A pydantic error's first complaint in our sentence form."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
-    where = (origin or {}).get(name, name)
+    root, *inner = [str(part) for part in first["loc"]] or [""]
+    where = ".".join([(origin or {}).get(root, root), *inner])
     if first["type"] == "extra_forbidden":
         known = ", ".join(sorted(Settings.model_fields)) if origin is not None else ""
         return Invalid(where, "a known name", name, f"known: {known}" if known else "")

@@ -3,23 +3,22 @@
 import logging
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Predictor
-from loopworks.core.errors import Busy, Failed, Invalid, LoopworksError, TimedOut
-from loopworks.core.row import RowRule
-from loopworks.core.values import TensorSpec
-from loopworks.infer import protocol
+from loopworks.core.errors import Busy, Failed, LoopworksError, TimedOut, TooMany
+from loopworks.core.settings import Limits
+from loopworks.infer import loading, protocol
 from loopworks.infer.forms import Form
-from loopworks.infer.light import LIGHT_S, SIZES, Asked, Light, rows_within
+from loopworks.infer.light import Asked, Light
+from loopworks.infer.statistics import Statistics
 
 log = logging.getLogger(__name__)
 
@@ -47,33 +46,6 @@ class Observer(Protocol):
         """One run of a model: the tensors of all its requests together; called once they have their answers."""
 
 
-@dataclass(slots=True)
-class Statistics:
-    """What a served model did since it was loaded; times in nanoseconds."""
-
-    success: int = 0
-    failure: int = 0
-    inferences: int = 0
-    """Rows answered."""
-    executions: int = 0
-    """Runs of the model."""
-    success_ns: int = 0
-    failure_ns: int = 0
-    queue_ns: int = 0
-    """Summed over requests, as are the three below: every request of a batch waits for the whole of it."""
-    input_ns: int = 0
-    compute_ns: int = 0
-    output_ns: int = 0
-    unseen: int = 0
-    """Runs that the observer failed on."""
-    last_ms: int = 0
-    """When it last answered, milliseconds since 1970."""
-    batches: Counter[int] = field(default_factory=Counter)
-    """Rows of a run -> number of such runs."""
-    batch_ns: Counter[int] = field(default_factory=Counter)
-    """Rows of a run -> time of all such runs."""
-
-
 @dataclass(slots=True, eq=False)
 class _Waiting:
     inputs: Arrays
@@ -94,29 +66,58 @@ class Served:
         variant: str = "",
         version: str = "1",
         facts: Mapping[str, Any] | None = None,
-        workers: int = 1,
-        max_batch: int = 32,
-        max_queue: int = 1024,
+        limits: Limits | None = None,
         observer: Observer | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
-        """Load and warm up; every worker has a predictor of its own, as predictors serve one thread at a time."""
+        """Load and warm up.
+
+        Args:
+            name, bundle, variant, version: what is loaded, and as what it answers.
+            facts: of its deployment, for whom they concern.
+            limits: what it may take of the machine.
+            observer: is shown every run.
+            statistics: to go on with, where the same was loaded before.
+        Raises: NotFound, Invalid, Damaged: it cannot be loaded, or is not what its bundle says.
+        """
         self.name = name
         self.bundle = bundle
         self.variant: Variant = bundle.variant(variant)
         self.version = version
         self.facts: Mapping[str, Any] = dict(facts or {})
-        self.is_batched = all(spec.shape[:1] == (-1,) for spec in (*bundle.inputs, *bundle.outputs))
+        self.limits = limits = limits or Limits(workers=1)
+        self.is_batched = loading.is_batched(bundle)
         """Whether requests may share a run: all tensors have a free first axis."""
-        self.max_batch = max_batch
-        self.statistics = Statistics()
-        self._max_queue = max_queue
+        self.max_batch = limits.max_batch
+        """Most rows of a run at present: below the limit where runs took longer than they should."""
+        self.statistics = statistics or Statistics()
+        self.used = time.monotonic()
+        """When it was asked last."""
+        self._max_queue = limits.max_queue
         self._observer = observer
+        self._running = 0
         self._queue: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._is_open = True
-        self._predictors = self._load_all(workers)
-        self.light = self._load_light()
+        loaded = loading.load(name, bundle, self.variant, limits)
+        self._predictors = loaded.predictors
+        self.memory_bytes = loaded.memory_bytes
+        """What loading it took."""
+        self.device = loaded.device
+        """Who computes."""
+        self.light: Light | None = None
         """Runs requests in the caller's thread, where the model is quick enough for that."""
+        if loaded.light is not None:
+            form = Form(bundle.inputs, bundle.outputs, model=name, version=version)
+            self.light = Light(
+                name,
+                loaded.light,
+                form,
+                loaded.light_rows,
+                check=self._checked,
+                count=self._count,
+                fail=self._count_failure,
+            )
         self._threads = [
             threading.Thread(target=self._work, args=(predictor,), name=f"infer-{name}-{i}", daemon=True)
             for i, predictor in enumerate(self._predictors)
@@ -129,30 +130,48 @@ class Served:
 
         Raises:
             Invalid: names, types or shapes differ from the model's inputs.
+            TooMany: more than may be under way at once.
             Busy: too many wait already.
             Replaced: the model is closed.
         """
         size = protocol.check(inputs, self.bundle.inputs)
         now = time.perf_counter_ns()
         waiting = _Waiting(inputs, size, Future(), now, now + int(timeout_s * 1e9))
+        most = self.limits.max_concurrent
         with self._ready:
             if not self._is_open:
                 raise Replaced(f"model {self.name!r} version {self.version} was unloaded", "try again")
-            if len(self._queue) >= self._max_queue:
+            if len(self._queue) >= self._max_queue or (most and len(self._queue) + self._running >= most):
                 self._forget_cancelled()
+            if most and len(self._queue) + self._running >= most:
+                what = f"at most {most} requests for model {self.name!r} may be under way"
+                raise self._later(TooMany(f"{what}; got one more", "ask fewer at once, or try again later"))
             if len(self._queue) >= self._max_queue:
                 limit = self._max_queue
-                raise Busy(
-                    f"at most {limit} requests may wait for model {self.name!r}; got one more", "try again later"
+                raise self._later(
+                    Busy(f"at most {limit} requests may wait for model {self.name!r}; got one more", "try again later")
                 )
+            self.used = time.monotonic()
             self._queue.append(waiting)
             self._ready.notify()
         return waiting.future
+
+    def _later(self, error: Busy) -> Busy:
+        """Tell the client when what waits now will have been answered, as far as runs until now tell."""
+        found = self.statistics
+        per_row = sum(list(found.batch_ns.values())) / 1e9 / max(1, found.inferences)
+        error.retry_after_s = sum(one.size for one in self._queue) * per_row / len(self._threads)
+        return error
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self._queue)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody waits for an answer of it."""
+        return not self._queue and not self._running
 
     def close(self) -> None:
         """Answer what waits, then stop the workers and free the predictors; closing twice is harmless."""
@@ -177,58 +196,6 @@ class Served:
             if self.statistics.unseen == 1:
                 log.error("observer failed model=%s version=%s", self.name, self.version, exc_info=error)
 
-    # ---- loading
-
-    def _load_all(self, workers: int) -> list[Predictor]:
-        found: list[Predictor] = []
-        try:
-            for _ in range(workers):
-                found.append(self._load())
-                self._warm_up(found[-1])
-        except BaseException:
-            for predictor in found:
-                predictor.close()
-            raise
-        return found
-
-    def _load(self) -> Predictor:
-        return predictors.load(self.variant, self.bundle.folder, self.bundle.rule, threads=1)
-
-    def _warm_up(self, predictor: Predictor) -> None:
-        """Answer one row of zeros, so that the first user does not wait and a wrong bundle never gets into use."""
-        if any(-1 in spec.shape[1:] for spec in self.bundle.inputs):
-            return  # which sizes are sensible, only the model knows
-        inputs = {spec.name: _zeros(spec) for spec in self.bundle.inputs}
-        try:
-            outputs = self._checked(predictor.predict(inputs), 1)
-        except LoopworksError:
-            raise
-        except Exception as error:  # a runtime may raise anything
-            raise Invalid(f"variant {self.variant.name} of model {self.name!r}", "able to answer", str(error)) from None
-        for spec in self.bundle.outputs:
-            given = outputs[spec.name]
-            if protocol.datatype_of(given) != spec.datatype or not protocol.fits(given.shape, spec):
-                raise Invalid(
-                    f"output {spec.name} of model {self.name!r}",
-                    f"{spec.datatype} of shape {list(spec.shape)}",
-                    f"{given.dtype} of shape {list(given.shape)}",
-                )
-
-    def _load_light(self) -> Light | None:
-        rule = self.bundle.rule
-        is_short = isinstance(rule, RowRule) and all(column.kind != "text" for column in rule.columns)
-        if not (is_short or all(spec.datatype != "BYTES" for spec in self.bundle.inputs)):
-            return None  # a text may take a thousand times as long as the one that was tried
-        if not self.is_batched or not Form.fits(self.bundle.inputs):
-            return None
-        zeros = {rows: {spec.name: _zeros(spec, rows) for spec in self.bundle.inputs} for rows in SIZES}
-        if (rows := rows_within(lambda rows: self._predictors[0].predict(zeros[rows]), LIGHT_S)) == 0:
-            return None
-        predictor = self._load()
-        self._warm_up(predictor)
-        form = Form(self.bundle.inputs, self.bundle.outputs, model=self.name, version=self.version)
-        return Light(self.name, predictor, form, rows, check=self._checked, count=self._count, fail=self._count_failure)
-
     # ---- working
 
     def _work(self, predictor: Predictor) -> None:
@@ -238,7 +205,11 @@ class Served:
                 reason = f"model {self.name!r} must answer before the deadline; got a longer queue"
                 self._fail(one, TimedOut(reason, "try again later, or wait longer"))
             if batch:
-                self._run(predictor, batch)
+                try:
+                    self._run(predictor, batch)
+                finally:
+                    with self._ready:
+                        self._running -= len(batch)
 
     def _take(self) -> tuple[list[_Waiting], list[_Waiting]] | None:
         """What waits, oldest first, as one batch, and what waited too long; ``None`` when the model closes."""
@@ -252,6 +223,7 @@ class Served:
                         continue  # the client has gone
                     (late if time.perf_counter_ns() > one.deadline_ns else batch).append(one)
                 if batch or late:
+                    self._running += len(batch)
                     return batch, late
                 if not self._is_open:
                     return None
@@ -284,11 +256,22 @@ class Served:
             self._fail(batch[0], error if known else Failed(f"model {self.name!r} must answer; got error: {error}"))
             return
         self._count(batch, size, (taken, began, ended, time.perf_counter_ns()))
+        self._adapt(size, (ended - began) / 1e6)
         for one, part in zip(batch, parts, strict=True):
             one.future.set_result(
                 Answer(outputs=part, served=self, queue_ns=taken - one.since_ns, compute_ns=ended - began)
             )
         self.seen(joined, outputs, size)
+
+    def _adapt(self, size: int, ms: float) -> None:
+        """Halve the batch after a run above the target, and let it grow row by row while runs keep well below."""
+        target = self.limits.target_ms
+        if not target:
+            return
+        if ms > target and size > 1:
+            self.max_batch = max(1, size // 2)
+        elif size >= self.max_batch and ms < 0.8 * target:
+            self.max_batch = min(self.limits.max_batch, self.max_batch + 1)
 
     def _predict(self, predictor: Predictor, inputs: Arrays, size: int) -> Arrays:
         """Answer ``size`` rows; more than ``max_batch`` of one request go in pieces, so that memory stays bounded."""
@@ -301,14 +284,7 @@ class Served:
         return _join(found)
 
     def _checked(self, outputs: Arrays, size: int) -> Arrays:
-        """The outputs that the bundle names, each with a row per input row."""
-        for spec in self.bundle.outputs:
-            if spec.name not in outputs:
-                raise Invalid(f"outputs of model {self.name!r}", f"with {spec.name}", ", ".join(outputs) or "none")
-            if self.is_batched and outputs[spec.name].shape[:1] != (size,):
-                given = list(outputs[spec.name].shape)
-                raise Failed(f"output {spec.name} of model {self.name!r} must have {size} rows; got shape {given}")
-        return {spec.name: outputs[spec.name] for spec in self.bundle.outputs}
+        return loading.checked(self.name, self.bundle, outputs, size)
 
     def _split(self, outputs: Arrays, batch: list[_Waiting]) -> list[Arrays]:
         if len(batch) == 1:
@@ -353,13 +329,6 @@ class Served:
         kept = [one for one in self._queue if not one.future.cancelled()]
         self._queue.clear()
         self._queue.extend(kept)
-
-
-def _zeros(spec: TensorSpec, rows: int = 1) -> Any:
-    shape = [rows if i == 0 and size == -1 else 1 if size == -1 else size for i, size in enumerate(spec.shape)]
-    if spec.datatype == "BYTES":
-        return np.full(shape, b"", dtype=object)
-    return np.zeros(shape, protocol.DTYPES[spec.datatype])
 
 
 def _join(parts: list[Arrays]) -> Arrays:

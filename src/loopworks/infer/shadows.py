@@ -59,7 +59,7 @@ class Shadows:
         """Nothing is compared before ``compare`` says what."""
         self._max_waiting = max_waiting
         self._max_bytes = max_bytes
-        self._pairs: dict[Served, tuple[Pair, ...]] = {}
+        self._pairs: dict[tuple[str, str], tuple[Pair, ...]] = {}
         self._known: dict[tuple[str, str, str], Pair] = {}
         self._queue: deque[_Waiting] = deque()
         self._held_bytes = 0
@@ -68,11 +68,11 @@ class Shadows:
         self._is_working = False
         self._thread: threading.Thread | None = None
 
-    def compare(self, pairs: Mapping[Served, Iterable[Pair]]) -> None:
-        """From now on ask for second answers to what these models answer, and to nothing else's."""
-        found = {served: tuple(some) for served, some in pairs.items()}
+    def compare(self, pairs: Mapping[tuple[str, str], Iterable[Pair]]) -> None:
+        """From now on ask for second answers to what these models (name, version) answer, and to nothing else's."""
+        found = {key: tuple(some) for key, some in pairs.items()}
         with self._ready:
-            self._pairs = {served: some for served, some in found.items() if some}
+            self._pairs = {key: some for key, some in found.items() if some}
             for pair in (pair for some in self._pairs.values() for pair in some):
                 self._known[pair.name, pair.live, pair.other] = pair
             if self._pairs and self._thread is None:
@@ -86,7 +86,7 @@ class Shadows:
 
     def saw(self, served: Served, inputs: Arrays, outputs: Arrays, rows: int) -> None:
         """Keep what was asked, if it shall be compared and there is room."""
-        pairs = self._pairs.get(served)
+        pairs = self._pairs.get((served.name, served.version))
         if pairs is None:
             return
         size = sum(array.nbytes for array in inputs.values())

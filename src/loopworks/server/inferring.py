@@ -89,14 +89,20 @@ class Inferring:
     def ask(self, asked: Asked) -> None:
         """Answer ``asked`` sooner or later, by its ``done``; never raises."""
         try:
-            asked.served = self._serving.pick(asked.model, asked.version, asked.key)
-            if encoding := encoding_of(asked.headers):
-                limit = self._serving.space.settings.max_body_bytes
-                self._apart(asked, self._unzipped, unzip, asked.body, encoding, limit)
+            if self._serving.engine.is_parked(asked.model):
+                self._apart(asked, self._found_model, self._serving.pick, asked.model, asked.version, asked.key)
                 return
-            self._read(asked)
+            self._found_model(asked, self._serving.pick(asked.model, asked.version, asked.key))
         except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
             self._refuse(asked, error)
+
+    def _found_model(self, asked: Asked, served: Served) -> None:
+        asked.served = served
+        if encoding := encoding_of(asked.headers):
+            limit = self._serving.space.settings.max_body_bytes
+            self._apart(asked, self._unzipped, unzip, asked.body, encoding, limit)
+        else:
+            self._read(asked)
 
     def cancel(self, asked: Asked) -> None:
         """The client has gone: nobody needs the answer any more."""
@@ -108,7 +114,8 @@ class Inferring:
 
     def _unzipped(self, asked: Asked, body: bytes) -> None:
         asked.body = body
-        self._read(asked)
+        asked.headers = {name: value for name, value in asked.headers.items() if name != "content-encoding"}
+        self._read(asked)  # and where it begins again, for a new revision, nothing is packed any more
 
     def _read(self, asked: Asked) -> None:
         served, body = _served(asked), asked.body
@@ -146,6 +153,7 @@ class Inferring:
         if quick is None or rows > quick.rows or not quick.is_ready:
             self._queue(asked)
             return
+        served.used = time.monotonic()
         asked.since_ns = time.perf_counter_ns()
         inputs = None if asked.request is None else asked.request.inputs
         asked.light = light.Asked(rows, asked.since_ns, None if inputs else asked.plain, inputs)

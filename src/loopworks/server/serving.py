@@ -61,8 +61,14 @@ class Serving:
         self.tokens = tokens or Tokens(space, space.settings.token)
         """Who may ask, kept up to date."""
         cores = space.settings.threads or os.cpu_count() or 1
+        settings = space.settings
         self.shadows = Shadows()
-        self.engine = Engine(workers=cores, observe=self.shadows)
+        self.engine = Engine(
+            workers=cores,
+            limits=settings.limits_for,
+            memory_bytes=settings.max_model_mb << 20,
+            observe=self.shadows,
+        )
         self.metrics = Metrics(self.engine, self.shadows)
         self.decoding = CapacityLimiter(cores)
         """How many images are decoded at once."""
@@ -209,8 +215,8 @@ class Serving:
                     failed[row.ref] = error
         live = str(rows[0].revision)
         if live in [served.version for served in self.engine.beside(name)]:
-            if name in self.engine.names():
-                self._kept[name] = (self.engine.model(name).version, time.monotonic() + KEEP_S)
+            if (before := self.engine.front(name)) is not None and not self.space.settings.max_model_mb:
+                self._kept[name] = (before.version, time.monotonic() + KEEP_S)
             self.engine.switch(name, live)
         self._route(name)
         wanted = {*(str(row.revision) for row in rows), self._kept.get(name, ("", 0.0))[0]}
@@ -247,16 +253,20 @@ class Serving:
 
     def _compare(self) -> None:
         """Say anew which answers are compared: the live one's with each shadow, a canary's with the live one."""
-        pairs: dict[Served, list[Pair]] = {}
+        pairs: dict[tuple[str, str], list[Pair]] = {}
         twins: dict[tuple[str, str], Served] = {}
-        for live in (self.engine.model(name) for name in self.engine.names()):
+        for live in filter(None, map(self.engine.front, self.engine.names())):
             roles = {str(row.revision): row.role for row in self._rows.get(live.name, ())}
             shadows = [one for one in self.engine.beside(live.name) if roles.get(one.version) == "shadow"]
-            pairs[live] = [self.shadows.pair(live.name, live.version, one.version, one) for one in shadows]
+            pairs[live.name, live.version] = [
+                self.shadows.pair(live.name, live.version, one.version, one) for one in shadows
+            ]
             canary = self._canaries.get(live.name)
             if canary is not None and (twin := self._twin(live)) is not None:
                 twins[live.name, live.version] = twin
-                pairs[canary.served] = [self.shadows.pair(live.name, live.version, canary.served.version, twin)]
+                pairs[live.name, canary.served.version] = [
+                    self.shadows.pair(live.name, live.version, canary.served.version, twin)
+                ]
         self.shadows.compare(pairs)
         gone, self._twins = self._twins, twins
         for key, twin in gone.items():

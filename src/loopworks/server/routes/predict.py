@@ -11,6 +11,7 @@ from typing import Any
 import anyio.to_thread
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
@@ -50,7 +51,7 @@ async def predict(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     name, version = request.path_params["deployment"], request.query_params.get("version", "")
     key = request.headers.get(KEY_HEADER, "") or request.query_params.get("key", "")
-    served = serving.pick(name, version, key)
+    served = await _pick(serving, name, version, key)
     began = time.perf_counter()
     outcome = "internal"
     try:
@@ -60,7 +61,7 @@ async def predict(request: Request) -> Response:
                 good, problems, found, decoded = await _ask(request, serving, served, asked)
                 break
             except Replaced:  # while the items were decoded by the old model's rule: begin again with the new one
-                served = serving.pick(name, version, key)
+                served = await _pick(serving, name, version, key)
         sizes = [one.size for one in good if one.size is not None]
         values = stage.answers(served, found.outputs, sizes)
         outcome = "done"
@@ -84,6 +85,13 @@ async def predict(request: Request) -> Response:
             "total": _ms(time.perf_counter() - began),
         },
     })
+
+
+async def _pick(serving: Serving, name: str, version: str, key: str) -> Served:
+    """Who answers; a model that has to be loaded again is, in a thread."""
+    if serving.engine.is_parked(name):
+        return await run_in_threadpool(serving.pick, name, version, key)
+    return serving.pick(name, version, key)
 
 
 async def _ask(

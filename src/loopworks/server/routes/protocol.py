@@ -65,6 +65,8 @@ async def model(request: Request) -> Response:
             "classes": list(bundle.schema.classes),
             "preprocessing": bundle.rule.to_json(),
             "variant": served.variant.name,
+            "device": served.device,
+            "limits": served.limits.model_dump(exclude={"memory_mb"}),
         },
     })
 
