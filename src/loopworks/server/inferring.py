@@ -262,7 +262,8 @@ class Inferring:
         if asked.future is not None:
             asked.future.cancel()  # takes it out of the queue, if it is still there
         if asked.served is not None:
-            self._serving.metrics.count(asked.served.name, outcome, time.perf_counter() - asked.began)
+            took_s = time.perf_counter() - asked.began
+            self._serving.metrics.count(asked.served.name, outcome, took_s, asked.served.version)
         done, asked.done = asked.done, None
         if done is not None and reply is not None:
             done(reply)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
@@ -69,7 +69,7 @@ async def predict(request: Request) -> Response:
         outcome = error.code
         raise
     finally:
-        serving.metrics.count(served.name, outcome, time.perf_counter() - began)
+        serving.metrics.count(served.name, outcome, time.perf_counter() - began, served.version)
     facts = served.facts
     return answer.json({
         "deployment": served.name,
@@ -193,7 +193,7 @@ def _from_json(body: dict[str, Any], media: str) -> list[_Asked]:
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
     serving: Serving = request.app.state.serving
-    return Response(generate_latest(serving.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(serving.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 ROUTES = (
