@@ -16,6 +16,7 @@ from loopworks.server import guard
 from loopworks.server.app import create_app
 from loopworks.server.guard import Guard, Rules
 from loopworks.server.run import ServerThread
+from loopworks.server.telling import Telling
 
 Headers = dict[str, str]
 
@@ -183,6 +184,6 @@ def test_a_length_that_is_no_number_is_not_trusted(space: lw.Workspace, length: 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await (await echo(Request(scope, receive)))(scope, receive, send)
 
-    client = TestClient(Guard(app, Rules(settings)), base_url="http://127.0.0.1")
+    client = TestClient(Guard(app, Rules(settings), Telling(settings)), base_url="http://127.0.0.1")
     assert client.post("/", content=b"x" * 11, headers={"content-length": length}).status_code == 413
     assert client.post("/", content=b"x" * 10, headers={"content-length": length}).content == b"x" * 10

@@ -36,6 +36,7 @@ from loopworks.server.routes import (
     versions,
 )
 from loopworks.server.serving import Serving
+from loopworks.server.telling import Telling
 from loopworks.server.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -84,10 +85,11 @@ def create_app(
 
     settings = settings or workspace.settings
     tokens = serving.tokens if serving else Tokens(workspace, settings.token)
+    telling = serving.telling if serving else Telling(settings)
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        app.state.serving = serving or Serving(workspace, tokens)
+        app.state.serving = serving or Serving(workspace, tokens, telling)
         app.state.inferring = Inferring(app.state.serving)
         preparer = Preparer(workspace.home)
         try:
@@ -99,7 +101,7 @@ def create_app(
 
     return Starlette(
         routes=[Route(api.path, api.endpoint, methods=[api.method]) for api in ROUTES],
-        middleware=[Middleware(Guard, rules=rules or Rules(settings, tokens))],
+        middleware=[Middleware(Guard, rules=rules or Rules(settings, tokens), telling=telling)],
         exception_handlers={LoopworksError: answer.handle, HTTPException: answer.handle},
         lifespan=life,
     )

@@ -14,12 +14,11 @@ from loopworks.core.settings import Settings
 from loopworks.server import answer
 from loopworks.server.rates import Rate
 from loopworks.server.scopes import OPEN, Need, needed
+from loopworks.server.telling import NOTE, Note, Telling
 from loopworks.server.tokens import ANYONE, Tokens, Who
 from loopworks.store.tokens import SCOPES
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-WHO = "loopworks.who"
-"""Where a request's scope says who asks."""
 STALL_S = 30.0
 """Longest pause between two parts of a body."""
 
@@ -104,35 +103,51 @@ class Rules:
 class Guard:
     """ASGI middleware: the rules, body size and compression; and nothing leaves it but an answer."""
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
-        """Guard ``app`` by ``rules``; all ways into a server share them, as they count who asks how often."""
+    def __init__(self, app: ASGIApp, rules: Rules, telling: Telling) -> None:
+        """Guard ``app`` by ``rules``; all ways into a server share them, as they count who asks how often.
+
+        ``telling`` hears of every request.
+        """
         self.app = app
         self.rules = rules
         self.settings = rules.settings
+        self.telling = telling
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer why not."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        address = scope["client"][0] if scope.get("client") else ""
+        note = Note(scope["method"], scope["path"], headers, address, self.telling.id(headers))
         has_begun = False
 
         async def told(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
+            if message["type"] == "http.response.start":
+                note.status = message["status"]
+                if note.id:
+                    message = {**message, "headers": [*message["headers"], (b"x-request-id", note.id.encode())]}
+            else:
+                note.size_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._pass(scope, receive, told)
+            await self._pass({**scope, NOTE: note}, receive, told)
         except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
             if has_begun:
                 raise
-            await answer.failed(Request(scope), error)(scope, receive, send)
+            await answer.failed(Request(scope), error)(scope, receive, told)
+        finally:
+            if self.telling.is_on:
+                self.telling.tell(note)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        address = scope["client"][0] if scope.get("client") else ""
-        scope = {**scope, WHO: self.rules.allowed(headers, scope["method"], scope["path"], address)}
+        note: Note = scope[NOTE]
+        headers = note.headers
+        note.who = self.rules.allowed(headers, scope["method"], scope["path"], note.address)
         if not headers.get("content-length") and "transfer-encoding" not in headers:
             await self.app(scope, receive, send)
             return
@@ -168,8 +183,8 @@ class Guard:
 
 def author(request: Request, told: str = "") -> str:
     """Who does what is asked: the name of the token, where there is one; else what the request says itself."""
-    who: Who = request.scope.get(WHO, ANYONE)
-    return who.name or told
+    note: Note = request.scope[NOTE]
+    return note.who.name or told
 
 
 def _host(header: str) -> str:

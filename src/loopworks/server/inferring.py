@@ -42,6 +42,7 @@ class Asked:
         "light",
         "limit_s",
         "model",
+        "parts_ns",
         "path",
         "plain",
         "request",
@@ -68,6 +69,8 @@ class Asked:
         self.done: Callable[[Reply], None] | None = done
         self.began = time.perf_counter()
         self.since_ns = 0
+        self.parts_ns = (0, 0, 0)
+        """How long it was read, queued and computed, once it is answered."""
         self.limit_s = TIMEOUT_S
         self.served: Served | None = None
         self.plain: Plain | None = None
@@ -149,12 +152,12 @@ class Inferring:
         """Leave a small request of a light model to the end of this turn, and queue any other."""
         served = _served(asked)
         asked.limit_s = _limit_s(asked)
+        asked.since_ns = time.perf_counter_ns()
         quick = served.light
         if quick is None or rows > quick.rows or not quick.is_ready:
             self._queue(asked)
             return
         served.used = time.monotonic()
-        asked.since_ns = time.perf_counter_ns()
         inputs = None if asked.request is None else asked.request.inputs
         asked.light = light.Asked(rows, asked.since_ns, None if inputs else asked.plain, inputs)
         self._pending.append(asked)
@@ -182,6 +185,7 @@ class Inferring:
 
     def _tell(self, asked: Asked, served: Served) -> None:
         one = asked.light
+        asked.parts_ns = (asked.since_ns - int(asked.began * 1e9), 0, time.perf_counter_ns() - asked.since_ns)
         if one is None or (one.error is None and one.body is None and one.outputs is None):
             asked.plain = asked.request = None  # it was closed meanwhile: ask its successor, by its own signature
             self.ask(asked)
@@ -216,6 +220,7 @@ class Inferring:
             return
         try:
             found = asked.future.result()
+            asked.parts_ns = (asked.since_ns - int(asked.began * 1e9), found.queue_ns, found.compute_ns)
             self._write(asked, found.served, found.outputs)
         except Exception as error:
             self._refuse(asked, error)

@@ -147,7 +147,7 @@ def _config(space: "Workspace", settings: Settings, serving: Serving) -> uvicorn
         access_log=False,
         proxy_headers=False,  # limits go by the address that really asks
         lifespan="on",
-        http=connection.bound(Inferring(serving), rules),
+        http=connection.bound(Inferring(serving), rules, serving.telling),
         ws="none",
         timeout_keep_alive=KEEP_S,
         server_header=False,

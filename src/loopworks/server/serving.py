@@ -18,6 +18,7 @@ from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.infer.engine import Engine, Served
 from loopworks.infer.shadows import Pair, Shadows
 from loopworks.server.metrics import Metrics
+from loopworks.server.telling import Telling
 from loopworks.server.tokens import Tokens
 from loopworks.store.agreements import Agreement
 
@@ -55,11 +56,13 @@ def point(name: str, key: str) -> float:
 class Serving:
     """The deployments of a workspace, loaded; looks for new revisions while it runs."""
 
-    def __init__(self, space: "Workspace", tokens: Tokens | None = None) -> None:
+    def __init__(self, space: "Workspace", tokens: Tokens | None = None, telling: Telling | None = None) -> None:
         """Load every deployment. One that cannot be loaded does not hold up the others and is tried again later."""
         self.space = space
         self.tokens = tokens or Tokens(space, space.settings.token)
         """Who may ask, kept up to date."""
+        self.telling = telling or Telling(space.settings)
+        """Who hears of every request."""
         cores = space.settings.threads or os.cpu_count() or 1
         settings = space.settings
         self.shadows = Shadows()
@@ -104,6 +107,7 @@ class Serving:
         for twin in self._twins.values():
             twin.close()
         self.engine.close()
+        self.telling.close()
 
     def sync(self) -> None:
         """Load what was deployed since, unload what is no longer deployed."""

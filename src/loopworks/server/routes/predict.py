@@ -26,6 +26,7 @@ from loopworks.infer.local import Loaded
 from loopworks.server import answer
 from loopworks.server.route import Api
 from loopworks.server.serving import KEY_HEADER, Serving
+from loopworks.server.telling import NOTE, Note
 from loopworks.server.waiting import wait
 
 MAX_FILES = 256
@@ -70,6 +71,11 @@ async def predict(request: Request) -> Response:
         raise
     finally:
         serving.metrics.count(served.name, outcome, time.perf_counter() - began, served.version)
+    note: Note = request.scope[NOTE]
+    note.model, note.parts_ns = (
+        f"{served.name}/{served.version}",
+        (int((decoded - began) * 1e9), found.queue_ns, found.compute_ns),
+    )
     facts = served.facts
     return answer.json({
         "deployment": served.name,

@@ -18,6 +18,7 @@ from loopworks.server import answer
 from loopworks.server.inferring import Asked, Inferring
 from loopworks.server.route import Api
 from loopworks.server.serving import Serving
+from loopworks.server.telling import NOTE, Note
 from loopworks.server.waiting import unless_gone
 
 EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification"]
@@ -85,6 +86,9 @@ async def infer(request: Request) -> Response:
     asked = Asked(model, version, request.url.path, headers, await request.body(), found.set_result)
     inferring.ask(asked)
     reply = await unless_gone(request, found)
+    note: Note = request.scope[NOTE]
+    if asked.served is not None:
+        note.model, note.parts_ns = f"{asked.served.name}/{asked.served.version}", asked.parts_ns
     if reply is None:
         inferring.cancel(asked)
         raise Cancelled("the client went away before the answer")
