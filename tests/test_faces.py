@@ -17,23 +17,32 @@ from loopworks.workspace import Workspace
 
 DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
+DEPLOYMENT = "/api/deployments/{deployment}"
 ELSEWHERE = (
-    "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
-    "lineage model models optimize optimize_job predict predict_many result settings train train_job work scorer"
+    "aliases answer bundle champion close compared draw deploy deployment deployments find_version folder in_use info "
+    "jobs labeling lineage model models optimize optimize_job predict predict_many result settings train "
+    "train_job used_tokens work scorer"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 
 FACES: dict[type, dict[str, tuple[str, str]]] = {
     Workspace: {
         "add": ("data add", f"POST {DATASET}/add"),
+        "add_token": ("token add", "POST /api/tokens"),
         "alias": ("models alias", f"POST {MODEL}/alias"),
         "board": ("models board", f"GET {MODEL}/board"),
         "card": ("models card", f"GET {MODEL}/card"),
         "compare": ("models compare", "GET /api/compare"),
         "evaluation": ("models card", f"GET {MODEL}/evaluation"),
         "explain": ("explain", f"POST {MODEL}/explain"),
+        "promote": ("promote", f"POST {DEPLOYMENT}/promote"),
         "recipes": ("train", "GET /api/recipes"),
         "register": ("models add", "POST /api/models"),
+        "revoke_token": ("token revoke", "POST /api/tokens/{token}/revoke"),
+        "rollback": ("rollback", f"POST {DEPLOYMENT}/rollback"),
+        "tokens": ("token list", "GET /api/tokens"),
+        "traffic": ("deployments", f"GET {DEPLOYMENT}"),
+        "undeploy": ("undeploy", f"POST {DEPLOYMENT}/undeploy"),
         "search": ("train", "POST /api/search"),
         "search_job": ("train", "POST /api/search"),
         "check_job": ("data check", f"POST {DATASET}/check"),

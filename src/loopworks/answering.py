@@ -1,23 +1,48 @@
 """The models of a workspace and what they answer: the part of ``Workspace`` that speaks to predictors."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from loopworks.core import image
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Predictor
-from loopworks.core.errors import Invalid, LoopworksError, from_json
+from loopworks.core.errors import Invalid, LoopworksError, NotFound, from_json
 from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
 from loopworks.core.values import Problem
 from loopworks.infer import local, shown
-from loopworks.store import bundles, deployments, lineage, models
-from loopworks.store.deployments import Deployment
+from loopworks.store import agreements, bundles, deployments, models
+from loopworks.store.agreements import Agreement
+from loopworks.store.deployments import Deployment, Role, Rollout
 from loopworks.store.home import Home
 from loopworks.store.ids import batches
-from loopworks.store.lineage import Node
 from loopworks.store.models import Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Everything of a deployment."""
+
+    name: str
+    used: tuple[Deployment, ...]
+    """Live, then canary, then shadows; empty where it was ended."""
+    history: tuple[Deployment, ...]
+    """All revisions, oldest first."""
+    rollouts: tuple[Rollout, ...]
+    """All changes, newest first."""
+    agreements: tuple[Agreement, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return {
+            "name": self.name,
+            "used": [row.to_json() for row in self.used],
+            "history": [row.to_json() for row in self.history],
+            "rollouts": [row.to_json() for row in self.rollouts],
+            "agreements": [row.to_json() for row in self.agreements],
+        }
 
 
 class Answering:
@@ -49,8 +74,29 @@ class Answering:
             ref = f"{ref.model}:{ref.number}"
         return bundles.load(self.home.blobs, self.model(ref).bundle, self.home.cache)
 
-    def deploy(self, model: Model | str, name: str = "", *, variant: str = "") -> Deployment:
-        """Put a model to use under ``name`` (default: the model's); the revisions before stay on record."""
+    def deploy(
+        self,
+        model: Model | str,
+        name: str = "",
+        *,
+        variant: str = "",
+        canary: float | None = None,
+        shadow: bool = False,
+        author: str = "",
+    ) -> Deployment:
+        """Put a model to use under ``name`` (default: the model's); the revisions before stay on record.
+
+        Args:
+            model: what answers. By an alias (``litter@champion``) the deployment follows the alias when it moves.
+            name: of the deployment.
+            variant: a variant of the model; default the chosen one.
+            canary: let it answer this part of the requests beside the live revision, in percent, above 0 and below 100.
+            shadow: let it answer after the live revision, only to be compared with it.
+            author: who does it.
+        Raises:
+            Invalid: the variant is refused, or the canary or shadow takes other tensors than the live revision.
+            Conflict: the canary or shadow is what is live already.
+        """
         found = self.model(model)
         bundle = self.bundle(found)
         chosen = bundle.variant(variant)
@@ -58,20 +104,91 @@ class Answering:
             raise Invalid(
                 "variant", "one inside the accuracy budget", f"{chosen.name}: {chosen.note}", "deploy another variant"
             )
+        if canary is not None and (shadow or not 0 < canary < 100):
+            raise Invalid("canary", "a part in percent, above 0 and below 100, and no shadow", canary)
+        alias = model.partition("@")[2] if isinstance(model, str) else ""
+        if alias and variant:
+            raise Invalid("variant", "left out where a deployment follows an alias", variant, "name the model's number")
+        name = name or found.name
+        role: Role = "shadow" if shadow else "canary" if canary is not None else "live"
+        if role != "live":
+            self._check_beside(bundle, self.deployment(name), role)
         with self.home.catalog.begin() as tx:
-            done = deployments.add(tx, name or found.name, model=found.name, number=found.number, variant=chosen.name)
-            lineage.link(tx, Node("model", found.ref), Node("deployment", done.ref))
-        return done
+            return deployments.add(
+                tx,
+                name,
+                model=found.name,
+                number=found.number,
+                variant=chosen.name,
+                author=author,
+                role=role,
+                share=float(canary or 0),
+                alias=alias,
+            )
+
+    def _check_beside(self, bundle: Bundle, live: Deployment, role: str) -> None:
+        """Both must understand the same requests: a client cannot know which of them it will reach."""
+        ours = self.bundle(live)
+        if bundle.task != ours.task or [s.to_json() for s in bundle.inputs] != [s.to_json() for s in ours.inputs]:
+            raise Invalid(
+                f"a {role} of {live.name!r}",
+                f"of task {ours.task} with the inputs of the live revision",
+                f"{bundle.task} with inputs {', '.join(f'{s.name} {list(s.shape)}' for s in bundle.inputs)}",
+                "deploy it under a name of its own, or in the place of the live revision",
+            )
+
+    def promote(self, name: str, revision: int | None = None, *, author: str = "") -> Deployment:
+        """Let the canary of a deployment, or the canary or shadow of that number, answer all requests."""
+        with self.home.catalog.begin() as tx:
+            return deployments.promote(tx, name, revision, author=author)
+
+    def rollback(self, name: str, revision: int | None = None, *, author: str = "") -> Deployment:
+        """Take the canary back; where there is none, let the revision before, or the one named, be live again.
+
+        Returns: what is live afterwards. It follows no alias, until it is deployed by one again.
+        """
+        with self.home.catalog.begin() as tx:
+            return deployments.rollback(tx, name, revision, author=author)
+
+    def undeploy(self, name: str, revision: int | None = None, *, author: str = "") -> Deployment:
+        """Take a deployment out of use, or only its canary or shadow of that number; everything stays on record."""
+        with self.home.catalog.begin() as tx:
+            return deployments.end(tx, name, revision, author=author)
 
     def deployments(self) -> list[Deployment]:
-        """What answers requests now, by name."""
+        """What is live, by name."""
         with self.home.catalog.read() as tx:
             return deployments.every(tx)
 
     def deployment(self, name: str, revision: int | None = None) -> Deployment:
-        """The deployment called ``name``: as it is, or as an earlier revision was."""
+        """The deployment called ``name``: as it is live, or another of its revisions."""
         with self.home.catalog.read() as tx:
             return deployments.get(tx, name, revision)
+
+    def in_use(self, name: str = "") -> list[Deployment]:
+        """What is live, canary or shadow now, of one deployment or of all."""
+        with self.home.catalog.read() as tx:
+            return deployments.in_use(tx, name)
+
+    def compared(self, counts: Iterable[Agreement]) -> None:
+        """Add to what is known of how revisions agree; servers call it."""
+        with self.home.catalog.begin() as tx:
+            for more in counts:
+                agreements.count(tx, more)
+
+    def traffic(self, name: str) -> Traffic:
+        """Everything of a deployment: what is in use, how canary and shadows agree with the live one, each change."""
+        with self.home.catalog.read() as tx:
+            history = deployments.history(tx, name)
+            if not history:
+                raise NotFound("deployment", name, [row.name for row in deployments.every(tx)])
+            return Traffic(
+                name=name,
+                used=tuple(deployments.in_use(tx, name)),
+                history=tuple(history),
+                rollouts=tuple(deployments.rollouts(tx, name)),
+                agreements=tuple(agreements.of(tx, name)),
+            )
 
     def predict(self, deployment: str, source: local.Asked) -> dict[str, Any]:
         """What a deployment says of one item: an image (a path or the bytes of a file), a text, or a row (a mapping).

@@ -24,7 +24,7 @@ from loopworks.data.learning import source_of
 from loopworks.data.source import Source
 from loopworks.data.version import VersionRow
 from loopworks.infer import local
-from loopworks.store import bundles, lineage, models
+from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
 from loopworks.tasks.answers import answers, rows
@@ -123,7 +123,7 @@ class Models(Answering):
         )
 
     def alias(self, ref: Model | str, alias: str, *, force: bool = False) -> Comparison | None:
-        """Point ``alias`` of the model's name to this number.
+        """Point ``alias`` of the model's name to this number; deployments that follow the alias follow at once.
 
         A new ``champion`` must be better than the one before on the same test items. MLflow's registry gets the
         alias too; where it does not answer, the log says so.
@@ -141,6 +141,7 @@ class Models(Answering):
             told = self._challenge(found, before, force)
         with self.home.catalog.begin() as tx:
             models.set_alias(tx, found.name, alias, found.number)
+            deployments.follow(tx, found.name, alias)
         self._mirror(found, alias)
         return told
 

@@ -14,8 +14,9 @@ from starlette.testclient import TestClient
 import loopworks as lw
 from loopworks.server import guard
 from loopworks.server.app import create_app
-from loopworks.server.guard import Guard
+from loopworks.server.guard import Guard, Rules
 from loopworks.server.run import ServerThread
+from loopworks.server.telling import Telling
 
 Headers = dict[str, str]
 
@@ -62,7 +63,7 @@ def test_with_a_token_nothing_answers_without_it(closed: TestClient, headers: He
         assert answer.status_code == 401
         assert answer.headers["www-authenticate"] == "Bearer"
         error = answer.json()["error"]
-        assert "must carry the server's token" in (error if path.startswith("/v2") else error["message"])
+        assert "must carry a token of the server" in (error if path.startswith("/v2") else error["message"])
 
 
 def test_with_the_token_everything_answers(closed: TestClient) -> None:
@@ -183,6 +184,6 @@ def test_a_length_that_is_no_number_is_not_trusted(space: lw.Workspace, length: 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await (await echo(Request(scope, receive)))(scope, receive, send)
 
-    client = TestClient(Guard(app, settings), base_url="http://127.0.0.1")
+    client = TestClient(Guard(app, Rules(settings), Telling(settings)), base_url="http://127.0.0.1")
     assert client.post("/", content=b"x" * 11, headers={"content-length": length}).status_code == 413
     assert client.post("/", content=b"x" * 10, headers={"content-length": length}).content == b"x" * 10

@@ -27,7 +27,7 @@ from loopworks.core.errors import (
     TooNew,
     Unreachable,
 )
-from loopworks.store import tables, upgrade
+from loopworks.store import deployments, models, tables, upgrade
 from loopworks.store.catalog import Catalog, open_catalog
 
 
@@ -186,23 +186,27 @@ def test_two_processes_may_make_the_same_catalog_at_once(tmp_path: Path) -> None
     assert [process.communicate(timeout=60) and process.returncode for process in started] == [0, 0, 0]
 
 
+NOW = tables.REVISION
+NEXT = f"{int(NOW) + 1:04}"
+
+
 @pytest.fixture
 def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """``next_release(code)``: the program now is one that has a migration 0003 with this code."""
+    """``next_release(code)``: the program now is one that has a migration NEXT with this code."""
 
     def install(code: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(Path(upgrade.__file__).parent / "migrations", folder)
         text = (
             "import sqlalchemy as sa\nfrom alembic import op\n"
-            'revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None\n'
+            f'revision, down_revision, branch_labels, depends_on = "{NEXT}", "{NOW}", None, None\n'
             f"def upgrade() -> None:\n    {code}\n"
         )
-        (folder / "versions" / "0003_next.py").write_text(text, encoding="utf-8")
+        (folder / "versions" / f"{NEXT}_next.py").write_text(text, encoding="utf-8")
         settings = upgrade.config()
         settings.set_main_option("script_location", str(folder))
         monkeypatch.setattr(upgrade, "config", lambda: settings)
-        monkeypatch.setattr(tables, "REVISION", "0003")
+        monkeypatch.setattr(tables, "REVISION", NEXT)
 
     return install
 
@@ -218,7 +222,27 @@ def test_an_older_catalog_is_migrated_with_its_rows(catalog_url: str, next_relea
     catalog = open_catalog(catalog_url, busy_timeout_s=1)
     with catalog.read() as tx:
         assert tx.execute(sa.text("SELECT key, value, note FROM info")).all() == [("a", "old", None)]
-        assert upgrade.stored_revision(tx) == "0003"
+        assert upgrade.stored_revision(tx) == NEXT
+    catalog.close()
+
+
+def test_deployments_from_before_roles_are_live_and_can_be_rolled_back(catalog_url: str) -> None:
+    catalog = open_catalog(catalog_url, busy_timeout_s=1)
+    with catalog.begin() as tx:
+        models.add(tx, "a", bundle="b", run="", version="", task="t", variant="v")
+        for _ in range(2):
+            deployments.add(tx, "shop", model="a", number=1, variant="v")
+    with catalog.begin() as tx:  # as the release before had it
+        for name in ("rollout", "agreement", "token"):
+            tx.execute(sa.text(f"DROP TABLE {name}"))
+        for name in ("role", "share", "alias", "before"):
+            tx.execute(sa.text(f"ALTER TABLE deployment DROP COLUMN {name}"))
+        tx.execute(sa.text("UPDATE alembic_version SET version_num = '0002'"))
+    catalog.close()
+    catalog = open_catalog(catalog_url, busy_timeout_s=1)
+    with catalog.begin() as tx:
+        assert [(row.revision, row.role, row.before) for row in deployments.in_use(tx, "shop")] == [(2, "live", 1)]
+        assert deployments.rollback(tx, "shop").revision == 1
     catalog.close()
 
 
@@ -234,7 +258,7 @@ def test_a_failed_migration_leaves_the_old_catalog_in_use(
             open_catalog(catalog_url, busy_timeout_s=1)
     assert keys(catalog) == ["a"]
     with catalog.read() as tx:
-        assert upgrade.stored_revision(tx) == "0002"
+        assert upgrade.stored_revision(tx) == NOW
         assert [column["name"] for column in sa.inspect(tx).get_columns("info")] == ["key", "value"]
     catalog.close()
 
@@ -247,7 +271,7 @@ def test_a_sqlite_file_is_backed_up_before_it_is_migrated(tmp_path: Path, next_r
     catalog.close()
     next_release(ADD_COLUMN)
     open_catalog(url, busy_timeout_s=1).close()
-    database = sqlite3.connect(tmp_path / "catalog.db.0002.bak")
+    database = sqlite3.connect(tmp_path / f"catalog.db.{NOW}.bak")
     assert database.execute("SELECT * FROM info").fetchall() == [("a", "old")]
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
@@ -266,7 +290,7 @@ def test_a_catalog_of_a_newer_release_is_refused(catalog_url: str) -> None:
     with catalog.begin() as tx:
         tx.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     catalog.close()
-    with pytest.raises(TooNew, match="must be of catalog revision 0002 or older; got 9999") as caught:
+    with pytest.raises(TooNew, match=f"must be of catalog revision {NOW} or older; got 9999") as caught:
         open_catalog(catalog_url, busy_timeout_s=1)
     assert "update loopworks" in caught.value.hint
 

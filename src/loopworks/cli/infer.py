@@ -1,4 +1,4 @@
-"""``loopworks deploy``, ``serve``, ``predict`` and ``lineage``."""
+"""``loopworks serve``, ``predict`` and ``lineage``."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,41 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from loopworks.cli.models import ModelArgument
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
 
 
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
-    app.command("deploy")(deploy)
-    app.command("deployments")(deployments)
     app.command("serve")(serve)
     app.command("predict")(predict)
     app.command("lineage")(lineage)
-
-
-def deploy(
-    model: ModelArgument,
-    name: Annotated[str, typer.Option(help="Name that answers requests; default the model's.")] = "",
-    variant: Annotated[str, typer.Option(help="A variant of the model; default the chosen one.")] = "",
-    workspace: WorkspaceOption = ".",
-    json: JsonOption = False,
-) -> None:
-    """Put a model to use under a name."""
-    with face(json) as out, opened(workspace) as space:
-        done = space.deploy(model, name=name, variant=variant)
-        out.say(f"deployment {done.name}: {done.model}:{done.number} as {done.variant}, revision {done.revision}")
-        out.done({"deployment": done.to_json()})
-
-
-def deployments(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
-    """List what answers requests."""
-    with face(json) as out, opened(workspace) as space:
-        found = space.deployments()
-        rows = [(d.name, f"{d.model}:{d.number}", d.variant, d.revision) for d in found]
-        out.table(("deployment", "model", "variant", "revision"), rows)
-        out.done({"deployments": [d.to_json() for d in found]})
 
 
 def serve(

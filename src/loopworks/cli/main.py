@@ -6,11 +6,12 @@ import typer
 from typer.core import TyperGroup
 
 from loopworks import __version__
-from loopworks.cli import data, infer, jobs, label, model, models, space
+from loopworks.cli import data, deploy, infer, jobs, label, model, models, space, token
 from loopworks.cli.output import Options
 
 ORDER = (
-    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "serve", "predict", "explain",
+    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "promote", "rollback", "undeploy",
+    "serve", "token", "predict", "explain",
     "lineage",
     "jobs", "worker", "doctor", "demo",
 )  # fmt: skip
@@ -58,7 +59,9 @@ data.register(app)
 label.register(app)
 model.register(app)
 models.register(app)
+deploy.register(app)
 infer.register(app)
+token.register(app)
 jobs.register(app)
 
 

@@ -57,7 +57,19 @@ class Settings(BaseModel):
     grpc_port: Annotated[int, Field(ge=0, le=65535)] = 0
     """Port of the inference protocol over gRPC, on the same address; 0 opens none."""
     token: str = ""
-    """Secret that clients of the server must send as ``Authorization: Bearer ...``; empty asks for none."""
+    """Secret whose bearer may do everything over HTTP (``Authorization: Bearer ...``), beside those of ``tokens``."""
+    requests_per_s: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that one token may make a second, on average; more are 429 with ``Retry-After``; 0 is any number."""
+    requests_per_s_address: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that one network address may make a second, on average, with or without a token; 0 is any number."""
+    request_burst: Annotated[int, Field(ge=0)] = 0
+    """Requests that may come at once after a pause, under these two limits; 0 is as many as in a second."""
+    access_log: Literal["", "text", "json"] = ""
+    """A line for each request that the server answers, as text or as JSON; empty is none."""
+    access_log_file: str = ""
+    """File that the access log goes on in; empty is the standard error."""
+    tracing: bool = False
+    """Send OpenTelemetry spans of requests; where to, the standard variables say (OTEL_EXPORTER_OTLP_ENDPOINT ...)."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of one training or prediction; 0 is one per core."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000

@@ -65,6 +65,8 @@ class Engine:
         self._workers = max(1, workers)
         self._memory_bytes = memory_bytes
         self._models: dict[str, Served] = {}
+        self._beside: dict[tuple[str, str], Served] = {}
+        """Other versions of the models, which answer only those who name them."""
         self._parked: dict[str, _Parked] = {}
         self._lock = threading.Lock()
         self._loading = threading.RLock()
@@ -88,11 +90,13 @@ class Engine:
         variant: str = "",
         version: str = "1",
         facts: Mapping[str, Any] | None = None,
+        beside: bool = False,
     ) -> Served:
         """Load a model, try it once, and only then let it answer under ``name``.
 
         The one before answers what it has queued and goes; when this returns, it is gone. Where loading fails, it
-        stays in use.
+        stays in use. ``beside``: it answers only those who name its version, until ``switch`` puts it in front; the
+        others stay.
 
         Raises:
             NotFound: no such variant or runtime.
@@ -100,9 +104,9 @@ class Engine:
             Busy: the engine is closed.
         """
         with self._loading:
-            return self._load(name, _Parked(bundle, variant, version, dict(facts or {}), Statistics()))
+            return self._load(name, _Parked(bundle, variant, version, dict(facts or {}), Statistics()), beside)
 
-    def _load(self, name: str, wanted: _Parked) -> Served:
+    def _load(self, name: str, wanted: _Parked, beside: bool = False) -> Served:
         limits = self._limits(name)
         if not limits.workers:
             limits = limits.model_copy(update={"workers": self._workers})
@@ -117,13 +121,16 @@ class Engine:
             statistics=wanted.statistics,
         )
         try:
-            self._make_room(fresh)
+            self._make_room(fresh, beside)
         except Busy:
             fresh.close()
             raise
         with self._lock:
-            is_open, old = self._is_open, self._models.get(name)
-            if is_open:
+            is_open, key = self._is_open, (name, wanted.version)
+            old = self._beside.get(key) if beside else self._models.get(name)
+            if is_open and beside:
+                self._beside[key] = fresh
+            elif is_open:
                 self._models[name] = fresh
                 self._parked.pop(name, None)
         if not is_open:
@@ -134,14 +141,18 @@ class Engine:
         log.info("loaded model=%s version=%s variant=%s", name, wanted.version, fresh.variant.name)
         return fresh
 
-    def _make_room(self, fresh: Served) -> None:
-        """Park models that nobody waits for, unused longest first, until ``fresh`` fits in beside the others."""
+    def _make_room(self, fresh: Served, beside: bool) -> None:
+        """Park models that nobody waits for, unused longest first, until ``fresh`` fits in beside the others.
+
+        What is loaded beside a model is never parked, but counts.
+        """
         if not self._memory_bytes:
             return
         while True:
             with self._lock:
-                others = [one for one in self._models.values() if one.name != fresh.name]
-                if sum(one.memory_bytes for one in others) + fresh.memory_bytes <= self._memory_bytes:
+                others = [one for one in self._models.values() if beside or one.name != fresh.name]
+                held = sum(one.memory_bytes for one in (*others, *self._beside.values()))
+                if held + fresh.memory_bytes <= self._memory_bytes:
                     return
                 if not others:
                     log.warning("model=%s alone takes more than max_model_mb", fresh.name)
@@ -158,15 +169,41 @@ class Engine:
             gone.close()
             log.info("parked model=%s version=%s to make room for model=%s", gone.name, gone.version, fresh.name)
 
-    def unload(self, name: str) -> None:
-        """Take a model away after it has answered what waits; ``NotFound`` where there is none."""
+    def switch(self, name: str, version: str) -> Served:
+        """Let a version that is loaded beside answer under ``name``; the one before stays loaded beside it.
+
+        Nothing is loaded and no request is lost: who found the one before is still answered by it.
+        Raises: NotFound: no such version is loaded.
+        """
         with self._lock:
-            old, parked = self._models.pop(name, None), self._parked.pop(name, None)
-        if old is None and parked is None:
-            raise NotFound("model", name, self.names())
-        if old is not None:
+            old = self._models.get(name)
+            if old is not None and old.version == version:
+                return old
+            found = self._beside.pop((name, version), None)
+            if found is not None:
+                self._models[name] = found
+                self._parked.pop(name, None)
+                if old is not None:
+                    self._beside[name, old.version] = old
+        if found is None:
+            raise NotFound(f"version of model {name!r}", version, self.versions(name))
+        log.info("switched model=%s version=%s", name, version)
+        return found
+
+    def unload(self, name: str, version: str = "") -> None:
+        """Take a model away, or one version beside it, after it has answered what waits; ``NotFound`` without one."""
+        with self._lock:
+            parked = None if version else self._parked.pop(name, None)
+            if version:
+                gone = [self._beside.pop((name, version), None)]
+            else:
+                keys = [key for key in self._beside if key[0] == name]
+                gone = [self._models.pop(name, None), *(self._beside.pop(key) for key in keys)]
+        if not any(gone) and parked is None:
+            raise NotFound("model", f"{name} version {version}" if version else name, self.names())
+        for old in filter(None, gone):
             old.close()
-        log.info("unloaded model=%s", name)
+            log.info("unloaded model=%s version=%s", name, old.version)
 
     def names(self) -> list[str]:
         """Names of the models that answer, sorted: those in memory, and those that come back when asked."""
@@ -178,9 +215,31 @@ class Engine:
         return name in self._parked
 
     def models(self) -> list[Served]:
-        """The loaded models, by name."""
+        """The loaded models, by name; what is loaded beside a model stands behind it."""
         with self._lock:
-            return [self._models[name] for name in sorted(self._models)]
+            beside = sorted(self._beside.items())
+            return [
+                found
+                for name in sorted({*self._models, *(key[0] for key, _ in beside)})
+                for found in (self._models.get(name), *(one for key, one in beside if key[0] == name))
+                if found is not None
+            ]
+
+    def versions(self, name: str) -> list[str]:
+        """Versions of a model that can be asked, the one that answers first."""
+        with self._lock:
+            front = self._models.get(name) or self._parked.get(name)
+            beside = sorted(key[1] for key in self._beside if key[0] == name)
+        return [*([front.version] if front else []), *beside]
+
+    def front(self, name: str) -> Served | None:
+        """The version that answers under a name, where it is in memory; it is not loaded again."""
+        return self._models.get(name)
+
+    def beside(self, name: str) -> list[Served]:
+        """The versions of a model that answer only those who name them."""
+        with self._lock:
+            return [found for key, found in sorted(self._beside.items()) if key[0] == name]
 
     def model(self, name: str, version: str = "") -> Served:
         """The model called ``name``, loaded again where it had made room for others.
@@ -189,9 +248,11 @@ class Engine:
             NotFound: the name or its version is not loaded.
             Busy: there is no room for it beside the models in use.
         """
+        if version and (named := self._beside.get((name, version))) is not None:
+            return named
         found = self._models.get(name) or self._woken(name)
         if version and version != found.version:
-            raise NotFound(f"version of model {name!r}", version, [found.version])
+            raise NotFound(f"version of model {name!r}", version, self.versions(name))
         return found
 
     def _woken(self, name: str) -> Served:
@@ -224,7 +285,8 @@ class Engine:
         """Answer what waits, then unload everything; closing twice is harmless."""
         with self._lock:
             self._is_open = False
-            models, self._models = list(self._models.values()), {}
+            models = [*self._models.values(), *self._beside.values()]
+            self._models, self._beside = {}, {}
             self._parked.clear()
         for served in models:
             served.close()

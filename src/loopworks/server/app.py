@@ -15,11 +15,13 @@ from loopworks.core.errors import LoopworksError
 from loopworks.core.settings import Settings
 from loopworks.data.preparing import Preparer
 from loopworks.server import answer, openapi
-from loopworks.server.guard import Guard
+from loopworks.server.guard import Guard, Rules
 from loopworks.server.inferring import Inferring
 from loopworks.server.route import Api
 from loopworks.server.routes import (
+    access,
     clean,
+    deployments,
     events,
     formats,
     items,
@@ -36,6 +38,8 @@ from loopworks.server.routes import (
     versions,
 )
 from loopworks.server.serving import Serving
+from loopworks.server.telling import Telling
+from loopworks.server.tokens import Tokens
 
 if TYPE_CHECKING:
     from loopworks.workspace import Workspace
@@ -52,6 +56,8 @@ ROUTES: tuple[Api, ...] = (
     *stream.ROUTES,
     *snippets.ROUTES,
     *space.ROUTES,
+    *deployments.ROUTES,
+    *access.ROUTES,
     *models.ROUTES,
     *split.ROUTES,
     *table.ROUTES,
@@ -66,18 +72,28 @@ ROUTES: tuple[Api, ...] = (
 )
 
 
-def create_app(workspace: "Workspace", settings: Settings | None = None, serving: Serving | None = None) -> Starlette:
+def create_app(
+    workspace: "Workspace",
+    settings: Settings | None = None,
+    serving: Serving | None = None,
+    rules: Rules | None = None,
+) -> Starlette:
     """The server of a workspace.
 
     Args:
         workspace: what is served; the caller closes it after the application has ended.
         settings: with the host and token in force; default the workspace's own.
         serving: the loaded deployments, which the caller closes; default the application loads and closes them.
+        rules: who may ask what, where others than the application go by them too; default by ``settings``.
     """
+
+    settings = settings or workspace.settings
+    tokens = serving.tokens if serving else Tokens(workspace, settings.token)
+    telling = serving.telling if serving else Telling(settings)
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        app.state.serving = serving or Serving(workspace)
+        app.state.serving = serving or Serving(workspace, tokens, telling)
         app.state.inferring = Inferring(app.state.serving)
         preparer = Preparer(workspace.home)
         try:
@@ -89,7 +105,7 @@ def create_app(workspace: "Workspace", settings: Settings | None = None, serving
 
     return Starlette(
         routes=[Route(api.path, api.endpoint, methods=[api.method]) for api in ROUTES],
-        middleware=[Middleware(Guard, settings=settings or workspace.settings)],
+        middleware=[Middleware(Guard, rules=rules or Rules(settings, tokens), telling=telling)],
         exception_handlers={LoopworksError: answer.handle, HTTPException: answer.handle},
         lifespan=life,
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio.to_thread
 from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
@@ -58,16 +59,25 @@ class Answered:
         return [{"id": f"{name}/{one.item}", "name": one.name, "item": one.item, **value} for one, value in pairs]
 
 
-async def ask(serving: Serving, name: str, asked: Sequence[Asked], wait: "Waiting") -> Answered:
-    """Decode what can be decoded, and what the deployment ``name`` says of it.
+async def pick(serving: Serving, name: str, version: str = "", key: str = "") -> Served:
+    """Who answers; a model that has to be loaded again is, in a thread."""
+    if serving.engine.is_parked(name):
+        return await run_in_threadpool(serving.pick, name, version, key)
+    return serving.pick(name, version, key)
+
+
+async def ask(
+    serving: Serving, served: Served, asked: Sequence[Asked], wait: "Waiting", version: str = "", key: str = ""
+) -> Answered:
+    """Decode what can be decoded, and what ``served`` says of it, or who comes after it for ``version`` and ``key``.
 
     Of several items the bad ones become problems; where no item can be read, the first one's fault is raised.
     """
     while True:
         try:
-            return await _ask(serving, serving.model(name), asked, wait)
+            return await _ask(serving, served, asked, wait)
         except Replaced:  # while the items were decoded by the old model's rule: begin again with the new one
-            continue
+            served = await pick(serving, served.name, version, key)
 
 
 Waiting = Callable[["Future[Answer]"], Awaitable[Answer]]

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from loopworks.server import guard
 from loopworks.server.exchange import Exchange
 from loopworks.server.inferring import Inferring
+from loopworks.server.telling import Telling
 
 HEAD_S = 20.0
 """How long a client may take from connecting, or from the first byte of a request, to the end of its headers."""
@@ -31,6 +32,7 @@ class Connection(HttpToolsProtocol):
 
     inferring: Inferring
     rules: guard.Rules
+    telling: Telling
     limit: int
     """Most bytes of a body."""
 
@@ -255,10 +257,11 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def bound(inferring: Inferring, rules: guard.Rules) -> type[Connection]:
+def bound(inferring: Inferring, rules: guard.Rules, telling: Telling) -> type[Connection]:
     """The class of a server's connections, as Uvicorn wants it."""
     limit = rules.settings.max_body_bytes
-    return type("BoundConnection", (Connection,), {"inferring": inferring, "rules": rules, "limit": limit})
+    held = {"inferring": inferring, "rules": rules, "telling": telling, "limit": limit}
+    return type("BoundConnection", (Connection,), held)
 
 
 @lru_cache(4096)

@@ -1,5 +1,6 @@
 """What the inference protocol says of the server and its models: the same values over HTTP and gRPC."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from loopworks import __version__
@@ -16,12 +17,12 @@ def server() -> dict[str, Any]:
     return {"name": "loopworks", "version": __version__, "extensions": list(EXTENSIONS)}
 
 
-def model(served: Served) -> dict[str, Any]:
-    """What a model takes and gives."""
+def model(served: Served, versions: Sequence[str]) -> dict[str, Any]:
+    """What a model takes and gives; ``versions`` are those of its name that answer now."""
     bundle = served.bundle
     return {
         "name": served.name,
-        "versions": [served.version],
+        "versions": list(versions),
         "platform": _platform(served),
         "inputs": [spec.to_json() for spec in bundle.inputs],
         "outputs": [spec.to_json() for spec in bundle.outputs],

@@ -9,6 +9,7 @@ from loopworks.core.errors import LoopworksError
 from loopworks.server import guard
 from loopworks.server.answer import Reply, refusal
 from loopworks.server.inferring import Asked
+from loopworks.server.telling import REQUEST_ID, Note
 
 if TYPE_CHECKING:
     from loopworks.server.connection import Connection
@@ -24,6 +25,7 @@ class Exchange:
         "_connection",
         "_expects",
         "_is_whole",
+        "_note",
         "_parts",
         "_reply",
         "_size",
@@ -62,8 +64,14 @@ class Exchange:
         self.is_turn = False
         self.response_complete = False
         self.disconnected = False
+        address = connection.client[0] if connection.client else ""
+        self._note: Note | None = None
+        if connection.telling.is_on or REQUEST_ID in headers:
+            self._note = Note("POST", path, headers, address, connection.telling.id(headers))
         try:
-            connection.rules.allowed(headers, "POST", path)
+            who = connection.rules.allowed(headers, "POST", path, address)
+            if self._note is not None:
+                self._note.who = who
             guard.check_length(headers, connection.limit)
         except LoopworksError as error:
             self.refuse(error)
@@ -107,6 +115,8 @@ class Exchange:
         """The client has gone."""
         self.disconnected = True
         self._parts.clear()
+        if not self.response_complete:
+            self._tell()
         if self._asked is not None:
             self._connection.inferring.cancel(self._asked)
 
@@ -121,8 +131,15 @@ class Exchange:
         if self.is_turn:
             self._send(reply)
 
+    def _tell(self) -> None:
+        note, self._note = self._note, None
+        if note is not None and self._connection.telling.is_on:
+            if self._asked is not None and self._asked.served is not None:
+                note.model = f"{self._asked.served.name}/{self._asked.served.version}"
+                note.parts_ns = self._asked.parts_ns
+            self._connection.telling.tell(note)
+
     def _send(self, reply: Reply) -> None:
-        self._asked = None
         if self.disconnected or self.response_complete or self._connection.transport.is_closing():
             return
         parts = [STATUS_LINE[reply.status]]
@@ -130,6 +147,12 @@ class Exchange:
             parts += (name, b": ", value, b"\r\n")
         for key, text in reply.headers.items():
             parts.append(f"{key.lower()}: {text}\r\n".encode("latin-1"))
+        if self._note is not None:
+            if self._note.id:
+                parts.append(f"x-request-id: {self._note.id}\r\n".encode())
+            self._note.status, self._note.size_bytes = reply.status, len(reply.body)
+            self._tell()
+        self._asked = None
         if "Connection" in reply.headers:  # which says close, and nothing else
             self.keep_alive = False
         elif not self.keep_alive:

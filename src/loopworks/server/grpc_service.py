@@ -12,10 +12,11 @@ import grpc
 from google.protobuf import json_format
 
 from loopworks.core.errors import Busy, Cancelled, Invalid, LoopworksError, NotFound, TimedOut
-from loopworks.infer.engine import TIMEOUT_S, Answer
+from loopworks.infer import protocol
+from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced
 from loopworks.server import described, extensions, grpc_paths, grpc_tensors
 from loopworks.server.protos import health_pb2, inference_pb2
-from loopworks.server.serving import Serving
+from loopworks.server.serving import KEY_HEADER, Serving
 
 AHEAD = 64
 """Requests of one stream that may wait at once, so that they share batches."""
@@ -108,7 +109,8 @@ class Inference:
         return {"ready": True}
 
     def _metadata(self, message: Any, context: Any) -> dict[str, Any]:
-        found = described.model(self._serving.model(message.name, message.version))
+        served = self._serving.model(message.name, message.version)
+        found = described.model(served, self._serving.engine.versions(served.name))
         facts = found.pop("parameters")
         return {**found, "properties": {name: str(facts[name]) for name in ("task", "variant")}}
 
@@ -209,21 +211,28 @@ class _Asked:
             if isinstance(message, Invalid):
                 raise message
             admit(context, *grpc_paths.same("ModelInfer", message))
-            served = serving.model(message.model_name, message.model_version)
-            self._name = served.name
             self._request = grpc_tensors.read(message)
-            known = [spec.name for spec in served.bundle.outputs]
-            if (unknown := [one.name for one in self._request.outputs if one.name not in known]) != []:
-                raise Invalid("outputs", f"among {', '.join(known)}", ", ".join(unknown))
             left = context.time_remaining()
             self._limit_s = min(self._request.timeout_s or TIMEOUT_S, TIMEOUT_S, TIMEOUT_S if left is None else left)
-            version = message.model_version
-            future = serving.engine.submit(served.name, self._request.inputs, version=version, timeout_s=self._limit_s)
+            future = self._submit(message.model_name, message.model_version, _key(self._request, context))
             self._future = future
             if not context.add_callback(future.cancel):
                 future.cancel()  # the client has gone already
         except Exception as error:  # told when the answer is asked for, in its turn
             self._error = error
+
+    def _submit(self, name: str, version: str, key: str) -> "Future[Answer]":
+        """Queue it for whoever answers now."""
+        while True:
+            served = self._serving.pick(name, version, key)
+            self._name = served.name
+            known = [spec.name for spec in served.bundle.outputs]
+            if (unknown := [one.name for one in self._request.outputs if one.name not in known]) != []:
+                raise Invalid("outputs", f"among {', '.join(known)}", ", ".join(unknown))
+            try:
+                return served.submit(self._request.inputs, self._limit_s)
+            except Replaced:  # its successor was in place before it closed
+                continue
 
     def answer(self) -> inference_pb2.ModelInferResponse:
         """The answer; raises what went wrong."""
@@ -275,6 +284,12 @@ class _Asked:
             version=found.served.version,
             classes=bundle.schema.classes,
         )
+
+
+def _key(request: protocol.Request, context: grpc.ServicerContext) -> str:
+    """By which a canary knows its share of the callers: from the call's metadata, else the request's parameters."""
+    told = dict(context.invocation_metadata()).get(KEY_HEADER, "") or request.parameters.get("key", "")
+    return str(told)
 
 
 def _described(name: str, call: Callable[[Any, Any], Any]) -> Method:

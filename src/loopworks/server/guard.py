@@ -1,7 +1,6 @@
 """What every request passes first: who asks, from where, and how much they send; and the last net for faults."""
 
 import asyncio
-import hmac
 import zlib
 from collections.abc import Mapping
 from urllib.parse import urlsplit
@@ -13,9 +12,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from loopworks.core.errors import Denied, Invalid, TimedOut, TooLarge, Unauthorized
 from loopworks.core.settings import Settings
 from loopworks.server import answer
+from loopworks.server.rates import Rate
+from loopworks.server.scopes import OPEN, Need, needed
+from loopworks.server.telling import NOTE, Note, Telling
+from loopworks.server.tokens import ANYONE, Tokens, Who
+from loopworks.store.tokens import SCOPES
 
-OPEN = frozenset({"/v2/health/live", "/v2/health/ready", "/api/health", "/", "/page.css", "/page.js"})
-"""Paths that need no token: health, and the page itself, which holds nothing of the workspace."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 STREAMED = "multipart/x-mixed-replace"
 """Bodies of this type are read by their route as they come; whoever reads them limits each part."""
@@ -24,34 +26,67 @@ STALL_S = 30.0
 
 
 class Rules:
-    """Who may ask what: the one place that says so, for every way in."""
+    """Who may ask what, and how often: the one place that says so, for every way in."""
 
-    def __init__(self, settings: Settings) -> None:
-        """The rules of ``settings``."""
+    def __init__(self, settings: Settings, tokens: Tokens | None = None) -> None:
+        """The rules of ``settings``, for those who have one of ``tokens``."""
         self.settings = settings
         self.is_local = settings.host in LOOPBACK
+        self._tokens = tokens
+        self._by_token = Rate("a token", settings.requests_per_s, settings.request_burst)
+        self._by_address = Rate("an address", settings.requests_per_s_address, settings.request_burst)
 
-    def allowed(self, headers: Mapping[str, str], method: str, path: str) -> None:
+    def allowed(self, headers: Mapping[str, str], method: str, path: str, address: str = "") -> Who:
         """Let a request pass by its headers (names in lower case), before anything of its body is looked at.
 
-        Raises: Denied, Unauthorized.
+        Raises: Denied, Unauthorized, TooMany.
         """
         self._check_host(headers)
         self._check_origin(method, headers)
-        self.admitted(headers.get("authorization", ""), method, path)
+        return self.admitted(headers.get("authorization", ""), method, path, address)
 
-    def admitted(self, authorization: str, method: str, path: str, address: str = "") -> None:
-        """Let a request pass by its token; other protocols name the method and path that would ask the same over HTTP.
+    def admitted(self, authorization: str, method: str, path: str, address: str = "") -> Who:
+        """Who asks, where they may; other protocols name the method and path that would ask the same over HTTP.
 
-        Raises: Unauthorized.
+        Raises:
+            Unauthorized: no token, or one that is unknown, expired or revoked.
+            Denied: the token has not the scope.
+            TooMany: the token or the address asks too often.
         """
-        if not self.settings.token or path in OPEN:
-            return
+        self._by_address.take(address)
+        if path in OPEN:
+            return ANYONE
+        who = self._who(authorization)
+        if who is ANYONE:
+            return who
+        self._by_token.take(who.id)
+        need = needed(method, path)
+        if self._may(who, need):
+            return who
+        wanted = " or ".join(scope for scope in SCOPES if scope in need.scopes)
+        of = f" of deployment {need.deployment!r}" if need.deployment else ""
+        raise Denied(
+            f"token {who.name!r} must have the scope {wanted}{of} for {method} {path}; it has not",
+            "an admin makes another: loopworks token add",
+        )
+
+    def _who(self, authorization: str) -> Who:
+        if self.is_local and (self._tokens is None or not self._tokens.are_needed):
+            return ANYONE
         kind, _, given = authorization.partition(" ")
-        if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self.settings.token.encode()):
+        who = self._tokens.who(given.strip()) if self._tokens and kind.lower() == "bearer" else None
+        if who is None:
             raise Unauthorized(
-                "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
+                "the request must carry a token of the server; got none, or one that is unknown, expired or revoked",
+                "Authorization: Bearer ...",
             )
+        return who
+
+    @staticmethod
+    def _may(who: Who, need: Need) -> bool:
+        if not who.scopes & need.scopes:
+            return False
+        return not who.deployments or need.is_common or need.deployment in who.deployments
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
         """A page of another site may make a browser ask us under that site's name (DNS rebinding)."""
@@ -70,34 +105,51 @@ class Rules:
 class Guard:
     """ASGI middleware: the rules, body size and compression; and nothing leaves it but an answer."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
-        """Guard ``app`` by ``settings``."""
+    def __init__(self, app: ASGIApp, rules: Rules, telling: Telling) -> None:
+        """Guard ``app`` by ``rules``; all ways into a server share them, as they count who asks how often.
+
+        ``telling`` hears of every request.
+        """
         self.app = app
-        self.rules = Rules(settings)
-        self.settings = settings
+        self.rules = rules
+        self.settings = rules.settings
+        self.telling = telling
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer why not."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        address = scope["client"][0] if scope.get("client") else ""
+        note = Note(scope["method"], scope["path"], headers, address, self.telling.id(headers))
         has_begun = False
 
         async def told(message: Message) -> None:
             nonlocal has_begun
             has_begun = True
+            if message["type"] == "http.response.start":
+                note.status = message["status"]
+                if note.id:
+                    message = {**message, "headers": [*message["headers"], (b"x-request-id", note.id.encode())]}
+            else:
+                note.size_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self._pass(scope, receive, told)
+            await self._pass({**scope, NOTE: note}, receive, told)
         except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
             if has_begun:
                 raise
-            await answer.failed(Request(scope), error)(scope, receive, send)
+            await answer.failed(Request(scope), error)(scope, receive, told)
+        finally:
+            if self.telling.is_on:
+                self.telling.tell(note)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        self.rules.allowed(headers, scope["method"], scope["path"])
+        note: Note = scope[NOTE]
+        headers = note.headers
+        note.who = self.rules.allowed(headers, scope["method"], scope["path"], note.address)
         if not headers.get("content-length") and "transfer-encoding" not in headers:
             await self.app(scope, receive, send)
             return
@@ -131,6 +183,12 @@ class Guard:
         if not (encoding := encoding_of(headers)):
             return b"".join(parts)
         return await run_in_threadpool(unzip, b"".join(parts), encoding, limit)
+
+
+def author(request: Request, told: str = "") -> str:
+    """Who does what is asked: the name of the token, where there is one; else what the request says itself."""
+    note: Note = request.scope[NOTE]
+    return note.who.name or told
 
 
 def _host(header: str) -> str:

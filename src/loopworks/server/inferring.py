@@ -18,7 +18,7 @@ from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
 from loopworks.infer.forms import Plain
 from loopworks.server.answer import Reply, refusal
 from loopworks.server.guard import encoding_of, unzip
-from loopworks.server.serving import Serving
+from loopworks.server.serving import KEY_HEADER, Serving
 
 LONG_BYTES = 1 << 18
 """JSON above this takes milliseconds to read or write, so a thread does it."""
@@ -38,9 +38,11 @@ class Asked:
         "future",
         "headers",
         "is_over",
+        "key",
         "light",
         "limit_s",
         "model",
+        "parts_ns",
         "path",
         "plain",
         "request",
@@ -62,10 +64,13 @@ class Asked:
         """``headers`` have names in lower case; ``done`` takes the answer, in the event loop, and once at most."""
         self.model, self.version, self.path = model, version, path
         self.headers = headers
+        self.key = headers.get(KEY_HEADER, "")
         self.body = body
         self.done: Callable[[Reply], None] | None = done
         self.began = time.perf_counter()
         self.since_ns = 0
+        self.parts_ns = (0, 0, 0)
+        """How long it was read, queued and computed, once it is answered."""
         self.limit_s = TIMEOUT_S
         self.served: Served | None = None
         self.plain: Plain | None = None
@@ -88,9 +93,9 @@ class Inferring:
         """Answer ``asked`` sooner or later, by its ``done``; never raises."""
         try:
             if self._serving.engine.is_parked(asked.model):
-                self._apart(asked, self._found_model, self._serving.model, asked.model, asked.version)
+                self._apart(asked, self._found_model, self._serving.pick, asked.model, asked.version, asked.key)
                 return
-            self._found_model(asked, self._serving.model(asked.model, asked.version))
+            self._found_model(asked, self._serving.pick(asked.model, asked.version, asked.key))
         except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
             self._refuse(asked, error)
 
@@ -133,8 +138,11 @@ class Inferring:
 
     def _found(self, asked: Asked, request: protocol.Request) -> None:
         """The request is read: is it one for this model?"""
-        served = _served(asked)
         asked.request = request
+        if not asked.key and (key := request.parameters.get("key")):
+            asked.key = str(key)
+            asked.served = self._serving.pick(asked.model, asked.version, asked.key)
+        served = _served(asked)
         names = [spec.name for spec in served.bundle.outputs]
         if (unknown := [one.name for one in request.outputs if one.name not in names]) != []:
             raise Invalid("outputs", f"among {', '.join(names)}", ", ".join(unknown))
@@ -144,12 +152,12 @@ class Inferring:
         """Leave a small request of a light model to the end of this turn, and queue any other."""
         served = _served(asked)
         asked.limit_s = _limit_s(asked)
+        asked.since_ns = time.perf_counter_ns()
         quick = served.light
         if quick is None or rows > quick.rows or not quick.is_ready:
             self._queue(asked)
             return
         served.used = time.monotonic()
-        asked.since_ns = time.perf_counter_ns()
         inputs = None if asked.request is None else asked.request.inputs
         asked.light = light.Asked(rows, asked.since_ns, None if inputs else asked.plain, inputs)
         self._pending.append(asked)
@@ -177,6 +185,7 @@ class Inferring:
 
     def _tell(self, asked: Asked, served: Served) -> None:
         one = asked.light
+        asked.parts_ns = (asked.since_ns - int(asked.began * 1e9), 0, time.perf_counter_ns() - asked.since_ns)
         if one is None or (one.error is None and one.body is None and one.outputs is None):
             asked.plain = asked.request = None  # it was closed meanwhile: ask its successor, by its own signature
             self.ask(asked)
@@ -197,9 +206,7 @@ class Inferring:
         if asked.request is None:
             asked.request = protocol.request(*protocol.parse(asked.body, None))
         loop = asyncio.get_running_loop()
-        future = self._serving.engine.submit(
-            served.name, asked.request.inputs, version=asked.version, timeout_s=asked.limit_s
-        )
+        future = served.submit(asked.request.inputs, asked.limit_s)
         asked.future = future
         asked.timer = loop.call_later(asked.limit_s, self._late, asked)
         future.add_done_callback(partial(_hand_over, loop, self._answered, asked))
@@ -213,6 +220,7 @@ class Inferring:
             return
         try:
             found = asked.future.result()
+            asked.parts_ns = (asked.since_ns - int(asked.began * 1e9), found.queue_ns, found.compute_ns)
             self._write(asked, found.served, found.outputs)
         except Exception as error:
             self._refuse(asked, error)
@@ -259,7 +267,8 @@ class Inferring:
         if asked.future is not None:
             asked.future.cancel()  # takes it out of the queue, if it is still there
         if asked.served is not None:
-            self._serving.metrics.count(asked.served.name, outcome, time.perf_counter() - asked.began)
+            took_s = time.perf_counter() - asked.began
+            self._serving.metrics.count(asked.served.name, outcome, took_s, asked.served.version)
         done, asked.done = asked.done, None
         if done is not None and reply is not None:
             done(reply)

@@ -1,12 +1,22 @@
 """What Prometheus may ask of the server."""
 
+import threading
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from loopworks.infer.engine import Engine
+from loopworks.infer.shadows import Shadows
+from loopworks.server import triton
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 
@@ -14,7 +24,7 @@ _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 class Metrics:
     """The server's metrics, in a registry of their own, so that several servers in one process stay apart."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, shadows: Shadows) -> None:
         """Count requests as they are answered; what the engine counts itself is read when somebody asks."""
         self.registry = CollectorRegistry()
         self.requests = Counter(
@@ -31,16 +41,30 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_EngineMetrics(engine))
+        self.registry.register(_Compared(shadows))
+        for collector in (ProcessCollector, PlatformCollector):
+            collector(registry=self.registry)
+        self._engine = engine
         self._known: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
+        self._failures: dict[tuple[str, str, str], int] = {}
+        self._counting = threading.Lock()
 
-    def count(self, deployment: str, outcome: str, seconds: float) -> None:
-        """One request has been answered or refused."""
+    def count(self, deployment: str, outcome: str, seconds: float, version: str = "") -> None:
+        """One request has been answered or refused; ``version`` is who did, where somebody was found."""
         known = self._known.get((deployment, outcome))
         if known is None:  # looking children up by their labels takes longer than counting
             known = self.requests.labels(deployment, outcome), self.seconds.labels(deployment)
             self._known[deployment, outcome] = known
         known[0].inc()
         known[1].observe(seconds)
+        if outcome != "done":
+            with self._counting:
+                key = (deployment, version, outcome)
+                self._failures[key] = self._failures.get(key, 0) + 1
+
+    def text(self) -> bytes:
+        """All of it, as Prometheus reads it: under our names, then under Triton's."""
+        return generate_latest(self.registry) + triton.text(self._engine.models(), dict(self._failures)).encode()
 
 
 class _EngineMetrics(Collector):
@@ -65,3 +89,24 @@ class _EngineMetrics(Collector):
             queue.add_metric(label, found.queue_ns / 1e9)
             compute.add_metric(label, sum(list(found.batch_ns.values())) / 1e9)
         yield from (waiting, rows, runs, queue, compute)
+
+
+class _Compared(Collector):
+    """How canaries and shadows agree with the live revision."""
+
+    def __init__(self, shadows: Shadows) -> None:
+        self._shadows = shadows
+
+    def collect(self) -> Iterator[Metric]:
+        """Counts of every pair since the server started."""
+        labels = ("deployment", "version", "live", "outcome")
+        rows = CounterMetricFamily(
+            "loopworks_compared_rows",
+            "Rows of canaries and shadows compared with the live revision: agreed, differed, dropped or failed.",
+            labels=labels,
+        )
+        for pair in self._shadows.counts():
+            outcomes = {"agreed": pair.agreed, "differed": max(0.0, pair.rows - pair.agreed)}
+            for outcome, count in {**outcomes, "dropped": pair.dropped, "failed": pair.failed}.items():
+                rows.add_metric((pair.name, pair.other, pair.live, outcome), count)
+        yield rows

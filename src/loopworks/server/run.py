@@ -151,21 +151,23 @@ def _grpc(serving: Serving, settings: Settings) -> "GrpcServer":
 def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port: int | None) -> Settings:
     given = {"host": host, "port": port, "grpc_port": grpc_port}
     settings = space.settings.model_copy(update={k: v for k, v in given.items() if v is not None})
-    if settings.host not in LOOPBACK and not settings.token:
+    if settings.host not in LOOPBACK and not settings.token and not space.tokens():
         raise Denied(
             f"a server on {settings.host} must have a token; got none",
-            "set token in loopworks.toml or LOOPWORKS_TOKEN, or bind 127.0.0.1",
+            "loopworks token add makes one; or set token in loopworks.toml or LOOPWORKS_TOKEN; or bind 127.0.0.1",
         )
     return settings
 
 
 def _config(space: "Workspace", settings: Settings, serving: Serving) -> uvicorn.Config:
+    rules = Rules(settings, serving.tokens)
     return uvicorn.Config(
-        create_app(space, settings, serving),
+        create_app(space, settings, serving, rules),
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # limits go by the address that really asks
         lifespan="on",
-        http=connection.bound(Inferring(serving), Rules(settings)),
+        http=connection.bound(Inferring(serving), rules, serving.telling),
         ws="none",
         timeout_keep_alive=KEEP_S,
         server_header=False,

@@ -26,7 +26,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISION = "0002"
+REVISION = "0003"
 """The migration that gives the tables below; a catalog at another revision is migrated or refused on opening."""
 
 metadata = MetaData(
@@ -408,7 +408,52 @@ deployment = Table(
     _text("author"),
     _time(),
     Column("ended_at", Instant, nullable=True),
+    _more("role", "live"),
+    Column("share", Float, nullable=False, server_default="0"),
+    _more("alias"),
+    Column("before", Integer, nullable=False, server_default="0"),
     ForeignKeyConstraint(["model", "number"], ["model.name", "model.number"]),
+)
+
+rollout = Table(
+    "rollout",
+    metadata,
+    _key("id"),
+    _text("name"),
+    Column("revision", Integer, nullable=False),
+    _text("action"),
+    Column("share", Float, nullable=False),
+    _text("author"),
+    _time("at"),
+    Index(None, "name"),
+)
+
+agreement = Table(
+    "agreement",
+    metadata,
+    _key("name"),
+    Column("revision", Integer, primary_key=True),
+    Column("live", Integer, primary_key=True),
+    Column("rows", BigInteger, nullable=False),
+    Column("agreed", Float, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+)
+
+token = Table(
+    "token",
+    metadata,
+    _key("id"),
+    _text("name"),
+    _text("digest"),
+    Column("scopes", Json, nullable=False),
+    Column("deployments", Json, nullable=False),
+    _text("author"),
+    _time(),
+    Column("expires_at", Instant, nullable=True),
+    Column("used_at", Instant, nullable=True),
+    Column("revoked_at", Instant, nullable=True),
+    UniqueConstraint("digest"),
 )
 
 lineage = Table(

@@ -5,8 +5,7 @@ from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.concurrency import run_in_threadpool
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,7 +15,8 @@ from loopworks.infer.engine import TIMEOUT_S
 from loopworks.server import accepted, answer, asked
 from loopworks.server.asked import Answered
 from loopworks.server.route import Api
-from loopworks.server.serving import Serving
+from loopworks.server.serving import KEY_HEADER, Serving
+from loopworks.server.telling import NOTE, Note
 from loopworks.server.waiting import wait
 
 
@@ -27,14 +27,16 @@ async def predict(request: Request) -> Response:
     header ``Accept`` chooses the form of the answer.
     """
     serving: Serving = request.app.state.serving
-    name = request.path_params["deployment"]
-    served = await run_in_threadpool(serving.model, name) if serving.engine.is_parked(name) else serving.model(name)
+    name, version = request.path_params["deployment"], request.query_params.get("version", "")
+    key = request.headers.get(KEY_HEADER, "") or request.query_params.get("key", "")
+    served = await asked.pick(serving, name, version, key)
     began = time.perf_counter()
     outcome = "internal"
     try:
         form = accepted.choose(request.headers.get("accept", ""), (shown.JSON, *shown.FORMS))
         items = await asked.read(request, served.bundle.rule.media)
-        found = await asked.ask(serving, served.name, items, lambda future: wait(request, future, TIMEOUT_S))
+        found = await asked.ask(serving, served, items, lambda future: wait(request, future, TIMEOUT_S), version, key)
+        served = found.served
         if form != shown.JSON:
             body = await anyio.to_thread.run_sync(shown.FORMS[form], found.said, limiter=serving.decoding)
         outcome = "done"
@@ -42,7 +44,10 @@ async def predict(request: Request) -> Response:
         outcome = error.code
         raise
     finally:
-        serving.metrics.count(served.name, outcome, time.perf_counter() - began)
+        serving.metrics.count(served.name, outcome, time.perf_counter() - began, served.version)
+    note: Note = request.scope[NOTE]
+    note.model = f"{served.name}/{served.version}"
+    note.parts_ns = (int(found.decode_s * 1e9), found.answer.queue_ns, found.answer.compute_ns)
     if form == shown.JSON:
         return answer.json(_described(found, began))
     headers = {
@@ -77,7 +82,7 @@ def _ms(seconds: float) -> float:
 async def metrics(request: Request) -> Response:
     """Prometheus metrics."""
     serving: Serving = request.app.state.serving
-    return Response(generate_latest(serving.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(serving.metrics.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 ROUTES = (
@@ -86,6 +91,7 @@ ROUTES = (
         path="/predict/{deployment}",
         endpoint=predict,
         summary="Answer images, texts or rows; Accept chooses JSON, COCO, GeoJSON, CSV, a mask or a drawn picture",
+        query={"key": "who asks: the same key meets the same revision", "version": "only this revision"},
         body={"type": "string", "format": "binary"},
         media="image/*",
     ),

@@ -18,6 +18,7 @@ from loopworks.server.inferring import Asked, Inferring
 from loopworks.server.route import Api, Endpoint
 from loopworks.server.routes import protocol_schema as schema
 from loopworks.server.serving import Serving
+from loopworks.server.telling import NOTE, Note
 from loopworks.server.waiting import unless_gone
 
 _MODEL = "/v2/models/{model}"
@@ -50,7 +51,8 @@ async def server(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """What a model takes and gives."""
-    return answer.json(described.model(_served(request)))
+    served = _served(request)
+    return answer.json(described.model(served, _serving(request).engine.versions(served.name)))
 
 
 async def model_ready(request: Request) -> Response:
@@ -67,6 +69,9 @@ async def infer(request: Request) -> Response:
     asked = Asked(model, version, request.url.path, headers, await request.body(), found.set_result)
     inferring.ask(asked)
     reply = await unless_gone(request, found)
+    note: Note = request.scope[NOTE]
+    if asked.served is not None:
+        note.model, note.parts_ns = f"{asked.served.name}/{asked.served.version}", asked.parts_ns
     if reply is None:
         inferring.cancel(asked)
         raise Cancelled("the client went away before the answer")

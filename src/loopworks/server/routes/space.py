@@ -180,22 +180,6 @@ async def optimize(request: Request) -> Response:
     )
 
 
-def deployments(request: Request) -> Response:
-    """What answers requests."""
-    return answer.json({"deployments": [d.to_json() for d in _space(request).deployments()]})
-
-
-async def deploy(request: Request) -> Response:
-    """Put a model to use; it answers when this returns."""
-    body = await answer.body(request)
-    serving: Serving = request.app.state.serving
-    done = await run_in_threadpool(
-        serving.space.deploy, _text(body, "model"), _text(body, "name", ""), variant=_text(body, "variant", "")
-    )
-    await run_in_threadpool(serving.load, done.name)
-    return answer.json({"deployment": done.to_json()}, 201)
-
-
 def jobs(request: Request) -> Response:
     """Jobs, newest first."""
     return answer.json({"jobs": [job.to_json() for job in _space(request).jobs.list(limit=100)]})
@@ -358,15 +342,6 @@ ROUTES = (
         summary="Start an optimization",
         body=text_schema(model="NAME:NUMBER", target_="latency, throughput or size"),
         status=202,
-    ),
-    Api(method="GET", path="/api/deployments", endpoint=deployments, summary="What answers requests"),
-    Api(
-        method="POST",
-        path="/api/deployments",
-        endpoint=deploy,
-        summary="Put a model to use",
-        body=text_schema(model="NAME:NUMBER", name_="default the model's", variant_="default the chosen one"),
-        status=201,
     ),
     Api(method="GET", path="/api/jobs", endpoint=jobs, summary="All jobs"),
     Api(method="GET", path="/api/jobs/{job}", endpoint=job, summary="One job"),

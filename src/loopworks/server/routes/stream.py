@@ -157,7 +157,7 @@ async def _answered(serving: Serving, name: str, items: list[Asked]) -> list[Row
     began = time.perf_counter()
     outcome = "internal"
     try:
-        found = await asked.ask(serving, name, items, _wait)
+        found = await asked.ask(serving, await asked.pick(serving, name), items, _wait)
         outcome = "done"
     except LoopworksError as error:
         outcome = error.code
