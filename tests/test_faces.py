@@ -27,6 +27,8 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
     Workspace: {
         "add": ("data add", f"POST {DATASET}/add"),
         "alias": ("models alias", f"POST {MODEL}/alias"),
+        "edge_key": ("bundle", "GET /api/bundle-key"),
+        "pack_edge": ("bundle", "GET /api/bundles/{name}"),
         "board": ("models board", f"GET {MODEL}/board"),
         "card": ("models card", f"GET {MODEL}/card"),
         "compare": ("models compare", "GET /api/compare"),

@@ -19,6 +19,7 @@ from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
 from loopworks.models import Models
+from loopworks.packing import Packing
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
@@ -59,7 +60,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Models):
+class Workspace(Exchange, Errands, Packing, Models):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:

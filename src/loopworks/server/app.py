@@ -18,6 +18,7 @@ from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
 from loopworks.server.route import Api
 from loopworks.server.routes import (
+    bundle,
     clean,
     events,
     formats,
@@ -48,6 +49,7 @@ ROUTES: tuple[Api, ...] = (
     *predict.ROUTES,
     *space.ROUTES,
     *models.ROUTES,
+    *bundle.ROUTES,
     *split.ROUTES,
     *table.ROUTES,
     *clean.ROUTES,

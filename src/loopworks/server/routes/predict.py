@@ -1,8 +1,6 @@
 """Predictions for people: POST an image, a text or a row, get the answer; and the metrics of all of it."""
 
 import asyncio
-import base64
-import binascii
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from starlette.responses import Response
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid, LoopworksError, from_json
 from loopworks.core.values import Problem
-from loopworks.infer import local, stage
+from loopworks.infer import items, local, stage
 from loopworks.infer import rows as tables
 from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
 from loopworks.infer.local import Loaded
@@ -27,12 +25,6 @@ from loopworks.server.route import Api
 from loopworks.server.serving import Serving
 from loopworks.server.waiting import wait
 
-MAX_FILES = 256
-MAX_ROWS = 10_000
-"""Rows of a table in one request."""
-WORDS = {"image": ("image", "images"), "text": ("text", "texts"), "row": ("row", "rows")}
-"""What one and several items are called in JSON, by the model's medium."""
-FORMS = {"image": "base64", "text": "text", "row": "an object"}
 BODIES = {"image": "image/*, multipart/form-data", "text": "text/plain, multipart/form-data", "row": "text/csv"}
 
 
@@ -103,12 +95,12 @@ async def _ask(
     decoded = await asyncio.gather(
         *(anyio.to_thread.run_sync(read, group, limiter=serving.decoding) for group in groups)
     )
-    good = [item for items, _, _ in decoded for item in items]
+    good = [item for part, _, _ in decoded for item in part]
     problems = [problem for _, _, found in decoded for problem in found]
     if not good:
         raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
     ready = time.perf_counter()
-    future = served.submit(stage.join([tensors for items, tensors, _ in decoded if items]), TIMEOUT_S)
+    future = served.submit(stage.join([tensors for part, tensors, _ in decoded if part]), TIMEOUT_S)
     return good, problems, await wait(request, future, TIMEOUT_S), ready
 
 
@@ -123,7 +115,7 @@ def _ms(seconds: float) -> float:
 async def _items(request: Request, media: str) -> list[_Asked]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _from_json(await answer.body(request), media)
+        return [_Asked(name, source) for name, source in items.named(await answer.body(request), media)]
     if media == "row" and kind in tables.KINDS:
         return await _from_table(await request.body(), kind)
     if media != "row":
@@ -139,8 +131,8 @@ async def _from_table(body: bytes, kind: str) -> list[_Asked]:
     found, problems = await anyio.to_thread.run_sync(tables.parse, body, kind)
     if problems:
         raise Invalid("rows", "all readable", problems[0].message, "mend the line, or leave it out")
-    if len(found) > MAX_ROWS:
-        raise Invalid("rows", f"at most {MAX_ROWS}", len(found), "send them in parts")
+    if len(found) > items.MAX_ROWS:
+        raise Invalid("rows", f"at most {items.MAX_ROWS}", len(found), "send them in parts")
     return [_Asked(f"row {place}", row) for place, row in enumerate(found, 1)]
 
 
@@ -152,31 +144,11 @@ async def _from_form(request: Request) -> list[_Asked]:
     if not (await request.body()).rstrip().endswith(end):
         raise Invalid("form", "whole", "a form without its end", "send it again")  # the parser would drop the rest
     found = []
-    async with request.form(max_files=MAX_FILES, max_part_size=1 << 20) as form:
+    async with request.form(max_files=items.MAX_FILES, max_part_size=1 << 20) as form:
         for field, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise Invalid(f"field {field!r}", "a file", "text", "curl -F file=@photo.jpg")
             found.append(_Asked(value.filename or field, await value.read()))
-    return found
-
-
-def _from_json(body: dict[str, Any], media: str) -> list[_Asked]:
-    one, many = WORDS[media]
-    kind = dict if media == "row" else str
-    given = body.get(many, [body[one]] if one in body else None)
-    most = MAX_ROWS if media == "row" else MAX_FILES
-    if not isinstance(given, list) or len(given) > most or not all(isinstance(item, kind) for item in given):
-        form = FORMS[media]
-        raise Invalid("request body", f"{{'{one}': {form}}} or {{'{many}': [at most {most}]}}", sorted(body))
-    names = [f"{many}[{i}]" for i in range(len(given))] if many in body else [one]
-    if media != "image":
-        return [_Asked(name, item) for name, item in zip(names, given, strict=True)]
-    found = []
-    for name, item in zip(names, given, strict=True):
-        try:
-            found.append(_Asked(name, base64.b64decode(item, validate=True)))
-        except (binascii.Error, ValueError) as error:
-            raise Invalid(name, "base64", str(error)) from None
     return found
 
 

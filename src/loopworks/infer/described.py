@@ -1,0 +1,31 @@
+"""What the inference protocol says of a server and its models; the same values from every face."""
+
+from typing import Any
+
+from loopworks import __version__
+from loopworks.infer.served import Served
+
+PLATFORMS = {"onnxruntime": "onnx_onnxv1", "openvino": "openvino_ir"}
+
+
+def server(*extensions: str) -> dict[str, Any]:
+    """What this server is."""
+    return {"name": "loopworks", "version": __version__, "extensions": list(extensions)}
+
+
+def model(served: Served) -> dict[str, Any]:
+    """What a model takes and gives."""
+    bundle = served.bundle
+    return {
+        "name": served.name,
+        "versions": [served.version],
+        "platform": PLATFORMS.get(served.variant.runtime, served.variant.runtime),
+        "inputs": [spec.to_json() for spec in bundle.inputs],
+        "outputs": [spec.to_json() for spec in bundle.outputs],
+        "parameters": {
+            "task": bundle.task,
+            "classes": list(bundle.schema.classes),
+            "preprocessing": bundle.rule.to_json(),
+            "variant": served.variant.name,
+        },
+    }
