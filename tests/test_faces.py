@@ -19,7 +19,8 @@ DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
 ELSEWHERE = (
     "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
-    "lineage model models optimize optimize_job predict predict_many result settings train train_job work scorer"
+    "lineage model models optimize optimize_job predict predict_many result serve_on_ray settings "
+    "stop_on_ray train train_job work scorer"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 

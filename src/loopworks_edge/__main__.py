@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loopworks.core.content import read_file
 from loopworks.core.errors import Invalid, LoopworksError
 from loopworks.infer.items import Asked
 from loopworks_edge import bench, manifest, model
@@ -53,7 +54,7 @@ def _serve(asked: argparse.Namespace) -> int:
     from loopworks_edge.server import EdgeServer
 
     edge = model.open(asked.folder)
-    token = asked.token or (asked.token_file.read_text(encoding="utf-8").strip() if asked.token_file else "")
+    token = asked.token or (read_file(asked.token_file).decode("utf-8", "replace").strip() if asked.token_file else "")
     server = EdgeServer(
         edge,
         host=asked.host,

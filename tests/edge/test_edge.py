@@ -356,7 +356,9 @@ def test_a_model_on_tokens_brings_its_tokenizer_and_says_what_it_needs(
     about = Manifest(
         name="t", revision=1, model="t", number=1, variants=("first",), max_pixels=1, loopworks="", key=key.public
     )
-    done = maker.write(replace(was, rule=TokenRule(), folder=folder), about, tmp_path / "out", key.sign)
+    done = maker.write(
+        replace(was, rule=TokenRule(), folder=folder), about, tmp_path / "out", key.sign, extra=lambda *_: {}
+    )
     assert (done.path / "bundle" / "tokenizer.json").is_file()
     assert "tokenizers==" in (done.path / "requirements.txt").read_text()
 

@@ -23,6 +23,9 @@ def bundle(
         bool, typer.Option("--all-variants", help="Put in all inside the accuracy budget.")
     ] = False,
     zip: Annotated[bool, typer.Option("--zip", help="Write one zip file instead of a folder.")] = False,
+    container: Annotated[bool, typer.Option("--container", help="Add a Containerfile.")] = False,
+    kserve: Annotated[bool, typer.Option("--kserve", help="Add a KServe manifest and its Containerfile.")] = False,
+    image: Annotated[str, typer.Option(help="Image that the manifest names; default NAME:NUMBER.")] = "",
     out: Annotated[Path | None, typer.Option(help="Folder or zip file to write; default NAME-edge here.")] = None,
     key: Annotated[bool, typer.Option("--key", help="Only print the public key that bundles are signed with.")] = False,
     workspace: WorkspaceOption = ".",
@@ -39,7 +42,9 @@ def bundle(
         if all_variants and variant:
             raise Invalid("variants", "either --variant or --all-variants", "both")
         picked = None if all_variants else tuple(variant or ())
-        done = space.pack_edge(name, out or "", variants=picked, is_zip=zip)
+        done = space.pack_edge(
+            name, out or "", variants=picked, is_zip=zip, container=container, kserve=kserve, image=image
+        )
         out_.say(f"{done.path}: {', '.join(done.manifest.variants)}, {done.size_bytes / 2**20:.1f} MiB")
         out_.say(f"signed by key {done.manifest.key}")
         if not zip:

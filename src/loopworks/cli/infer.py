@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from loopworks.cli.models import ModelArgument
+from loopworks.cli.on_ray import put_on, take_off
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
 
@@ -24,14 +25,25 @@ def deploy(
     model: ModelArgument,
     name: Annotated[str, typer.Option(help="Name that answers requests; default the model's.")] = "",
     variant: Annotated[str, typer.Option(help="A variant of the model; default the chosen one.")] = "",
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Answer through Ray Serve, at ray_address or on this machine.")
+    ] = False,
+    replicas: Annotated[int, typer.Option(min=0, help="Processes on Ray; 0 takes it off.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on Ray; 0 takes a free one.")] = 0,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Put a model to use under a name."""
     with face(json) as out, opened(workspace) as space:
+        if ray and not replicas:
+            take_off(space, out, name or model)
+            return
         done = space.deploy(model, name=name, variant=variant)
         out.say(f"deployment {done.name}: {done.model}:{done.number} as {done.variant}, revision {done.revision}")
-        out.done({"deployment": done.to_json()})
+        if ray:
+            put_on(space, out, done, replicas=replicas, port=port)
+        else:
+            out.done({"deployment": done.to_json()})
 
 
 def deployments(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:

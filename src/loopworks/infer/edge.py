@@ -62,7 +62,7 @@ def write(
     sign: Callable[[bytes], bytes],
     *,
     is_zip: bool = False,
-    extra: Callable[[Bundle, Manifest], dict[str, str]] | None = None,
+    extra: Callable[[Bundle, Manifest], dict[str, str]],
 ) -> Packed:
     """Write the edge bundle of a model.
 
@@ -83,9 +83,9 @@ def write(
     with tempfile.TemporaryDirectory(prefix=".edge-", dir=out.parent) as scratch:
         folder = Path(scratch) / about.name
         folder.mkdir()
-        kept = _model(bundle, about.variants, folder / manifest.MODEL)
+        kept = pruned(bundle, about.variants, folder / manifest.MODEL)
         _code(folder)
-        for name, text in {**readme.files(kept, about, requirements(kept)), **(extra or _none)(kept, about)}.items():
+        for name, text in {**readme.files(kept, about, requirements(kept)), **extra(kept, about)}.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "demo.sh").chmod(0o755)
         done = _signed(folder, about, sign)
@@ -109,12 +109,8 @@ def requirements(bundle: Bundle) -> list[str]:
     return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 
 
-def _none(bundle: Bundle, about: Manifest) -> dict[str, str]:
-    return {}
-
-
-def _model(bundle: Bundle, variants: Sequence[str], folder: Path) -> Bundle:
-    """Only what answers: the variants with their files, and the file that the rule needs."""
+def pruned(bundle: Bundle, variants: Sequence[str], folder: Path) -> Bundle:
+    """The bundle in ``folder`` with only what answers: the variants with their files, and the file of its rule."""
     chosen = tuple(bundle.variant(name) for name in variants)
     files = {file for variant in chosen for file in (variant.file, *variant.files)}
     if isinstance(bundle.rule, Opened):

@@ -22,7 +22,15 @@ def bundle(request: Request) -> Response:
     picked = None if asked.get("variants") == "all" else [v for v in asked.get("variants", "").split(",") if v]
     (folder := space.home.cache / "exports").mkdir(exist_ok=True)
     path = folder / f"{secrets.token_hex(8)}.zip"
-    done = space.pack_edge(request.path_params["name"], path, variants=picked, is_zip=True)
+    done = space.pack_edge(
+        request.path_params["name"],
+        path,
+        variants=picked,
+        is_zip=True,
+        container=asked.get("container") == "true",
+        kserve=asked.get("kserve") == "true",
+        image=asked.get("image", ""),
+    )
     headers = {
         "Content-Disposition": f'attachment; filename="{done.manifest.name}-edge.zip"',
         "Content-Length": str(done.size_bytes),
@@ -52,7 +60,12 @@ ROUTES = (
         path="/api/bundles/{name}",
         endpoint=bundle,
         summary="A deployment or model as an edge bundle",
-        query={"variants": "names with commas between, or all; default the one that answers"},
+        query={
+            "variants": "names with commas between, or all; default the one that answers",
+            "container": "true adds a Containerfile",
+            "kserve": "true adds a KServe manifest",
+            "image": "that it names",
+        },
         answer="application/zip",
     ),
 )
