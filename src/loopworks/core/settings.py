@@ -101,6 +101,7 @@ QUIET = {
     # On a busy machine Ray Serve's front door needs more than 5 s to start, and is killed and started anew.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # its 15 starves what answers requests beside any other work
     # Threads that wait by spinning steal the cores of whoever they wait for: with two other busy processes on two
     # cores a training step took 2.3 times as long.
     "OMP_WAIT_POLICY": "passive",
