@@ -30,6 +30,8 @@ class Settings(BaseModel):
     """Address that the server binds; another than loopback needs ``token``."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8700
     """Port of the server; 0 takes a free one."""
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the inference protocol over gRPC, on the same address; 0 opens none."""
     token: str = ""
     """Secret that clients of the server must send as ``Authorization: Bearer ...``; empty asks for none."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0

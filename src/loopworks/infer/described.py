@@ -13,13 +13,18 @@ def server(*extensions: str) -> dict[str, Any]:
     return {"name": "loopworks", "version": __version__, "extensions": list(extensions)}
 
 
+def platform(served: Served) -> str:
+    """The runtime of a model, in the protocol's words."""
+    return PLATFORMS.get(served.variant.runtime, served.variant.runtime)
+
+
 def model(served: Served) -> dict[str, Any]:
     """What a model takes and gives."""
     bundle = served.bundle
     return {
         "name": served.name,
         "versions": [served.version],
-        "platform": PLATFORMS.get(served.variant.runtime, served.variant.runtime),
+        "platform": platform(served),
         "inputs": [spec.to_json() for spec in bundle.inputs],
         "outputs": [spec.to_json() for spec in bundle.outputs],
         "parameters": {

@@ -80,6 +80,14 @@ def read(body: bytes, header_length: int | None, specs: Sequence[TensorSpec]) ->
     """
     if header_length == 0:
         return Request(inputs=_raw(body, specs), is_binary=True)
+    return request(*parse(body, header_length))
+
+
+def parse(body: bytes, header_length: int | None) -> tuple[dict[str, Any], memoryview]:
+    """The JSON part of a request's body, and the raw tensors behind it; ``Invalid`` where it is no JSON object.
+
+    ``header_length`` is as for ``read``, and not 0.
+    """
     if header_length is not None and not 0 < header_length <= len(body):
         raise Invalid(HEADER_LENGTH, f"between 0 and the body's {len(body)} bytes", header_length)
     whole = memoryview(body)
@@ -90,6 +98,11 @@ def read(body: bytes, header_length: int | None, specs: Sequence[TensorSpec]) ->
         raise Invalid("request body", "JSON in UTF-8", str(error)) from None
     if not isinstance(header, dict):
         raise Invalid("request body", "a JSON object", type(header).__name__)
+    return header, tail
+
+
+def request(header: Mapping[str, Any], tail: memoryview) -> Request:
+    """A request from what ``parse`` gives; ``Invalid`` names the field."""
     parameters = _object(header.get("parameters"), "parameters")
     return Request(
         inputs=_inputs(header.get("inputs"), tail),

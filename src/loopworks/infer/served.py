@@ -4,10 +4,10 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,8 +15,11 @@ from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Busy, Failed, Invalid, LoopworksError, TimedOut
+from loopworks.core.row import RowRule
 from loopworks.core.values import TensorSpec
 from loopworks.infer import protocol
+from loopworks.infer.forms import Form
+from loopworks.infer.light import LIGHT_S, SIZES, Asked, Light, rows_within
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,13 @@ class Answer:
     """Of the whole batch that the request was part of."""
 
 
+class Observer(Protocol):
+    """Sees what models were asked and said; must take microseconds, and can fail nobody's request."""
+
+    def saw(self, served: "Served", inputs: Arrays, outputs: Arrays, rows: int) -> None:
+        """One run of a model: the tensors of all its requests together; called once they have their answers."""
+
+
 @dataclass(slots=True)
 class Statistics:
     """What a served model did since it was loaded; times in nanoseconds."""
@@ -54,6 +64,8 @@ class Statistics:
     input_ns: int = 0
     compute_ns: int = 0
     output_ns: int = 0
+    unseen: int = 0
+    """Runs that the observer failed on."""
     last_ms: int = 0
     """When it last answered, milliseconds since 1970."""
     batches: Counter[int] = field(default_factory=Counter)
@@ -71,16 +83,6 @@ class _Waiting:
     deadline_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Times:
-    """Moments of one run."""
-
-    taken: int
-    joined: int
-    computed: int
-    split: int
-
-
 class Served:
     """One loaded model. ``Engine`` makes these."""
 
@@ -95,6 +97,7 @@ class Served:
         workers: int = 1,
         max_batch: int = 32,
         max_queue: int = 1024,
+        observer: Observer | None = None,
     ) -> None:
         """Load and warm up; every worker has a predictor of its own, as predictors serve one thread at a time."""
         self.name = name
@@ -107,10 +110,13 @@ class Served:
         self.max_batch = max_batch
         self.statistics = Statistics()
         self._max_queue = max_queue
+        self._observer = observer
         self._queue: deque[_Waiting] = deque()
         self._ready = threading.Condition()
         self._is_open = True
         self._predictors = self._load_all(workers)
+        self.light = self._load_light()
+        """Runs requests in the caller's thread, where the model is quick enough for that."""
         self._threads = [
             threading.Thread(target=self._work, args=(predictor,), name=f"infer-{name}-{i}", daemon=True)
             for i, predictor in enumerate(self._predictors)
@@ -157,6 +163,19 @@ class Served:
             thread.join()
         for predictor in self._predictors:
             predictor.close()
+        if self.light is not None:
+            self.light.close()
+
+    def seen(self, inputs: Arrays, outputs: Arrays, rows: int) -> None:
+        """Show a run to the observer, if there is one."""
+        if self._observer is None:
+            return
+        try:
+            self._observer.saw(self, inputs, outputs, rows)
+        except Exception as error:  # whatever watches must not disturb what it watches
+            self.statistics.unseen += 1
+            if self.statistics.unseen == 1:
+                log.error("observer failed model=%s version=%s", self.name, self.version, exc_info=error)
 
     # ---- loading
 
@@ -194,6 +213,21 @@ class Served:
                     f"{spec.datatype} of shape {list(spec.shape)}",
                     f"{given.dtype} of shape {list(given.shape)}",
                 )
+
+    def _load_light(self) -> Light | None:
+        rule = self.bundle.rule
+        is_short = isinstance(rule, RowRule) and all(column.kind != "text" for column in rule.columns)
+        if not (is_short or all(spec.datatype != "BYTES" for spec in self.bundle.inputs)):
+            return None  # a text may take a thousand times as long as the one that was tried
+        if not self.is_batched or not Form.fits(self.bundle.inputs):
+            return None
+        zeros = {rows: {spec.name: _zeros(spec, rows) for spec in self.bundle.inputs} for rows in SIZES}
+        if (rows := rows_within(lambda rows: self._predictors[0].predict(zeros[rows]), LIGHT_S)) == 0:
+            return None
+        predictor = self._load()
+        self._warm_up(predictor)
+        form = Form(self.bundle.inputs, self.bundle.outputs, model=self.name, version=self.version)
+        return Light(self.name, predictor, form, rows, check=self._checked, count=self._count, fail=self._count_failure)
 
     # ---- working
 
@@ -249,12 +283,12 @@ class Served:
             known = isinstance(error, LoopworksError)
             self._fail(batch[0], error if known else Failed(f"model {self.name!r} must answer; got error: {error}"))
             return
-        times = _Times(taken, began, ended, time.perf_counter_ns())
-        self._count(batch, size, times)
+        self._count(batch, size, (taken, began, ended, time.perf_counter_ns()))
         for one, part in zip(batch, parts, strict=True):
             one.future.set_result(
                 Answer(outputs=part, served=self, queue_ns=taken - one.since_ns, compute_ns=ended - began)
             )
+        self.seen(joined, outputs, size)
 
     def _predict(self, predictor: Predictor, inputs: Arrays, size: int) -> Arrays:
         """Answer ``size`` rows; more than ``max_batch`` of one request go in pieces, so that memory stays bounded."""
@@ -288,26 +322,31 @@ class Served:
 
     # ---- counting
 
-    def _count(self, batch: list[_Waiting], size: int, times: _Times) -> None:
-        many = len(batch)
+    def _count(self, batch: "Sequence[_Waiting | Asked]", size: int, times: tuple[int, int, int, int]) -> None:
+        """``times``: when the run was taken up, its inputs joined, its outputs there, and these split."""
+        taken, joined, computed, split = times
+        many, since = len(batch), sum(one.since_ns for one in batch)
         with self._ready:
             found = self.statistics
             found.success += many
             found.inferences += size
             found.executions += 1
-            found.queue_ns += sum(times.taken - one.since_ns for one in batch)
-            found.success_ns += sum(times.split - one.since_ns for one in batch)
-            found.input_ns += many * (times.joined - times.taken)
-            found.compute_ns += many * (times.computed - times.joined)
-            found.output_ns += many * (times.split - times.computed)
+            found.queue_ns += many * taken - since
+            found.success_ns += many * split - since
+            found.input_ns += many * (joined - taken)
+            found.compute_ns += many * (computed - joined)
+            found.output_ns += many * (split - computed)
             found.last_ms = time.time_ns() // 1_000_000
             found.batches[size] += 1
-            found.batch_ns[size] += times.computed - times.joined
+            found.batch_ns[size] += computed - joined
 
-    def _fail(self, one: _Waiting, error: Exception) -> None:
+    def _count_failure(self, one: "_Waiting | Asked") -> None:
         with self._ready:
             self.statistics.failure += 1
             self.statistics.failure_ns += time.perf_counter_ns() - one.since_ns
+
+    def _fail(self, one: _Waiting, error: Exception) -> None:
+        self._count_failure(one)
         one.future.set_exception(error)
 
     def _forget_cancelled(self) -> None:
@@ -316,8 +355,8 @@ class Served:
         self._queue.extend(kept)
 
 
-def _zeros(spec: TensorSpec) -> Any:
-    shape = [1 if size == -1 else size for size in spec.shape]
+def _zeros(spec: TensorSpec, rows: int = 1) -> Any:
+    shape = [rows if i == 0 and size == -1 else 1 if size == -1 else size for i, size in enumerate(spec.shape)]
     if spec.datatype == "BYTES":
         return np.full(shape, b"", dtype=object)
     return np.zeros(shape, protocol.DTYPES[spec.datatype])

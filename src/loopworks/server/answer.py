@@ -2,6 +2,7 @@
 
 import logging
 import uuid
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -44,23 +45,40 @@ async def body(request: Request) -> dict[str, Any]:
     return found
 
 
-def failed(request: Request, error: Exception) -> Response:
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer that is whole, for whoever writes it."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    kind: str = "application/json"
+
+
+def refusal(error: Exception, method: str, path: str) -> Reply:
     """Any error, as the route's protocol has it: ours with code and hint, the inference protocol's as one text."""
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     if isinstance(error, HTTPException):
-        error = _plain(request, error)
+        error = _plain(f"{method} {path}", error)
     if not isinstance(error, LoopworksError):
         mark = uuid.uuid4().hex[:8]
-        log.error("request failed id=%s path=%s", mark, request.scope["path"], exc_info=error)
+        log.error("request failed id=%s path=%s", mark, path, exc_info=error)
         found = {"code": "internal", "message": f"internal error {mark}", "hint": "the server's log says more"}
-        return _shaped(request, found, 500, headers)
+        return Reply(500, headers, _shaped(path, found))
     if isinstance(error, Busy):
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if isinstance(error, TooLarge | TimedOut):
         headers["Connection"] = "close"  # nobody reads the rest of the body
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return _shaped(request, error.to_json()["error"], _status(request, error), headers)
+    return Reply(_status(path, error), headers, _shaped(path, error.to_json()["error"]))
+
+
+def failed(request: Request, error: Exception) -> Response:
+    """``refusal``, as a response."""
+    method: str = request.scope.get("method", "")
+    found = refusal(error, method, request.scope["path"])  # not request.url, which a broken Host header breaks
+    return Response(found.body, found.status, found.headers, media_type=found.kind)
 
 
 async def handle(request: Request, error: Exception) -> Response:
@@ -68,27 +86,25 @@ async def handle(request: Request, error: Exception) -> Response:
     return failed(request, error)
 
 
-def _status(request: Request, error: LoopworksError) -> int:
+def _status(path: str, error: LoopworksError) -> int:
     """Clients of the inference protocol know 400 for all that is wrong with a request."""
-    return 400 if _is_protocol(request) and error.status in (409, 422) else error.status
+    return 400 if _is_protocol(path) and error.status in (409, 422) else error.status
 
 
-def _shaped(request: Request, found: dict[str, str], status: int, headers: dict[str, str]) -> Response:
-    return json({"error": _sentence(found) if _is_protocol(request) else found}, status, headers)
+def _shaped(path: str, found: dict[str, str]) -> bytes:
+    return orjson.dumps({"error": _sentence(found) if _is_protocol(path) else found})
 
 
 def _sentence(found: dict[str, str]) -> str:
     return found["message"] + (f" ({found['hint']})" if found["hint"] else "")
 
 
-def _is_protocol(request: Request) -> bool:
-    path: str = request.scope["path"]  # not request.url, which a broken Host header breaks
+def _is_protocol(path: str) -> bool:
     return path == "/v2" or path.startswith("/v2/")
 
 
-def _plain(request: Request, error: HTTPException) -> LoopworksError:
+def _plain(what: str, error: HTTPException) -> LoopworksError:
     """Starlette's own errors: an unknown path or method, or a request that is broken."""
-    what = f"{request.method} {request.scope['path']}"
     if error.status_code == 404:
         return NotFound("route", what, hint="/openapi.json lists all routes")
     if error.status_code == 405:

@@ -16,6 +16,7 @@ from loopworks.core.settings import Settings
 from loopworks.data.preparing import Preparer
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
+from loopworks.server.inferring import Inferring
 from loopworks.server.route import Api
 from loopworks.server.routes import (
     bundle,
@@ -75,6 +76,7 @@ def create_app(workspace: "Workspace", settings: Settings | None = None, serving
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         app.state.serving = serving or Serving(workspace)
+        app.state.inferring = Inferring(app.state.serving)
         preparer = Preparer(workspace.home)
         try:
             yield

@@ -1,48 +1,271 @@
-"""One client's connection: Uvicorn's, with an end to its patience before a request is there."""
+"""One client's connection: Uvicorn's, with inference requests answered in the parser's callbacks, and limits.
+
+An inference request passes no ASGI and no framework: a small model answers in less time than these take. All other
+requests go to the application; answers leave in the order of the requests, whoever gives them.
+"""
 
 import asyncio
+import re
+from functools import lru_cache
+from math import inf
 from typing import Any
+from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from loopworks.server import guard
+from loopworks.server.exchange import Exchange
+from loopworks.server.inferring import Inferring
 
 HEAD_S = 20.0
 """How long a client may take from connecting, or from the first byte of a request, to the end of its headers."""
+WRITE_S = 60.0
+"""How long a client may take nothing of an answer."""
+HEAD_BYTES = 1 << 16
+"""Longest line and headers of a request together."""
+_INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 
 
 class Connection(HttpToolsProtocol):
-    """Closes a connection whose request does not come (Uvicorn waits for ever for the headers)."""
+    """Answers inference requests itself, and gives up clients that let it wait; see ``bound``."""
 
-    _timer: asyncio.TimerHandle | None = None
+    inferring: Inferring
+    rules: guard.Rules
+    limit: int
+    """Most bytes of a body."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        """As Uvicorn makes it."""
+        super().__init__(*given, **named)
+        self._is_head = False
+        self._head_since = 0.0
+        self._head_size = 0
+        self._head_taken = 0
+        self._idle_since = 0.0
+        self._stuck_since = inf
+        self._due = inf
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+
+    # ---- what comes in
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first request."""
         super().connection_made(transport)
-        self._arm()
+        self._head_since = self.loop.time()
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; the callbacks below are called by it."""
+        if self._is_head:
+            self._head_taken += len(data)
+        super().data_received(data)
+        if self._is_head and self._head_taken > HEAD_BYTES:
+            self._refuse_head()
+        self._watch()
 
     def on_message_begin(self) -> None:
-        """Wait for the rest of the headers."""
-        super().on_message_begin()
-        self._disarm()
-        self._arm()
+        """A request begins; what ASGI needs of it is made when it is known to be for ASGI."""
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self._is_head = True
+        self._head_since = self.loop.time()
+        self._head_size = self._head_taken = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header."""
+        self._head_size += len(name) + len(value)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The request is there; from here on the body's own limit holds."""
-        self._disarm()
+        """Take an inference request, and leave any other to Uvicorn."""
+        self._is_head = False
+        if self._head_size + len(self.url) > HEAD_BYTES:
+            self._refuse_head()
+            return
+        if self.parser.get_method() == b"POST" and not self.parser.should_upgrade() and (route := _route(self.url)):
+            self._take(*route)
+            return
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers.extend(headers)
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        """A part of a body."""
+        if isinstance(self.cycle, Exchange):
+            self.cycle.take(body)
+        elif self.cycle is not None:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is whole."""
+        if isinstance(self.cycle, Exchange):
+            self.cycle.end()
+        elif self.cycle is not None:
+            super().on_message_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Nothing to wait for."""
-        self._disarm()
-        super().connection_lost(exc)
-
-    def _arm(self) -> None:
-        self._timer = self.loop.call_later(HEAD_S, self._give_up)
-
-    def _disarm(self) -> None:
+        """The client has gone: nothing under way is needed any more."""
+        self._due = inf
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in (*waiting, self._turn, self.cycle):
+            if isinstance(cycle, Exchange):
+                cycle.leave()
+        if isinstance(self.cycle, Exchange):
+            self.cycle = None  # type: ignore[assignment]  # so that Uvicorn does not look for its own in it
+        elif self._turn is not None and not isinstance(self._turn, Exchange):
+            self._turn.disconnected = True  # Uvicorn thinks of the last alone
+            self._turn.message_event.set()
+        super().connection_lost(exc)
 
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
+    # ---- whose turn it is
+
+    _turn: Any = None
+    """Who is being answered."""
+
+    def _take(self, path: str, model: str, version: str) -> None:
+        if self.transport.is_closing():
+            return  # what comes after a request that ended the connection
+        before = self.cycle
+        exchange = Exchange(
+            self,
+            path,
+            model,
+            version,
+            {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers},
+            keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
+            expects=self.expect_100_continue,
+        )
+        self.cycle = exchange  # type: ignore[assignment]
+        if before is None or before.response_complete:
+            self._turn = exchange
+            exchange.begin()
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._turn = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """An answer has been given: on to the next request, or wait for one."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self.pipeline:
+            self.loop.call_soon(self._next)  # not at once: a thousand short answers must not nest
+        else:
+            self.flow.resume_reading()
+            self._idle_since = self.loop.time()
+            self._watch()
+
+    def _next(self) -> None:
+        if self.transport.is_closing() or not self.pipeline or not self._turn.response_complete:
+            return
+        if self.flow.write_paused:
+            return  # the client takes no answers at present: ``resume_writing`` goes on
+        cycle: Any
+        cycle, app = self.pipeline.pop()
+        if not self.pipeline:
+            self.flow.resume_reading()  # the last one's body may be on its way
+        if isinstance(cycle, Exchange):
+            self._turn = cycle
+            cycle.begin()
+        else:
+            self._start_asgi_task(cycle, app)
+        self._watch()
+
+    def shutdown(self) -> None:
+        """Finish what is under way, and nothing after it."""
+        if not self.pipeline:
+            super().shutdown()
+            return
+        for cycle, _ in self.pipeline:
+            cycle.keep_alive = False
+        self.cycle.keep_alive = False
+
+    def pause_writing(self) -> None:
+        """The client takes its answers more slowly than we give them."""
+        super().pause_writing()
+        self.flow.pause_reading()
+        self._stuck_since = self.loop.time()
+        self._watch()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        super().resume_writing()
+        self._stuck_since = inf
+        if self.pipeline:
+            self.loop.call_soon(self._next)
+        else:
+            self.flow.resume_reading()
+        self._watch()
+
+    # ---- patience
+
+    def _watch(self) -> None:
+        """Note until when the client must have made its move. One timer follows, as most moves come long before."""
+        cycle: Any = self.cycle
+        if self._stuck_since < inf:
+            due = self._stuck_since + WRITE_S
+        elif self._is_head or cycle is None:
+            due = self._head_since + HEAD_S
+        elif isinstance(cycle, Exchange) and cycle.is_waiting:
+            due = self.loop.time() + guard.STALL_S
+        elif cycle.response_complete and not self.pipeline:
+            due = self._idle_since + self.timeout_keep_alive
+        else:
+            due = inf
+        self._due = due
+        if due < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = due
+            self._timer = self.loop.call_at(due, self._look)
+
+    def _look(self) -> None:
+        self._timer, self._timer_at = None, inf
+        if self.transport.is_closing() or self._due == inf:
+            return
+        if self.loop.time() < self._due:
+            self._timer_at = self._due
+            self._timer = self.loop.call_at(self._due, self._look)
+        elif isinstance(self.cycle, Exchange) and self.cycle.is_waiting and self._stuck_since == inf:
+            self.cycle.refuse(guard.stalled())
+        elif self._stuck_since < inf:
+            self.transport.abort()
+        else:
             self.transport.close()
+
+    def _refuse_head(self) -> None:
+        """Too long a head ends the connection; with an answer where none is under way."""
+        self._is_head = False
+        text = f"request line and headers must be at most {HEAD_BYTES} bytes; got more"
+        if self.cycle is None or self.cycle.response_complete:
+            body = b'{"error":{"code":"too_large","message":"%b","hint":""}}' % text.encode()
+            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+            self.transport.write(STATUS_LINE[431] + head + body)
+        self.transport.close()
+
+
+def bound(inferring: Inferring, rules: guard.Rules) -> type[Connection]:
+    """The class of a server's connections, as Uvicorn wants it."""
+    limit = rules.settings.max_body_bytes
+    return type("BoundConnection", (Connection,), {"inferring": inferring, "rules": rules, "limit": limit})
+
+
+@lru_cache(4096)
+def _route(url: bytes) -> tuple[str, str, str] | None:
+    """Path, model and version of an inference URL; ``None`` for any other."""
+    if not url.startswith(b"/v2/models/") or not url.isascii():
+        return None
+    path = unquote(url.partition(b"?")[0].partition(b"#")[0].decode())
+    found = _INFER.fullmatch(path)
+    return (path, found[1], found[2] or "") if found else None

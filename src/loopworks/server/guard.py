@@ -21,14 +21,49 @@ STALL_S = 30.0
 """Longest pause between two parts of a body."""
 
 
+class Rules:
+    """Who may ask what: the one place that says so, for every way in."""
+
+    def __init__(self, settings: Settings) -> None:
+        """The rules of ``settings``."""
+        self.settings = settings
+        self.is_local = settings.host in LOOPBACK
+
+    def allowed(self, headers: Mapping[str, str], method: str, path: str) -> None:
+        """Let a request pass by its headers (names in lower case), before anything of its body is looked at.
+
+        Raises: Denied, Unauthorized.
+        """
+        self._check_host(headers)
+        self._check_origin(method, headers)
+        self._check_token(path, headers)
+
+    def _check_host(self, headers: Mapping[str, str]) -> None:
+        """A page of another site may make a browser ask us under that site's name (DNS rebinding)."""
+        if self.is_local and (host := _host(headers.get("host", ""))) not in LOOPBACK:
+            raise Denied(f"host name must be {', '.join(sorted(LOOPBACK))}; got {host!r}", "ask 127.0.0.1")
+
+    def _check_origin(self, method: str, headers: Mapping[str, str]) -> None:
+        """A page of another site may make a browser post to us; browsers say so, other clients send no origin."""
+        origin = headers.get("origin", "")
+        if method in ("GET", "HEAD", "OPTIONS") or not origin:
+            return
+        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
+            raise Denied(f"requests that change something must come from our own page; got origin {origin!r}")
+
+    def _check_token(self, path: str, headers: Mapping[str, str]) -> None:
+        if path not in OPEN:
+            check_token(self.settings, headers.get("authorization", ""))
+
+
 class Guard:
-    """ASGI middleware: host name, origin, token, body size and compression; and nothing leaves it but an answer."""
+    """ASGI middleware: the rules, body size and compression; and nothing leaves it but an answer."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """Guard ``app`` by ``settings``."""
         self.app = app
+        self.rules = Rules(settings)
         self.settings = settings
-        self.is_local = settings.host in LOOPBACK
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer why not."""
@@ -51,9 +86,7 @@ class Guard:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        self._check_host(headers)
-        self._check_origin(scope["method"], headers)
-        self._check_token(scope["path"], headers)
+        self.rules.allowed(headers, scope["method"], scope["path"])
         if not headers.get("content-length") and "transfer-encoding" not in headers:
             await self.app(scope, receive, send)
             return
@@ -63,35 +96,10 @@ class Guard:
         scope = {**scope, "headers": _unpacked(scope["headers"], len(body))}
         await self.app(scope, _replay(body, receive), send)
 
-    def _check_host(self, headers: Mapping[str, str]) -> None:
-        """A page of another site may make a browser ask us under that site's name (DNS rebinding)."""
-        if self.is_local and (host := _host(headers.get("host", ""))) not in LOOPBACK:
-            raise Denied(f"host name must be {', '.join(sorted(LOOPBACK))}; got {host!r}", "ask 127.0.0.1")
-
-    def _check_origin(self, method: str, headers: Mapping[str, str]) -> None:
-        """A page of another site may make a browser post to us; browsers say so, other clients send no origin."""
-        origin = headers.get("origin", "")
-        if method in ("GET", "HEAD", "OPTIONS") or not origin:
-            return
-        if urlsplit(origin).netloc.lower() != headers.get("host", "").lower():
-            raise Denied(f"requests that change something must come from our own page; got origin {origin!r}")
-
-    def _check_token(self, path: str, headers: Mapping[str, str]) -> None:
-        if not self.settings.token or path in OPEN:
-            return
-        kind, _, given = headers.get("authorization", "").partition(" ")
-        is_right = hmac.compare_digest(given.strip().encode(), self.settings.token.encode())
-        if kind.lower() != "bearer" or not is_right:
-            raise Unauthorized(
-                "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
-            )
-
     async def _read(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
         """The whole body, unpacked, within the limit; ``None`` where the client went away."""
         limit = self.settings.max_body_bytes
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length) > limit:
-            raise _too_large(limit, f"{int(length)}")
+        check_length(headers, limit)
         parts: list[bytes] = []
         size = 0
         is_more = True
@@ -99,18 +107,28 @@ class Guard:
             try:
                 message = await asyncio.wait_for(receive(), STALL_S)
             except TimeoutError:
-                raise TimedOut(f"the request body must arrive without pauses over {STALL_S:.0f} s; got one") from None
+                raise stalled() from None
             if message["type"] == "http.disconnect":
                 return None
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > limit:
-                raise _too_large(limit, "more")
+                raise too_large(limit, "more")
             is_more = message.get("more_body", False)
-        encoding = headers.get("content-encoding", "").strip().lower()
-        if encoding in ("", "identity"):
+        if not (encoding := encoding_of(headers)):
             return b"".join(parts)
-        return await run_in_threadpool(_unzip, b"".join(parts), encoding, limit)
+        return await run_in_threadpool(unzip, b"".join(parts), encoding, limit)
+
+
+def check_token(settings: Settings, authorization: str) -> None:
+    """``Unauthorized`` where the server has a token and ``authorization`` does not carry it."""
+    if not settings.token:
+        return
+    kind, _, given = authorization.partition(" ")
+    if kind.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), settings.token.encode()):
+        raise Unauthorized(
+            "the request must carry the server's token; got none or another", "Authorization: Bearer ..."
+        )
 
 
 def _host(header: str) -> str:
@@ -120,11 +138,31 @@ def _host(header: str) -> str:
         return header
 
 
-def _too_large(limit: int, got: str) -> TooLarge:
+def check_length(headers: Mapping[str, str], limit: int) -> None:
+    """``TooLarge`` where the body says itself that it is."""
+    length = headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limit:
+        raise too_large(limit, f"{int(length)}")
+
+
+def encoding_of(headers: Mapping[str, str]) -> str:
+    """How the body is packed; empty where it is not."""
+    found = headers.get("content-encoding", "").strip().lower()
+    return "" if found == "identity" else found
+
+
+def stalled() -> TimedOut:
+    """What a client is told that stops in the middle of a body."""
+    return TimedOut(f"the request body must arrive without pauses over {STALL_S:.0f} s; got one")
+
+
+def too_large(limit: int, got: str) -> TooLarge:
+    """What a client is told that sends more than ``limit``."""
     return TooLarge(f"request body must be at most {limit} bytes; got {got}", "raise max_body_bytes if it is wanted")
 
 
-def _unzip(body: bytes, encoding: str, limit: int) -> bytes:
+def unzip(body: bytes, encoding: str, limit: int) -> bytes:
+    """The body unpacked; ``TooLarge`` and ``Invalid`` before more than ``limit`` bytes are made of it."""
     if encoding not in ("gzip", "deflate"):
         raise Invalid("content-encoding", "gzip or deflate", encoding)
     unpack = zlib.decompressobj(31 if encoding == "gzip" else 15)
@@ -133,7 +171,7 @@ def _unzip(body: bytes, encoding: str, limit: int) -> bytes:
     except zlib.error as error:
         raise Invalid("request body", f"{encoding} data", str(error)) from None
     if len(found) > limit:
-        raise _too_large(limit, "more once unpacked")
+        raise too_large(limit, "more once unpacked")
     if not unpack.eof or unpack.unused_data:
         raise Invalid("request body", f"{encoding} data and nothing else", "a part" if not unpack.eof else "more")
     return found

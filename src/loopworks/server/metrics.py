@@ -31,11 +31,16 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_EngineMetrics(engine))
+        self._known: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
 
     def count(self, deployment: str, outcome: str, seconds: float) -> None:
         """One request has been answered or refused."""
-        self.requests.labels(deployment, outcome).inc()
-        self.seconds.labels(deployment).observe(seconds)
+        known = self._known.get((deployment, outcome))
+        if known is None:  # looking children up by their labels takes longer than counting
+            known = self.requests.labels(deployment, outcome), self.seconds.labels(deployment)
+            self._known[deployment, outcome] = known
+        known[0].inc()
+        known[1].observe(seconds)
 
 
 class _EngineMetrics(Collector):

@@ -2,13 +2,15 @@
 
 import asyncio
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 from starlette.types import Receive
 
 from loopworks.core.errors import Cancelled, TimedOut
 from loopworks.infer.engine import Answer
+
+T = TypeVar("T")
 
 
 async def wait(request: Request, future: "Future[Answer]", timeout_s: float) -> Answer:
@@ -33,6 +35,18 @@ async def wait(request: Request, future: "Future[Answer]", timeout_s: float) -> 
     finally:
         gone.cancel()
         answer.cancel()
+
+
+async def unless_gone(request: Request, found: "asyncio.Future[T]") -> T | None:
+    """What comes of ``found``; ``None`` where the client goes away before."""
+    gone: asyncio.Future[None] = asyncio.ensure_future(_gone(request.receive))
+    both: list[asyncio.Future[Any]] = [found, gone]
+    try:
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        return found.result() if found.done() else None
+    finally:
+        gone.cancel()
+        found.cancel()
 
 
 async def _gone(receive: Receive) -> None:

@@ -1,0 +1,312 @@
+"""From the bytes of an inference request to the bytes of its answer: one implementation for every way in over HTTP.
+
+It works in the event loop and by callbacks, so that a request costs no task. Requests for light models that arrive in
+one turn of the loop are run as one batch at its end; all others go through the engine's queues.
+"""
+
+import asyncio
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+from typing import Any
+
+from loopworks.core.errors import Cancelled, Invalid, LoopworksError, TimedOut
+from loopworks.infer import light, protocol
+from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
+from loopworks.infer.forms import Plain
+from loopworks.server.answer import Reply, refusal
+from loopworks.server.guard import encoding_of, unzip
+from loopworks.server.serving import Serving
+
+LONG_BYTES = 1 << 18
+"""JSON above this takes milliseconds to read or write, so a thread does it."""
+TIMEOUT = "inference-timeout-ms"
+"""Header: how long the client waits, in milliseconds; the protocol's parameter ``timeout`` says it in microseconds."""
+_RAW = "application/octet-stream"
+_PACKED = ("gzip", "deflate")
+
+
+class Asked:
+    """One request, and what is known of it so far."""
+
+    __slots__ = (
+        "began",
+        "body",
+        "done",
+        "future",
+        "headers",
+        "is_over",
+        "light",
+        "limit_s",
+        "model",
+        "path",
+        "plain",
+        "request",
+        "served",
+        "since_ns",
+        "timer",
+        "version",
+    )
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        done: Callable[[Reply], None],
+    ) -> None:
+        """``headers`` have names in lower case; ``done`` takes the answer, in the event loop, and once at most."""
+        self.model, self.version, self.path = model, version, path
+        self.headers = headers
+        self.body = body
+        self.done: Callable[[Reply], None] | None = done
+        self.began = time.perf_counter()
+        self.since_ns = 0
+        self.limit_s = TIMEOUT_S
+        self.served: Served | None = None
+        self.plain: Plain | None = None
+        self.request: protocol.Request | None = None
+        self.light: light.Asked | None = None
+        self.future: Future[Answer] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.is_over = False
+
+
+class Inferring:
+    """Answers inference requests. All its methods are called in the event loop."""
+
+    def __init__(self, serving: Serving) -> None:
+        """Ask the models of ``serving``."""
+        self._serving = serving
+        self._pending: list[Asked] = []
+
+    def ask(self, asked: Asked) -> None:
+        """Answer ``asked`` sooner or later, by its ``done``; never raises."""
+        try:
+            asked.served = self._serving.model(asked.model, asked.version)
+            if encoding := encoding_of(asked.headers):
+                limit = self._serving.space.settings.max_body_bytes
+                self._apart(asked, self._unzipped, unzip, asked.body, encoding, limit)
+                return
+            self._read(asked)
+        except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
+            self._refuse(asked, error)
+
+    def cancel(self, asked: Asked) -> None:
+        """The client has gone: nobody needs the answer any more."""
+        if not asked.is_over:
+            asked.done = None
+            self._refuse(asked, Cancelled("the client went away before the answer"))
+
+    # ---- reading
+
+    def _unzipped(self, asked: Asked, body: bytes) -> None:
+        asked.body = body
+        self._read(asked)
+
+    def _read(self, asked: Asked) -> None:
+        served, body = _served(asked), asked.body
+        length = _header_length(asked.headers)
+        if (len(body) if length is None else length) > LONG_BYTES:
+            self._apart(asked, self._found, protocol.read, body, length, served.bundle.inputs)
+        elif length == 0:
+            self._found(asked, protocol.read(body, length, served.bundle.inputs))
+        else:
+            header, tail = protocol.parse(body, length)
+            if length is None and (quick := served.light) is not None and quick.is_ready:
+                asked.plain = quick.form.read(header)
+            if asked.plain is None:
+                self._found(asked, protocol.request(header, tail))
+            else:
+                self._place(asked, asked.plain.rows)
+
+    def _found(self, asked: Asked, request: protocol.Request) -> None:
+        """The request is read: is it one for this model?"""
+        served = _served(asked)
+        asked.request = request
+        names = [spec.name for spec in served.bundle.outputs]
+        if (unknown := [one.name for one in request.outputs if one.name not in names]) != []:
+            raise Invalid("outputs", f"among {', '.join(names)}", ", ".join(unknown))
+        self._place(asked, protocol.check(request.inputs, served.bundle.inputs))
+
+    def _place(self, asked: Asked, rows: int) -> None:
+        """Leave a small request of a light model to the end of this turn, and queue any other."""
+        served = _served(asked)
+        asked.limit_s = _limit_s(asked)
+        quick = served.light
+        if quick is None or rows > quick.rows or not quick.is_ready:
+            self._queue(asked)
+            return
+        asked.since_ns = time.perf_counter_ns()
+        inputs = None if asked.request is None else asked.request.inputs
+        asked.light = light.Asked(rows, asked.since_ns, None if inputs else asked.plain, inputs)
+        self._pending.append(asked)
+        if len(self._pending) == 1:
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    # ---- light models
+
+    def _turn(self) -> None:
+        """Run what this turn of the loop has brought, model by model."""
+        pending, self._pending = self._pending, []
+        by_model: dict[Served, list[Asked]] = {}
+        for asked in pending:
+            if not asked.is_over:
+                by_model.setdefault(_served(asked), []).append(asked)
+        for served, group in by_model.items():
+            runs = served.light.run([one.light for one in group if one.light is not None]) if served.light else []
+            for asked in group:
+                try:
+                    self._tell(asked, served)
+                except Exception as error:
+                    self._refuse(asked, error)
+            for inputs, outputs, rows in runs:
+                served.seen(inputs, outputs, rows)
+
+    def _tell(self, asked: Asked, served: Served) -> None:
+        one = asked.light
+        if one is None or (one.error is None and one.body is None and one.outputs is None):
+            asked.plain = asked.request = None  # it was closed meanwhile: ask its successor, by its own signature
+            self.ask(asked)
+        elif isinstance(one.error, light.OutOfRange):
+            protocol.request(*protocol.parse(asked.body, None))  # says which number, and of which input
+            raise one.error
+        elif one.error is not None:
+            raise one.error
+        elif one.body is not None:
+            self._finish(asked, one.body, None)
+        elif one.outputs is not None:
+            self._write(asked, served, one.outputs)
+
+    # ---- all others
+
+    def _queue(self, asked: Asked) -> None:
+        served = _served(asked)
+        if asked.request is None:
+            asked.request = protocol.request(*protocol.parse(asked.body, None))
+        loop = asyncio.get_running_loop()
+        future = self._serving.engine.submit(
+            served.name, asked.request.inputs, version=asked.version, timeout_s=asked.limit_s
+        )
+        asked.future = future
+        asked.timer = loop.call_later(asked.limit_s, self._late, asked)
+        future.add_done_callback(partial(_hand_over, loop, self._answered, asked))
+
+    def _late(self, asked: Asked) -> None:
+        text = f"the model must answer within {asked.limit_s:g} s; got no answer"
+        self._refuse(asked, TimedOut(text, "try again later, or wait longer"))
+
+    def _answered(self, asked: Asked) -> None:
+        if asked.is_over or asked.future is None:
+            return
+        try:
+            found = asked.future.result()
+            self._write(asked, found.served, found.outputs)
+        except Exception as error:
+            self._refuse(asked, error)
+
+    # ---- writing
+
+    def _write(self, asked: Asked, served: Served, outputs: Mapping[str, Any]) -> None:
+        request = asked.request
+        if request is None:
+            request = asked.request = protocol.request(*protocol.parse(asked.body, None))
+        bundle = served.bundle
+        write = partial(protocol.write, model=served.name, version=served.version, classes=bundle.schema.classes)
+        if not request.is_binary and sum(array.size for array in outputs.values()) * 10 > LONG_BYTES:
+            self._apart(asked, self._written, write, outputs, request, bundle.outputs)
+        else:
+            self._written(asked, write(outputs, request, bundle.outputs))
+
+    def _written(self, asked: Asked, found: tuple[bytes, int | None]) -> None:
+        self._finish(asked, *found)
+
+    def _finish(self, asked: Asked, body: bytes, length: int | None) -> None:
+        headers = {} if length is None else {protocol.HEADER_LENGTH: str(length)}
+        accepted = asked.headers.get("accept-encoding", "").strip().lower()
+        if accepted in _PACKED:  # a list of what a library could unpack is no wish to wait for it
+            headers["Content-Encoding"] = accepted
+            body = _packed(body, accepted)
+        self._end(asked, "done", Reply(200, headers, body, "application/json" if length is None else _RAW))
+
+    def _refuse(self, asked: Asked, error: Exception) -> None:
+        if isinstance(error, Replaced) and not asked.is_over:
+            asked.plain = asked.request = None
+            asyncio.get_running_loop().call_soon(self.ask, asked)
+            return
+        outcome = error.code if isinstance(error, LoopworksError) else "internal"
+        reply = None if asked.done is None else refusal(error, "POST", asked.path)
+        self._end(asked, outcome, reply)
+
+    def _end(self, asked: Asked, outcome: str, reply: Reply | None) -> None:
+        if asked.is_over:
+            return
+        asked.is_over = True
+        if asked.timer is not None:
+            asked.timer.cancel()
+        if asked.future is not None:
+            asked.future.cancel()  # takes it out of the queue, if it is still there
+        if asked.served is not None:
+            self._serving.metrics.count(asked.served.name, outcome, time.perf_counter() - asked.began)
+        done, asked.done = asked.done, None
+        if done is not None and reply is not None:
+            done(reply)
+
+    # ---- threads
+
+    def _apart(self, asked: Asked, then: Callable[[Asked, Any], None], work: Callable[..., Any], *given: Any) -> None:
+        """Do ``work`` in a thread, then go on with what it found."""
+
+        def ended(found: "asyncio.Future[Any]") -> None:
+            if asked.is_over or found.cancelled():
+                return
+            try:
+                then(asked, found.result())
+            except Exception as error:
+                self._refuse(asked, error)
+
+        asyncio.get_running_loop().run_in_executor(None, work, *given).add_done_callback(ended)
+
+
+def _served(asked: Asked) -> Served:
+    if asked.served is None:
+        raise RuntimeError("a request is asked before anything else")
+    return asked.served
+
+
+def _hand_over(
+    loop: asyncio.AbstractEventLoop, then: Callable[[Asked], None], asked: Asked, _future: "Future[Answer]"
+) -> None:
+    """From a worker's thread into the loop; a loop that has ended has no client left to tell."""
+    if not asked.is_over and not loop.is_closed():
+        loop.call_soon_threadsafe(then, asked)
+
+
+def _limit_s(asked: Asked) -> float:
+    """How long the client lets the request take: the shorter of what header and parameter say, if any does."""
+    limits = [TIMEOUT_S]
+    if asked.request is not None and asked.request.timeout_s is not None:
+        limits.append(asked.request.timeout_s)
+    if (text := asked.headers.get(TIMEOUT)) is not None:
+        if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text) > 0):
+            raise Invalid(TIMEOUT, "a whole number of milliseconds above 0", text)
+        limits.append(int(text) / 1000)
+    return min(limits)
+
+
+def _packed(body: bytes, accepted: str) -> bytes:
+    pack = zlib.compressobj(1, zlib.DEFLATED, 31 if accepted == "gzip" else 15)
+    return pack.compress(body) + pack.flush()
+
+
+def _header_length(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("inference-header-content-length")
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise Invalid(protocol.HEADER_LENGTH, "a whole number from 0", text)
+    return int(text)
