@@ -18,7 +18,8 @@ from loopworks.workspace import Workspace
 DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
 ELSEWHERE = (
-    "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
+    "aliases answer bundle chain_bundles champion "
+    "close draw deploy deployment deployments find_version folder info jobs labeling "
     "lineage model models optimize optimize_job predict predict_many result serve_on_ray settings "
     "stop_on_ray train train_job work scorer"
 )
@@ -28,6 +29,10 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
     Workspace: {
         "add": ("data add", f"POST {DATASET}/add"),
         "alias": ("models alias", f"POST {MODEL}/alias"),
+        "add_chain": ("chain add", "POST /api/chains"),
+        "chain": ("chain show", "GET /api/chains/{chain}"),
+        "chains": ("chain ls", "GET /api/chains"),
+        "remove_chain": ("chain rm", "POST /api/chains/{chain}/remove"),
         "edge_key": ("bundle", "GET /api/bundle-key"),
         "pack_edge": ("bundle", "GET /api/bundles/{name}"),
         "board": ("models board", f"GET {MODEL}/board"),

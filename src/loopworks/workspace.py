@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from loopworks.chaining import Chaining
 from loopworks.core import image
 from loopworks.core.contracts import Arrays, Predictor, Rule, learnable
 from loopworks.core.errors import Conflict, Invalid, NotFound
@@ -60,7 +61,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Packing, Models):
+class Workspace(Exchange, Errands, Chaining, Packing, Models):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:

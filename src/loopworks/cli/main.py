@@ -6,13 +6,12 @@ import typer
 from typer.core import TyperGroup
 
 from loopworks import __version__
-from loopworks.cli import bundle, data, infer, jobs, label, model, models, space
+from loopworks.cli import bundle, chain, data, infer, jobs, label, model, models, space
 from loopworks.cli.output import Options
 
 ORDER = (
-    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "bundle", "serve", "predict",
-    "explain", "lineage",
-    "jobs", "worker", "doctor", "demo",
+    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "chain", "bundle",
+    "serve", "predict", "explain", "lineage", "jobs", "worker", "doctor", "demo",
 )  # fmt: skip
 
 
@@ -60,6 +59,7 @@ model.register(app)
 models.register(app)
 infer.register(app)
 bundle.register(app)
+chain.register(app)
 jobs.register(app)
 
 

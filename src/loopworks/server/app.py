@@ -20,6 +20,7 @@ from loopworks.server.inferring import Inferring
 from loopworks.server.route import Api
 from loopworks.server.routes import (
     bundle,
+    chains,
     clean,
     events,
     formats,
@@ -51,6 +52,7 @@ ROUTES: tuple[Api, ...] = (
     *space.ROUTES,
     *models.ROUTES,
     *bundle.ROUTES,
+    *chains.ROUTES,
     *split.ROUTES,
     *table.ROUTES,
     *clean.ROUTES,

@@ -20,7 +20,7 @@ from loopworks.infer import items, local, stage
 from loopworks.infer import rows as tables
 from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
 from loopworks.infer.local import Loaded
-from loopworks.server import answer
+from loopworks.server import answer, chained
 from loopworks.server.route import Api
 from loopworks.server.serving import Serving
 from loopworks.server.waiting import wait
@@ -40,8 +40,12 @@ async def predict(request: Request) -> Response:
     Of several items the bad ones are listed as problems and the others answered; a lone bad one is an error.
     """
     serving: Serving = request.app.state.serving
-    served = serving.model(request.path_params["deployment"])
     began = time.perf_counter()
+    name = request.path_params["deployment"]
+    if name not in serving.engine.names() and (chain := await chained.find(serving, name)) is not None:
+        asked = [(one.name, one.source) for one in await _items(request, "image")]
+        return answer.json(await chained.predict(serving, chain, asked, began))
+    served = serving.model(name)
     outcome = "internal"
     try:
         asked = await _items(request, served.bundle.rule.media)
