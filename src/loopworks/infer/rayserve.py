@@ -135,6 +135,8 @@ def start(shipped: Shipped, *, port: int, replicas: int) -> OnRay:
     name = shipped.manifest.name
     check(shipped, replicas)
     serve = _serve()
+    from ray.serve.api import RunTarget
+
     made = serve.deployment(
         name=name,
         num_replicas=replicas,
@@ -143,9 +145,10 @@ def start(shipped: Shipped, *, port: int, replicas: int) -> OnRay:
     )(Replica)
     try:
         serve.start(http_options={"host": shipped.host, "port": port, "location": "HeadOnly"})
-        serve.run(made.bind(shipped), name=PREFIX + name, route_prefix=f"/{name}", _blocking=False)
+        target = RunTarget(made.bind(shipped), PREFIX + name, f"/{name}")
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
         _wait(serve, PREFIX + name)
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError) as error:
         raise Failed(f"deployment {name!r} must start on Ray; got: {_last(error)}", "ray logs say more") from None
     log.info("on ray deployment=%s replicas=%s", name, replicas)
     return OnRay(name=name, url=f"http://{shipped.host}:{port}/{name}", replicas=replicas)
@@ -165,10 +168,10 @@ def _wait(serve: Any, app: str, seconds: float = 120.0) -> None:
 
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        told = serve.status().applications[app]
-        if told.status == "RUNNING":
+        told = serve.status().applications.get(app)
+        if told is not None and told.status == "RUNNING":
             return
-        if told.status in ("DEPLOY_FAILED", "UNHEALTHY"):
+        if told is not None and told.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise RuntimeError(told.message or told.status)
         time.sleep(0.2)
     raise RuntimeError(f"{app} does not run after {seconds:.0f} s; are there free processors on the cluster?")
