@@ -19,9 +19,9 @@ DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
 DEPLOYMENT = "/api/deployments/{deployment}"
 ELSEWHERE = (
-    "aliases answer bundle champion close compared draw deploy deployment deployments find_version folder in_use info "
-    "jobs labeling lineage model models optimize optimize_job predict predict_many result settings train "
-    "train_job used_tokens work scorer"
+    "aliases answer bundle chain_bundles champion close compared deploy deployment deployments draw "
+    "find_version folder in_use info jobs labeling lineage model models optimize optimize_job predict "
+    "predict_many result scorer serve_on_ray settings stop_on_ray train train_job used_tokens work"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 
@@ -30,6 +30,12 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "add": ("data add", f"POST {DATASET}/add"),
         "add_token": ("token add", "POST /api/tokens"),
         "alias": ("models alias", f"POST {MODEL}/alias"),
+        "add_chain": ("chain add", "POST /api/chains"),
+        "chain": ("chain show", "GET /api/chains/{chain}"),
+        "chains": ("chain ls", "GET /api/chains"),
+        "remove_chain": ("chain rm", "POST /api/chains/{chain}/remove"),
+        "edge_key": ("bundle", "GET /api/bundle-key"),
+        "pack_edge": ("bundle", "GET /api/bundles/{name}"),
         "board": ("models board", f"GET {MODEL}/board"),
         "card": ("models card", f"GET {MODEL}/card"),
         "compare": ("models compare", "GET /api/compare"),

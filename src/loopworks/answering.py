@@ -9,15 +9,13 @@ from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Invalid, LoopworksError, NotFound, from_json
-from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
 from loopworks.core.values import Problem
-from loopworks.infer import local, shown
+from loopworks.infer import items, local, shown
 from loopworks.store import agreements, bundles, deployments, models
 from loopworks.store.agreements import Agreement
 from loopworks.store.deployments import Deployment, Role, Rollout
 from loopworks.store.home import Home
-from loopworks.store.ids import batches
 from loopworks.store.models import Model
 
 
@@ -212,18 +210,13 @@ class Answering:
         used = self.deployment(deployment)
         bundle = self.bundle(used)
         found, problems = local.load(sources, bundle.rule.media, self.settings.max_image_pixels)
-        answers: list[dict[str, Any]] = []
-        task = plugins.get(f"task.{bundle.task}")
-        for part in batches(found, batch):
-            good, tensors, bad = local.packed(bundle.rule, part, self.settings.max_image_pixels)
-            problems += bad
-            if not good:
-                continue
-            outputs = self._predictor(bundle, used.variant).predict(tensors)
-            sizes = [asked.size for asked in good if asked.size is not None]
-            for asked, answer in zip(good, task.decode(outputs, bundle.schema, sizes), strict=True):
-                answers.append({"id": used.prediction(asked.item), "name": asked.name, "item": asked.item, **answer})
-        return answers, problems
+        predictor, limit = self._predictor(bundle, used.variant), self.settings.max_image_pixels
+        said, bad = items.answered(predictor, bundle, found, batch=batch, max_pixels=limit)
+        answers = [
+            {"id": used.prediction(asked.item), "name": asked.name, "item": asked.item, **answer}
+            for asked, answer in said
+        ]
+        return answers, problems + bad
 
     def draw(self, deployment: str, source: local.Asked) -> bytes:
         """A picture (PNG) of an image with what a deployment says of it; large images at a smaller size.

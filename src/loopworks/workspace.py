@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from loopworks.access import Access
+from loopworks.chaining import Chaining
 from loopworks.core import image
 from loopworks.core.contracts import Arrays, Predictor, Rule, learnable
 from loopworks.core.errors import Conflict, Invalid, NotFound
@@ -21,6 +22,7 @@ from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
 from loopworks.jobs import spread
 from loopworks.models import Models
+from loopworks.packing import Packing
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
@@ -61,7 +63,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Models, Access):
+class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:

@@ -20,7 +20,8 @@ from loopworks.core import settings
 from loopworks.core.bundle import Bundle, write
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Busy, Damaged, Failed, Invalid, LoopworksError, NotFound, TooMany
-from loopworks.core.settings import Limits, Settings
+from loopworks.core.limits import Limits
+from loopworks.core.settings import Settings
 from loopworks.infer import isolated
 from loopworks.infer.engine import Engine, Served
 from loopworks.infer.isolated import IsolatedPredictor

@@ -25,7 +25,7 @@ from tests.server.raw import INFER, Line, body, head, post
 import loopworks as lw
 from loopworks.core.contracts import Arrays
 from loopworks.core.registry import plugins
-from loopworks.core.settings import Limits
+from loopworks.core.settings import LimitSettings
 from loopworks.infer import protocol
 from loopworks.infer.isolated import IsolatedPredictor
 from loopworks.server import connection, guard
@@ -346,7 +346,7 @@ def test_a_damaged_model_file_stops_no_other_model(own: lw.Workspace, tmp_path: 
 def test_a_model_that_crashes_in_its_own_process_takes_nobody_along(
     own: lw.Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apart = own.settings.model_copy(update={"threads": 1, "limits_of": {"colors": Limits(isolation="process")}})
+    apart = own.settings.model_copy(update={"threads": 1, "limits_of": {"colors": LimitSettings(isolation="process")}})
     monkeypatch.setattr(type(own), "settings", property(lambda self: apart))
     with ServerThread(own) as server, raw.line(server.url) as line:
         (predictor,) = server.serving.engine.model("colors")._predictors

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loopworks.cli.models import ModelArgument
+from loopworks.cli.on_ray import put_on, take_off
 from loopworks.cli.output import JsonOption, Out, WorkspaceOption, face, opened
 
 if TYPE_CHECKING:
@@ -32,14 +33,26 @@ def deploy(
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Answer nobody; only be compared with what is live.")
     ] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Answer through Ray Serve, at ray_address or on this machine.")
+    ] = False,
+    replicas: Annotated[int, typer.Option(min=0, help="Processes on Ray; 0 takes it off.")] = 1,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on Ray; 0 takes a free one.")] = 0,
     author: AuthorOption = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Put a model to use under a name; NAME@ALIAS follows the alias when it moves."""
     with face(json) as out, opened(workspace) as space:
+        if ray and not replicas:
+            take_off(space, out, name or model)
+            return
         done = space.deploy(model, name=name, variant=variant, canary=canary, shadow=shadow, author=author)
-        _show(out, done)
+        if ray:
+            out.say(f"deployment {done.name}: {done.model}:{done.number} as {done.variant}, revision {done.revision}")
+            put_on(space, out, done, replicas=replicas, port=port)
+        else:
+            _show(out, done)
 
 
 def deployments(

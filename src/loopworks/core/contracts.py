@@ -139,6 +139,10 @@ class Rule(Protocol):
 class Opened(Protocol):
     """A rule that needs a file of its bundle to encode, say a tokenizer; ``core.predictor.opened`` asks."""
 
+    @property
+    def file(self) -> str:
+        """Path of that file inside the bundle."""
+
     def opened(self, folder: Path) -> Rule:
         """The same rule, told where the bundle lies."""
 

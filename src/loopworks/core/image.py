@@ -96,19 +96,35 @@ def decode(data: bytes, rule: ImageRule, name: str = "image", max_pixels: int = 
         max_pixels: the largest width x height that is decoded.
     Raises: Invalid: not an image, too large, or cut off.
     """
-    from PIL import Image
-
     with _opened(data, name, max_pixels) as image, _refusing(name, "a whole image", "copy the file again"):
         if _is_jpeg(image.format):
             image.draft("RGB", _draft_size(image, rule))
-        rgb = _quickly(data, image) or _rgb(image)
-        box, size, corner = _geometry(rgb.width, rgb.height, rule)
-        scaled = rgb.resize(size, Image.Resampling.BILINEAR, box=box)
-        if corner is None:
-            return np.array(scaled)
-        canvas = Image.new("RGB", (rule.width, rule.height))
-        canvas.paste(scaled, corner)
-        return np.array(canvas)
+        return _fitted(_quickly(data, image) or _rgb(image), rule)
+
+
+def whole(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """All pixels as the image is shown, RGB, shape ``(height, width, 3)``; ``Invalid`` as for ``decode``."""
+    with _opened(data, name, max_pixels) as image, _refusing(name, "a whole image", "copy the file again"):
+        return np.asarray(_rgb(image))
+
+
+def fitted(pixels: NDArray[np.uint8], rule: ImageRule) -> NDArray[np.uint8]:
+    """Decoded pixels (or a part of them) by the rule: what ``decode`` makes of a PNG file of just these."""
+    from PIL import Image
+
+    return _fitted(Image.fromarray(pixels), rule)
+
+
+def _fitted(rgb: "Image.Image", rule: ImageRule) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    box, size, corner = _geometry(rgb.width, rgb.height, rule)
+    scaled = rgb.resize(size, Image.Resampling.BILINEAR, box=box)
+    if corner is None:
+        return np.array(scaled)
+    canvas = Image.new("RGB", (rule.width, rule.height))
+    canvas.paste(scaled, corner)
+    return np.array(canvas)
 
 
 @contextmanager

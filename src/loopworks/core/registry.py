@@ -50,8 +50,12 @@ class Registry:
         return keep
 
     def get(self, name: str) -> Any:
-        """The plug-in called ``name``; ``NotFound`` names those of the same stage."""
-        self.load()
+        """The plug-in called ``name``; ``NotFound`` names those of the same stage.
+
+        The entry points are looked at only for a name that is not registered yet.
+        """
+        if name not in self._found:
+            self.load()
         if name not in self._found:
             stage = name.partition(".")[0]
             broken = "; ".join(f"{k} could not be loaded: {v}" for k, v in self._broken.items())

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from loopworks.core.errors import Invalid, LoopworksError
+from loopworks.core.limits import Limits
 from loopworks.core.params import expectation
 
 FILE = "loopworks.toml"
 PREFIX = "LOOPWORKS_"
 
 
-class Limits(BaseModel):
+class LimitSettings(BaseModel):
     """What one deployed model may take of the machine."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -84,9 +85,9 @@ class Settings(BaseModel):
     """Largest request body that the server reads, in bytes."""
     workers: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes of a Ray cluster that train one network together, each with its share of every batch; 1 trains here."""
-    limits: Limits = Limits()
+    limits: LimitSettings = LimitSettings()
     """What every deployed model may take: see below."""
-    limits_of: dict[str, Limits] = {}
+    limits_of: dict[str, LimitSettings] = {}
     """Deployment -> limits that differ from ``limits`` for it, e.g. ``[limits_of.litter]`` with ``max_queue = 50``."""
     max_model_mb: Annotated[int, Field(ge=0)] = 0
     """Memory of all loaded models, in megabytes; those unused longest make room and come back when asked; 0: any."""
@@ -117,9 +118,8 @@ class Settings(BaseModel):
     def limits_for(self, deployment: str) -> Limits:
         """What this deployment may take."""
         own = self.limits_of.get(deployment)
-        if own is None:
-            return self.limits
-        return self.limits.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})
+        given = {} if own is None else {name: getattr(own, name) for name in own.model_fields_set}
+        return Limits(**{**self.limits.model_dump(), **given})
 
 
 def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:
@@ -162,7 +162,10 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "NNCF_CI": "1",
+    # On a busy machine Ray Serve's front door needs more than 5 s to start, and is killed and started anew.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # its 15 starves what answers requests beside any other work
     # Threads that wait by spinning steal the cores of whoever they wait for: with two other busy processes on two
     # cores a training step took 2.3 times as long.
     "OMP_WAIT_POLICY": "passive",

@@ -191,7 +191,7 @@ class Cleaning:
         if isinstance(image, bytes):
             name, content = "example", image
         else:
-            from loopworks.data.stage import read_file
+            from loopworks.core.content import read_file
 
             name, content = str(image), read_file(Path(image))
         pixels = pictures.decode(content, descriptor.rule, name, self._home.settings.max_image_pixels)

@@ -1,12 +1,12 @@
 """Datasets: add, look, label, split, freeze. The one class that the workspace hands out for this stage."""
 
 import functools
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from loopworks.core.content import content_id
 from loopworks.core.contracts import Task
 from loopworks.core.errors import Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
@@ -43,30 +43,13 @@ __all__ = [
     "Version",
     "VersionRow",
     "TABLE_TASKS",
-    "content_id",
     "create_dataset",
     "datasets",
     "open_dataset",
     "open_version",
-    "read_file",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-
-def content_id(content: bytes) -> str:
-    """The id of the item with these bytes: their SHA-256, in hex."""
-    return hashlib.sha256(content).hexdigest()
-
-
-def read_file(path: Path) -> bytes:
-    """A file's bytes; ``NotFound`` where there is none, ``Invalid`` where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise NotFound("file", str(path), hint="check the path") from None
-    except OSError as error:
-        raise Invalid(str(path), "a file that can be read", error.strerror or str(error)) from None
 
 
 def datasets(home: Home) -> "list[Dataset]":

@@ -8,14 +8,14 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Busy, NotFound
-from loopworks.core.settings import Limits
+from loopworks.core.limits import Limits
 from loopworks.infer.served import Answer, Observer, Replaced, Served
 from loopworks.infer.statistics import Statistics
 
@@ -109,7 +109,7 @@ class Engine:
     def _load(self, name: str, wanted: _Parked, beside: bool = False) -> Served:
         limits = self._limits(name)
         if not limits.workers:
-            limits = limits.model_copy(update={"workers": self._workers})
+            limits = replace(limits, workers=self._workers)
         fresh = Served(
             name,
             wanted.bundle,

@@ -12,11 +12,11 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from loopworks.core.contracts import Arrays
 from loopworks.core.values import TensorSpec
+from loopworks.infer import wire
 
 MOST_ROWS = 1024
 """Rows of one request; more are not what this is for."""
@@ -65,12 +65,12 @@ class Form:
         self._outputs = [
             (
                 spec.name,
-                b'{"name":' + orjson.dumps(spec.name) + b',"datatype":"' + spec.datatype.encode() + b'","shape":',
+                b'{"name":' + wire.dumps(spec.name) + b',"datatype":"' + spec.datatype.encode() + b'","shape":',
             )
             for spec in outputs
         ]
         self._is_written = all(spec.datatype in _WRITTEN for spec in outputs)
-        self._head = b'{"model_name":%b,"model_version":%b,"outputs":[' % (orjson.dumps(model), orjson.dumps(version))
+        self._head = b'{"model_name":%b,"model_version":%b,"outputs":[' % (wire.dumps(model), wire.dumps(version))
 
     @staticmethod
     def fits(inputs: Sequence[TensorSpec]) -> bool:
@@ -138,11 +138,10 @@ class Form:
         for one in asked:
             end = at + one.rows
             parts = [
-                b'%b[%d%b],"data":%b}'
-                % (head, one.rows, rest, orjson.dumps(array[at:end].reshape(-1), option=orjson.OPT_SERIALIZE_NUMPY))
+                b'%b[%d%b],"data":%b}' % (head, one.rows, rest, wire.dumps(array[at:end].reshape(-1)))
                 for (head, array), rest in zip(arrays, rests, strict=True)
             ]
-            tail = b'],"id":%b}' % orjson.dumps(one.id) if one.id else b"]}"
+            tail = b'],"id":%b}' % wire.dumps(one.id) if one.id else b"]}"
             found.append(b"%b%b%b" % (self._head, b",".join(parts), tail))
             at = end
         return found

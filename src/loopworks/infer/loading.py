@@ -1,19 +1,20 @@
 """Getting a model ready to answer: its files checked, its predictors made, tried at several batch sizes, and timed."""
 
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
 from loopworks.core import bundle as bundles
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Failed, Invalid, LoopworksError
+from loopworks.core.limits import Limits
 from loopworks.core.row import RowRule
-from loopworks.core.settings import Limits
 from loopworks.core.values import TensorSpec
 from loopworks.infer import protocol
 from loopworks.infer.forms import Form
@@ -43,7 +44,7 @@ def load(name: str, bundle: Bundle, variant: Variant, limits: Limits) -> Loaded:
     Raises: NotFound, Missing, Invalid, Damaged, Failed: it cannot be loaded, or is not what the bundle says.
     """
     bundles.check_variant(bundle, variant)
-    before = psutil.Process().memory_info().rss
+    before = _resident_bytes()
     made: list[Predictor] = []
 
     def fresh() -> Predictor:
@@ -66,7 +67,7 @@ def load(name: str, bundle: Bundle, variant: Variant, limits: Limits) -> Loaded:
         for predictor in made:
             predictor.close()
         raise
-    grown = psutil.Process().memory_info().rss - before
+    grown = _resident_bytes() - before
     files = sum(bundle.path(file).stat().st_size for file in {variant.file, *variant.files})
     return Loaded(
         predictors=workers,
@@ -148,3 +149,12 @@ def _zero(spec: TensorSpec, rows: int) -> Any:
     if spec.datatype == "BYTES":
         return np.full(shape, b"", dtype=object)
     return np.zeros(shape, protocol.DTYPES[spec.datatype])
+
+
+def _resident_bytes() -> int:
+    """Memory of this process; 0 where the system does not say it as Linux does, and a model counts as its files."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -12,12 +12,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid
 from loopworks.core.values import TensorSpec
+from loopworks.infer import wire
 
 DTYPES: dict[str, type[np.generic]] = {
     "BOOL": np.bool_,
@@ -93,8 +93,8 @@ def parse(body: bytes, header_length: int | None) -> tuple[dict[str, Any], memor
     whole = memoryview(body)
     head, tail = (whole, whole[:0]) if header_length is None else (whole[:header_length], whole[header_length:])
     try:
-        header = orjson.loads(head)
-    except orjson.JSONDecodeError as error:
+        header = wire.loads(head)
+    except ValueError as error:
         raise Invalid("request body", "JSON in UTF-8", str(error)) from None
     if not isinstance(header, dict):
         raise Invalid("request body", "a JSON object", type(header).__name__)
@@ -288,7 +288,7 @@ def _written(name: str, array: NDArray[Any], datatype: str, is_binary: bool) -> 
 
 
 def _body(header: dict[str, Any], raw: list[bytes], is_binary: bool) -> tuple[bytes, int | None]:
-    head = orjson.dumps(header, option=orjson.OPT_SERIALIZE_NUMPY)
+    head = wire.dumps(header)
     return (b"".join([head, *raw]), len(head)) if is_binary else (head, None)
 
 

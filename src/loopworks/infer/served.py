@@ -14,7 +14,7 @@ import numpy as np
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Predictor
 from loopworks.core.errors import Busy, Failed, LoopworksError, TimedOut, TooMany
-from loopworks.core.settings import Limits
+from loopworks.core.limits import Limits
 from loopworks.infer import loading, protocol
 from loopworks.infer.forms import Form
 from loopworks.infer.light import Asked, Light

@@ -98,7 +98,8 @@ def connect(address: str) -> None:
         return
     for name in ("ray.data", "ray"):  # it reports every job to people
         logging.getLogger(name).setLevel(logging.ERROR)
-    named: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    # Without "local" Ray would join whatever cluster it finds on this machine, say another user's.
+    named: dict[str, Any] = {"address": address} if address else {"address": "local", "include_dashboard": False}
     try:
         ray.init(**named, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

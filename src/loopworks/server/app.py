@@ -20,6 +20,8 @@ from loopworks.server.inferring import Inferring
 from loopworks.server.route import Api
 from loopworks.server.routes import (
     access,
+    bundle,
+    chains,
     clean,
     deployments,
     events,
@@ -59,6 +61,8 @@ ROUTES: tuple[Api, ...] = (
     *deployments.ROUTES,
     *access.ROUTES,
     *models.ROUTES,
+    *bundle.ROUTES,
+    *chains.ROUTES,
     *split.ROUTES,
     *table.ROUTES,
     *clean.ROUTES,

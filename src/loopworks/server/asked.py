@@ -1,8 +1,6 @@
 """What people ask of a model over HTTP: the items of a request's body, decoded and answered by the engine."""
 
 import asyncio
-import base64
-import binascii
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -18,19 +16,13 @@ from starlette.requests import Request
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid, from_json
 from loopworks.core.values import Problem
-from loopworks.infer import local, shown, stage
+from loopworks.infer import items, shown, stage
 from loopworks.infer import rows as tables
 from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
-from loopworks.infer.local import Loaded
+from loopworks.infer.items import Loaded
 from loopworks.server import answer
 from loopworks.server.serving import Serving
 
-MAX_FILES = 256
-MAX_ROWS = 10_000
-"""Rows of a table in one request."""
-WORDS = {"image": ("image", "images"), "text": ("text", "texts"), "row": ("row", "rows")}
-"""What one and several items are called in JSON, by the model's medium."""
-FORMS = {"image": "base64", "text": "text", "row": "an object"}
 BODIES = {"image": "image/*, multipart/form-data", "text": "text/plain, multipart/form-data", "row": "text/csv"}
 
 
@@ -39,7 +31,7 @@ class Asked:
     """One item of a request."""
 
     name: str
-    source: local.Asked
+    source: items.Asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,19 +86,19 @@ async def _ask(serving: Serving, served: Served, asked: Sequence[Asked], wait: W
     groups = [asked[at : at + size] for at in range(0, len(asked), size)]
 
     def read(group: Sequence[Asked]) -> tuple[list[Loaded], Arrays, list[Problem]]:
-        loaded, problems = local.load_each([(one.name, one.source) for one in group], media, limit)
-        good, tensors, bad = local.packed(served.bundle.rule, loaded, limit) if loaded else ([], {}, [])
+        loaded, problems = items.load_each([(one.name, one.source) for one in group], media, limit)
+        good, tensors, bad = items.packed(served.bundle.rule, loaded, limit) if loaded else ([], {}, [])
         return good, tensors, [*problems, *bad]
 
     decoded = await asyncio.gather(
         *(anyio.to_thread.run_sync(read, group, limiter=serving.decoding) for group in groups)
     )
-    good = [item for items, _, _ in decoded for item in items]
+    good = [item for part, _, _ in decoded for item in part]
     problems = [problem for _, _, found in decoded for problem in found]
     if not good:
         raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
     decode_s = time.perf_counter() - began
-    found = await wait(served.submit(stage.join([tensors for items, tensors, _ in decoded if items]), TIMEOUT_S))
+    found = await wait(served.submit(stage.join([tensors for part, tensors, _ in decoded if part]), TIMEOUT_S))
     sizes = [one.size for one in good if one.size is not None]
     said = shown.Said(
         bundle=served.bundle,
@@ -126,7 +118,7 @@ async def read(request: Request, media: str, most: int = 1) -> list[Asked]:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _from_json(await answer.body(request), media, most)
+        return [Asked(*one) for one in items.named(await answer.body(request), media, most)]
     if media == "row" and kind in tables.KINDS:
         return await _from_table(await request.body(), kind, most)
     if media != "row":
@@ -142,8 +134,8 @@ async def _from_table(body: bytes, kind: str, most: int) -> list[Asked]:
     found, problems = await anyio.to_thread.run_sync(tables.parse, body, kind)
     if problems:
         raise Invalid("rows", "all readable", problems[0].message, "mend the line, or leave it out")
-    if len(found) > MAX_ROWS * most:
-        raise Invalid("rows", f"at most {MAX_ROWS * most}", len(found), "send them in parts")
+    if len(found) > items.MAX_ROWS * most:
+        raise Invalid("rows", f"at most {items.MAX_ROWS * most}", len(found), "send them in parts")
     return [Asked(f"row {place}", row) for place, row in enumerate(found, 1)]
 
 
@@ -155,29 +147,9 @@ async def _from_form(request: Request, most: int) -> list[Asked]:
     if not (await request.body()).rstrip().endswith(end):
         raise Invalid("form", "whole", "a form without its end", "send it again")  # the parser would drop the rest
     found = []
-    async with request.form(max_files=MAX_FILES * most, max_part_size=1 << 20) as form:
+    async with request.form(max_files=items.MAX_FILES * most, max_part_size=1 << 20) as form:
         for field, value in form.multi_items():
             if not isinstance(value, UploadFile):
                 raise Invalid(f"field {field!r}", "a file", "text", "curl -F file=@photo.jpg")
             found.append(Asked(value.filename or field, await value.read()))
-    return found
-
-
-def _from_json(body: dict[str, Any], media: str, most: int) -> list[Asked]:
-    one, many = WORDS[media]
-    kind = dict if media == "row" else str
-    given = body.get(many, [body[one]] if one in body else None)
-    limit = (MAX_ROWS if media == "row" else MAX_FILES) * most
-    if not isinstance(given, list) or len(given) > limit or not all(isinstance(item, kind) for item in given):
-        form = FORMS[media]
-        raise Invalid("request body", f"{{'{one}': {form}}} or {{'{many}': [at most {limit}]}}", sorted(body))
-    names = [f"{many}[{i}]" for i in range(len(given))] if many in body else [one]
-    if media != "image":
-        return [Asked(name, item) for name, item in zip(names, given, strict=True)]
-    found = []
-    for name, item in zip(names, given, strict=True):
-        try:
-            found.append(Asked(name, base64.b64decode(item, validate=True)))
-        except (binascii.Error, ValueError) as error:
-            raise Invalid(name, "base64", str(error)) from None
     return found

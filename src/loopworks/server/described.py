@@ -1,47 +1,27 @@
 """What the inference protocol says of the server and its models: the same values over HTTP and gRPC."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from loopworks import __version__
 from loopworks.core.values import TensorSpec
+from loopworks.infer import described
+from loopworks.infer.described import model
 from loopworks.infer.engine import Served
 from loopworks.server.serving import Serving
 
+__all__ = ["config", "index", "model", "server", "statistics"]
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification")
-PLATFORMS = {"onnxruntime": "onnx_onnxv1", "openvino": "openvino_ir"}
 
 
 def server() -> dict[str, Any]:
     """What this server is."""
-    return {"name": "loopworks", "version": __version__, "extensions": list(EXTENSIONS)}
-
-
-def model(served: Served, versions: Sequence[str]) -> dict[str, Any]:
-    """What a model takes and gives; ``versions`` are those of its name that answer now."""
-    bundle = served.bundle
-    return {
-        "name": served.name,
-        "versions": list(versions),
-        "platform": _platform(served),
-        "inputs": [spec.to_json() for spec in bundle.inputs],
-        "outputs": [spec.to_json() for spec in bundle.outputs],
-        "parameters": {
-            "task": bundle.task,
-            "classes": list(bundle.schema.classes),
-            "preprocessing": bundle.rule.to_json(),
-            "variant": served.variant.name,
-            "device": served.device,
-            "limits": served.limits.model_dump(exclude={"memory_mb"}),
-        },
-    }
+    return described.server(*EXTENSIONS)
 
 
 def config(served: Served) -> dict[str, Any]:
     """A model's configuration, as load generators ask for it."""
     return {
         "name": served.name,
-        "platform": _platform(served),
+        "platform": described.platform(served),
         "backend": served.variant.runtime,
         "max_batch_size": served.max_batch if served.is_batched else 0,
         "input": [_config(spec, served.is_batched) for spec in served.bundle.inputs],
@@ -92,10 +72,6 @@ def index(serving: Serving, is_ready_only: bool) -> list[dict[str, str]]:
             "reason": why or ("" if served else "unloaded"),
         })
     return listed
-
-
-def _platform(served: Served) -> str:
-    return PLATFORMS.get(served.variant.runtime, served.variant.runtime)
 
 
 def _config(spec: TensorSpec, is_batched: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from loopworks.core.errors import LoopworksError
 from loopworks.infer import shown
 from loopworks.infer.engine import TIMEOUT_S
-from loopworks.server import accepted, answer, asked
+from loopworks.server import accepted, answer, asked, chained
 from loopworks.server.asked import Answered
 from loopworks.server.route import Api
 from loopworks.server.serving import KEY_HEADER, Serving
@@ -29,8 +29,11 @@ async def predict(request: Request) -> Response:
     serving: Serving = request.app.state.serving
     name, version = request.path_params["deployment"], request.query_params.get("version", "")
     key = request.headers.get(KEY_HEADER, "") or request.query_params.get("key", "")
-    served = await asked.pick(serving, name, version, key)
     began = time.perf_counter()
+    if name not in serving.engine.names() and (chain := await chained.find(serving, name)) is not None:
+        images = [(one.name, one.source) for one in await asked.read(request, "image")]
+        return answer.json(await chained.predict(serving, chain, images, began))
+    served = await asked.pick(serving, name, version, key)
     outcome = "internal"
     try:
         form = accepted.choose(request.headers.get("accept", ""), (shown.JSON, *shown.FORMS))

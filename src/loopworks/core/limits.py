@@ -1,0 +1,18 @@
+"""What one deployed model may take of the machine; plain, as models that run alone have no pydantic."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The setting ``limits`` says what each means, and checks it."""
+
+    workers: int = 0
+    max_batch: int = 32
+    max_queue: int = 1024
+    max_concurrent: int = 0
+    target_ms: float = 0.0
+    isolation: Literal["none", "process"] = "none"
+    memory_mb: int = 0
+    device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
