@@ -45,7 +45,7 @@ def answer(engine: Engine, name: str, inputs: Arrays = X) -> Any:
 
 def test_models_that_nobody_waits_for_make_room_and_come_back(linear: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     size = linear.path("model.onnx").stat().st_size
-    monkeypatch.setattr("loopworks.infer.loading.psutil.Process", lambda: _Still())
+    monkeypatch.setattr("loopworks.infer.loading._resident_bytes", lambda: 0)
     with Engine(memory_bytes=2 * size) as engine:
         for name in ("a", "b"):
             engine.load(name, linear, version="7", facts={"of": name})
@@ -65,17 +65,10 @@ def test_models_that_nobody_waits_for_make_room_and_come_back(linear: Bundle, mo
             engine.model("c")
 
 
-class _Still:
-    """A process whose memory never grows: models are as large as their files."""
-
-    def memory_info(self) -> Any:
-        return type("Info", (), {"rss": 0})
-
-
 def test_a_model_in_use_makes_no_room(
     linear: Bundle, double: Bundle, doubles: list[Double], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("loopworks.infer.loading.psutil.Process", lambda: _Still())
+    monkeypatch.setattr("loopworks.infer.loading._resident_bytes", lambda: 0)
     size = max(bundle.path("model.onnx").stat().st_size for bundle in (linear, double))
     with Engine(memory_bytes=size) as engine:
         engine.load("m", double)

@@ -509,7 +509,7 @@ def test_streams_are_limited_and_one_that_ends_makes_room(
 def test_a_port_in_use_is_said(space: lw.Workspace, server: ServerThread) -> None:
     settings = space.settings.model_copy(update={"grpc_port": int(server.grpc.rpartition(":")[2])})
     with pytest.raises(Conflict, match="must be free for gRPC"):
-        grpc_server.GrpcServer(server.serving, settings, Rules(settings))
+        grpc_server.GrpcServer(server.serving, settings, Rules(settings, server.serving.tokens))
 
 
 def test_nothing_is_left_when_it_has_stopped(space: lw.Workspace, pixels: NDArray[np.uint8]) -> None:

@@ -28,7 +28,7 @@ STALL_S = 30.0
 class Rules:
     """Who may ask what, and how often: the one place that says so, for every way in."""
 
-    def __init__(self, settings: Settings, tokens: Tokens | None = None) -> None:
+    def __init__(self, settings: Settings, tokens: Tokens | None) -> None:
         """The rules of ``settings``, for those who have one of ``tokens``."""
         self.settings = settings
         self.is_local = settings.host in LOOPBACK

@@ -49,9 +49,10 @@ def serve(
     """
     settings = _settings(space, host, port, grpc_port)
     with _bound(settings) as bound, closing(Serving(space)) as serving, ExitStack() as more:
+        rules = Rules(settings, serving.tokens)
         if settings.grpc_port:
-            more.enter_context(_grpc(serving, settings))
-        _Server(_config(space, settings, serving), serving, ready, bound).run(sockets=[bound])
+            more.enter_context(_grpc(serving, settings, rules))
+        _Server(_config(space, settings, serving, rules), serving, ready, bound).run(sockets=[bound])
 
 
 class ServerThread:
@@ -73,15 +74,16 @@ class ServerThread:
         with ExitStack() as opened:
             bound = opened.enter_context(_bound(settings))
             self.serving = opened.enter_context(closing(Serving(self._space)))
+            rules = Rules(settings, self.serving.tokens)
             if self._has_grpc:
-                self.grpc = opened.enter_context(_grpc(self.serving, settings)).address
+                self.grpc = opened.enter_context(_grpc(self.serving, settings, rules)).address
             started = threading.Event()
 
             def ready(url: str) -> None:
                 self.url = url
                 started.set()
 
-            server = _Server(_config(self._space, settings, self.serving), self.serving, ready, bound)
+            server = _Server(_config(self._space, settings, self.serving, rules), self.serving, ready, bound)
 
             def run() -> None:
                 try:
@@ -142,10 +144,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _grpc(serving: Serving, settings: Settings) -> "GrpcServer":
+def _grpc(serving: Serving, settings: Settings, rules: Rules) -> "GrpcServer":
     from loopworks.server.grpc_server import GrpcServer  # a quarter of a second that only those pay who want it
 
-    return GrpcServer(serving, settings, Rules(settings))
+    return GrpcServer(serving, settings, rules)
 
 
 def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port: int | None) -> Settings:
@@ -159,8 +161,7 @@ def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port:
     return settings
 
 
-def _config(space: "Workspace", settings: Settings, serving: Serving) -> uvicorn.Config:
-    rules = Rules(settings, serving.tokens)
+def _config(space: "Workspace", settings: Settings, serving: Serving, rules: Rules) -> uvicorn.Config:
     return uvicorn.Config(
         create_app(space, settings, serving, rules),
         log_config=None,
