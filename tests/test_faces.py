@@ -31,6 +31,8 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "card": ("models card", f"GET {MODEL}/card"),
         "compare": ("models compare", "GET /api/compare"),
         "evaluation": ("models card", f"GET {MODEL}/evaluation"),
+        "front": ("models front", f"GET {MODEL}/front"),
+        "record": ("optimize", f"POST {MODEL}/measured"),
         "explain": ("explain", f"POST {MODEL}/explain"),
         "recipes": ("train", "GET /api/recipes"),
         "register": ("models add", "POST /api/models"),

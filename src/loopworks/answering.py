@@ -12,6 +12,7 @@ from loopworks.core.registry import plugins
 from loopworks.core.settings import Settings
 from loopworks.core.values import ImageRule, Problem
 from loopworks.infer import local
+from loopworks.optimize import hosts
 from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home
@@ -52,10 +53,16 @@ class Answering:
             ref = f"{ref.model}:{ref.number}"
         return bundles.load(self.home.blobs, self.model(ref).bundle, self.home.cache)
 
-    def deploy(self, model: Model | str, name: str = "", *, variant: str = "") -> Deployment:
-        """Put a model to use under ``name`` (default: the model's); the revisions before stay on record."""
+    def deploy(self, model: Model | str, name: str = "", *, variant: str = "", host: str = "") -> Deployment:
+        """Put a model to use under ``name`` (default: the model's); the revisions before stay on record.
+
+        ``variant`` is the model's own choice by default, or the best on the machine ``host``; see ``record``.
+        """
         found = self.model(model)
         bundle = self.bundle(found)
+        if host and variant:
+            raise Invalid("variant and host", "one of the two", f"{variant} and {host}")
+        variant = hosts.chosen_for(bundle, host) if host else variant
         chosen = bundle.variant(variant)
         if chosen.is_refused:
             raise Invalid(

@@ -115,7 +115,9 @@ class _Elsewhere:
 @plugins.add("job.optimize")
 def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
     """Make and measure the variants of a model and keep the result as a new model; ``params`` as in ``Workspace``."""
+    from loopworks.optimize.stage import BUDGET_S
     from loopworks.optimize.stage import optimize as tournament
+    from loopworks.train.stage import train as learn
 
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
@@ -132,6 +134,9 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
                 max_drop=params["max_drop"],
                 target=params["target"],
                 variants=params["variants"],
+                asked=params.get("asked", ()),
+                budget_s=params.get("budget_s") or BUDGET_S,
+                learn=learn,
                 ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.95)),
                 threads=space.settings.threads,
             )

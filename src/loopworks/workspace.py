@@ -413,6 +413,8 @@ class Workspace(Exchange, Errands, Models):
         max_drop: float = 0.01,
         target: str = "latency",
         variants: Iterable[str] | None = None,
+        asked: Iterable[str] = (),
+        budget: str | float | None = None,
         seed: int | None = None,
         on_progress: Progress | None = None,
         key: str | None = None,
@@ -421,7 +423,16 @@ class Workspace(Exchange, Errands, Models):
 
         ``on_progress`` is called with the job while it runs.
         """
-        job = self.optimize_job(model, max_drop=max_drop, target=target, variants=variants, seed=seed, key=key)
+        job = self.optimize_job(
+            model,
+            max_drop=max_drop,
+            target=target,
+            variants=variants,
+            asked=asked,
+            budget=budget,
+            seed=seed,
+            key=key,
+        )
         return self.result(job, on_progress)
 
     def optimize_job(
@@ -431,6 +442,8 @@ class Workspace(Exchange, Errands, Models):
         max_drop: float = 0.01,
         target: str = "latency",
         variants: Iterable[str] | None = None,
+        asked: Iterable[str] = (),
+        budget: str | float | None = None,
         seed: int | None = None,
         key: str | None = None,
     ) -> "Job":
@@ -440,14 +453,17 @@ class Workspace(Exchange, Errands, Models):
             model: what to optimize, or its reference.
             max_drop: how much of the headline metric may be lost, in 0..1.
             target: latency, throughput or size.
-            variants: only these makers, e.g. ``["onnx-int8"]``; default all.
+            variants: only these makers, e.g. ``["onnx-int8"]``; default all that need no training.
+            asked: also these, which train: ``pruned``, ``distilled``.
+            budget: time that each of those may train, e.g. ``"2m"``.
             seed: of the calibration sample.
             key: the same key gives the same job.
         """
-        from loopworks.optimize.stage import check_request
+        from loopworks.optimize.stage import BUDGET_S, check_request
 
-        chosen = None if variants is None else list(variants)
-        check_request(max_drop, target, chosen)
+        chosen, more = None if variants is None else list(variants), list(asked)
+        limit = BUDGET_S if budget is None else seconds(budget)
+        check_request(max_drop, target, chosen, more, limit)
         found = self.model(model)
         if not found.version:
             hint = "add it again with a version, whose items it is measured on"
@@ -457,6 +473,8 @@ class Workspace(Exchange, Errands, Models):
             "max_drop": max_drop,
             "target": target,
             "variants": chosen,
+            "asked": more,
+            "budget_s": limit,
             "seed": self.settings.seed if seed is None else seed,
         }
         return self.jobs.get(self.jobs.submit("optimize", job, title=f"optimize {found.ref}", key=key))

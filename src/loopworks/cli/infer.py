@@ -24,12 +24,13 @@ def deploy(
     model: ModelArgument,
     name: Annotated[str, typer.Option(help="Name that answers requests; default the model's.")] = "",
     variant: Annotated[str, typer.Option(help="A variant of the model; default the chosen one.")] = "",
+    host: Annotated[str, typer.Option("--for", help="The best variant on this machine; see optimize --on.")] = "",
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Put a model to use under a name."""
     with face(json) as out, opened(workspace) as space:
-        done = space.deploy(model, name=name, variant=variant)
+        done = space.deploy(model, name=name, variant=variant, host=host)
         out.say(f"deployment {done.name}: {done.model}:{done.number} as {done.variant}, revision {done.revision}")
         out.done({"deployment": done.to_json()})
 

@@ -1,11 +1,12 @@
 """``loopworks train`` and ``optimize``."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopworks.cli.models import ModelArgument, headline_of, show_board
+from loopworks.cli.models import ModelArgument, headline_of, show_board, show_front
 from loopworks.cli.output import JsonOption, Out, WaitOption, WorkspaceOption, face, left, opened
 from loopworks.core.errors import Invalid
 from loopworks.core.units import bytes_text
@@ -94,6 +95,11 @@ def optimize(
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="Only these, e.g. onnx-int8; default all.")
     ] = None,
+    asked: Annotated[
+        list[str] | None, typer.Option("--with", help="Also these, which train: pruned, distilled.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time that each of those may train, e.g. 2m.")] = "",
+    on: Annotated[Path | None, typer.Option(help="Measure nothing; take over this file of another machine.")] = None,
     wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -103,13 +109,26 @@ def optimize(
     Every form is measured on this machine; the choice is made by the validation split alone.
     """
     with face(json) as out, opened(workspace) as space:
+        if on is not None:
+            from loopworks.optimize.hosts import read
+
+            told, made = read(on), space.record(model, on, target=target)
+            found = space.front(made, host=told.host)
+            show_front(out, found, made.ref)
+            out.done({"model": made.to_json(), "front": found})
+            return
+        how: dict[str, Any] = {"max_drop": max_drop, "target": target, "variants": variants}
+        how |= {"asked": [part for one in asked or () for part in one.split(",")], "budget": budget or None}
         if not wait:
-            job = space.optimize_job(model, max_drop=max_drop, target=target, variants=variants)
-            left(out, job)
+            left(out, space.optimize_job(model, **how))
             return
         with out.job(f"optimizing {model}") as follow:
-            best = space.optimize(model, max_drop=max_drop, target=target, variants=variants, on_progress=follow)
-        _show(out, space.bundle(best), best)
+            best = space.optimize(model, **how, on_progress=follow)
+        bundle = space.bundle(best)
+        show_front(out, space.front(best), f"{best.ref} ({bundle.recipe}, on version {bundle.version[:12]})")
+        for note in bundle.notes:
+            out.say(f"note: {note}")
+        out.done({"model": best.to_json(), "bundle": bundle.to_json()})
 
 
 def _list(json: bool) -> None:

@@ -29,7 +29,11 @@ def load(variant: Variant, folder: Path, rule: Rule, *, threads: int = 0) -> Pre
 
     Raises: NotFound, Missing, Invalid: no such runtime, not installed, or the file is none that it runs.
     """
-    runtime: Runtime = plugins.get(f"runtime.{variant.runtime}")()
+    return start(plugins.get(f"runtime.{variant.runtime}")(), variant, folder, rule, threads=threads)
+
+
+def start(runtime: Runtime, variant: Variant, folder: Path, rule: Rule, *, threads: int = 0) -> Predictor:
+    """The same for a runtime that is at hand already."""
     found = runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
     return found if isinstance(rule, ImageRule) else Encoded(found, opened(rule, folder))
 

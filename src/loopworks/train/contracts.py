@@ -103,6 +103,8 @@ class Lesson:
     """Earlier model to begin from."""
     threads: int = 0
     """Threads to use; 0 is one per core."""
+    prune: float = 0.0
+    """Share of the channels of every layer that ``start`` loses before it is trained on; of networks on images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -174,6 +174,10 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     notes = list(net.notes)
     if lesson.start is not None:
         notes.append(start_from(lesson.start, net.network, net.head, source.schema))
+    if lesson.prune:
+        from loopworks.train.prune import prune
+
+        notes.append(prune(net.network, net.head, lesson.prune, (rule.height, rule.width)))
     mean, std = torch.from_numpy(net.mean), torch.from_numpy(net.std)
     change = Change(
         shift=params.shift, scale=params.scale, rotate_deg=params.rotate_deg, light=params.light, flip=params.flip
@@ -261,6 +265,8 @@ def _fingerprint(lesson: Lesson, seed: int, recipe: str, params: ImageFit) -> st
         "budget_s": lesson.budget_s,
         "start": dict(lesson.start.sha256) if lesson.start else None,
     }
+    if lesson.prune:
+        facts["prune"] = lesson.prune
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

@@ -40,6 +40,7 @@ def train(
     ctx: Context,
     start: Bundle | None = None,
     threads: int = 0,
+    prune: float = 0.0,
 ) -> Bundle:
     """Train a recipe and write the bundle; the same source, parameters and seed give the same weights.
 
@@ -56,6 +57,7 @@ def train(
         ctx: a killed training that runs again with the same ``ctx.scratch`` goes on from its last checkpoint.
         start: earlier model whose weights to begin from.
         threads: 0 is one per core.
+        prune: share of the channels of every layer that ``start`` loses first, in 0..1 (networks on images).
     Returns: the bundle, with its scores on ``val`` and ``test`` taken from the ONNX file, an evaluation and a card.
     Raises: Invalid, NotFound, Conflict, Missing, Failed, Cancelled, NoSpace.
     """
@@ -69,7 +71,9 @@ def train(
         inputs = Packed(learnt)
         # What comes after the recipe takes time too; of a short budget it may have a fifth.
         left_s = None if budget_s is None else budget_s - min(0.2 * budget_s, judge.seconds(source.counts))
-        lesson = Lesson(source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads)
+        lesson = Lesson(
+            source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads, prune=prune
+        )
         key = _key(source, name, given, budget_s, ctx.seed)
         learning = judge.Learning(ctx.scratch / LEARNING, key)
         made: Made = step.run(lesson, _told(ctx, learning).part(0.0, 0.9))

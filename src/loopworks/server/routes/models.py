@@ -122,6 +122,28 @@ def board(request: Request) -> Response:
     return answer.json({"board": _space(request).board(request.path_params["model"])})
 
 
+def front(request: Request) -> Response:
+    """What each variant of a model is worth, as JSON or as a picture."""
+    from loopworks.optimize.front import svg
+
+    form = request.query_params.get("form", "json")
+    if form not in ("json", "svg"):
+        raise Invalid("form of a front", "json or svg", form)
+    found = _space(request).front(request.path_params["model"], host=request.query_params.get("host", ""))
+    if form == "svg":
+        headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+        return Response(svg(found), media_type="image/svg+xml", headers=headers)
+    return answer.json({"front": found})
+
+
+async def record(request: Request) -> Response:
+    """Take over what was measured of a model on another machine: the content of the file that ``bench`` wrote."""
+    body = await answer.body(request)
+    target = request.query_params.get("target", "latency")
+    made = await run_in_threadpool(lambda: _space(request).record(request.path_params["model"], body, target=target))
+    return answer.json({"model": made.to_json()}, 201)
+
+
 async def search(request: Request) -> Response:
     """Start a search for recipe and parameters; the answer is its job."""
     body = await answer.body(request)
@@ -232,6 +254,32 @@ ROUTES = (
             },
         },
         status=202,
+    ),
+    Api(
+        method="GET",
+        path=f"{_MODEL}/front",
+        endpoint=front,
+        summary="What each variant of a model is worth",
+        query={"host": "another machine that was recorded", "form": "json or svg"},
+    ),
+    Api(
+        method="POST",
+        path=f"{_MODEL}/measured",
+        endpoint=record,
+        summary="Take over what was measured on another machine",
+        query={"target": "latency, throughput or size"},
+        body={
+            "type": "object",
+            "required": ["format", "kind", "model", "host", "variants"],
+            "properties": {
+                "format": {"const": 1},
+                "kind": {"const": "loopworks-bench"},
+                "model": {"type": "object"},
+                "host": {"type": "object"},
+                "variants": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+        status=201,
     ),
     Api(method="GET", path=f"{_MODEL}/evaluation", endpoint=evaluation, summary="All measurements of a model"),
 )
