@@ -139,12 +139,15 @@ class OpenVinoInt8Accurate:
             places = list(range(0, size(source.val), self.batch))
             limits = nncf.AdvancedAccuracyRestorerParameters(max_num_iterations=self.layers)
 
+            def some(place: int) -> Any:
+                return rows(source.val, slice(place, place + self.batch))
+
             def judge(compiled: Any, asked: Any) -> tuple[float, None]:
                 outputs = [output.get_any_name() for output in compiled.outputs]
                 parts = []
                 for place in asked:
                     ctx.tick(1.0, "restore accuracy")
-                    found = compiled(rows(source.val, slice(place, place + self.batch)))
+                    found = compiled(some(place))
                     parts.append({name: found[at].copy() for at, name in enumerate(outputs)})
                 assert source.score is not None
                 return source.score({name: np.concatenate([part[name] for part in parts]) for name in outputs}), None
@@ -152,7 +155,7 @@ class OpenVinoInt8Accurate:
             quantized = nncf.quantize_with_accuracy_control(
                 model,
                 data,
-                nncf.Dataset(places),
+                nncf.Dataset(places, some),
                 judge,
                 max_drop=source.max_drop,
                 subset_size=count,

@@ -213,7 +213,7 @@ class Tournament:
             entry.variant = replace(entry.variant, is_refused=True, note=note)
 
     def _quickest(self) -> str:
-        """The maker whose variant of the model as it is answers quickest and is not refused; empty: fp32 is as quick."""
+        """The maker whose variant of the model as it is answers quickest and is allowed; empty: that is fp32."""
         allowed = [entry for entry in self.entries if not entry.variant.is_refused]
         item = rows(self.val, slice(1))
         times = {entry.maker: measure.quick_s(entry.predictor, item) for entry in allowed}
