@@ -16,6 +16,8 @@ from loopworks.optimize.contracts import Origin
 from loopworks.tasks.answers import rows
 
 FILE = "model.onnx"
+ANTIALIAS_OPSET = 18
+"""The first version of ONNX whose resize looks at all pixels when it shrinks."""
 LEAST_PX = 24
 """Sides below which no network of the catalogue sees anything."""
 
@@ -46,11 +48,14 @@ class _Lower:
         Raises: Failed: the network takes images of one size alone.
         """
         import onnx
+        import onnx.version_converter
 
         ctx.tick(0.0, f"shrink the input of {self.name}")
         rule = source.bundle.rule
         assert isinstance(rule, ImageRule)
         model = onnx.load(str(source.onnx))
+        if any(one.domain == "" and one.version < ANTIALIAS_OPSET for one in model.opset_import):
+            model = onnx.version_converter.convert_version(model, ANTIALIAS_OPSET)
         _shrink(model, round(rule.height * self.share), round(rule.width * self.share))
         path = source.folder / FILE
         path.write_bytes(model.SerializeToString(deterministic=True))
