@@ -1,11 +1,14 @@
-"""The tournament: how much faster the best variant is than torch, whether it still answers alike, and how long it takes.
+"""The tournament: how much faster the best variant is than torch, whether it answers alike, and how long it takes.
 
-Speed: timm's mobilenetv3_large_100, resnet18 and vit_tiny_patch16_224 with random weights (norms calibrated on the same
-noise that they are asked with, so that activations have sensible ranges), 224 x 224, one thread, one image at a time,
-torch and the variants taking turns. Accuracy: scikit-learn's digits, small networks trained here from three seeds; the choice
-is made on val, what is told here is test.
+Speed: timm's mobilenetv3_large_100, resnet18 and vit_tiny_patch16_224 with random weights (norms calibrated on images
+like those that they are asked with, so that activations have sensible ranges), 224 x 224, one thread, one image at a
+time, torch and the variants taking turns. Random weights have no accuracy to lose, so of the answers the signal-to-noise
+ratio against fp32 is told. Accuracy: scikit-learn's digits, small networks trained here from three seeds; the choice is
+made on val, what is told here is test. The tournament's time is also told in seconds of processor time, which other work
+on the machine changes less.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -35,6 +38,8 @@ CLASSES, SIZE = 10, 224
 COUNTS = {"train": 64, "val": 64, "test": 0}
 ROUNDS = 7
 MAX_DROP = 0.01
+LEAST_DB = 15.0
+"""Signal-to-noise ratio under which a variant is another model."""
 LIMIT_S = 180.0
 SEEDS = (0, 1, 2)
 
@@ -87,7 +92,7 @@ def network(name: str, images: NDArray[np.uint8]) -> Any:
     from loopworks.train.export import Served
 
     torch.manual_seed(0)
-    net = timm.create_model(name, pretrained=False, num_classes=CLASSES)
+    net: Any = timm.create_model(name, pretrained=False, num_classes=CLASSES)
     mean, std = torch.full((3,), 127.5), torch.full((3,), 60.0)
     served = Served(net, mean, std, lambda raw: {"scores": raw.softmax(1)}, ["scores"])
     served.train()
@@ -99,8 +104,10 @@ def network(name: str, images: NDArray[np.uint8]) -> Any:
             served(torch.from_numpy(images[start : start + 16]))
         # The last layer sees what the classes differ in, so that answers are not all alike.
         served.eval()
-        raw = torch.cat([net((x.permute(0, 3, 1, 2).float() - 127.5) / 60) for x in torch.from_numpy(images).split(16)])
-        head = net.get_classifier()
+        raw: Any = torch.cat([
+            net((x.permute(0, 3, 1, 2).float() - 127.5) / 60) for x in torch.split(torch.from_numpy(images), 16)
+        ])
+        head: Any = net.get_classifier()
         head.bias -= raw.mean(0)
         scale = 2.0 / raw.std()
         head.weight *= scale
@@ -157,7 +164,7 @@ def times(asked: Mapping[str, Callable[[], Any]]) -> dict[str, float]:
             call()
     for _ in range(ROUNDS):
         for name, call in asked.items():
-            calls = []
+            calls: list[float] = []
             end = time.perf_counter() + 0.3
             while len(calls) < 5 or time.perf_counter() < end:
                 began = time.perf_counter()
@@ -178,46 +185,64 @@ def speed(name: str, floor: float, folder: Path) -> list[Figure]:
     labels = {split: np.eye(CLASSES, dtype=np.float32)[_scores(base, x).argmax(1)] for split, x in images.items()}
     base.close()
     source = Pictures(images=images, labels=labels, schema=plain.schema)
-    began = time.perf_counter()
-    # Of 64 items one is 1.6 points; whether accuracy holds is measured on the digits below.
-    best = optimize(plain, source, folder=folder / "best", max_drop=0.05, ctx=context(folder), threads=1)
-    took = time.perf_counter() - began
-    same_size = [v for v in best.variants if not v.is_refused and not v.name.startswith("lower")]
-    quickest = min(same_size, key=lambda one: one.latency_ms["p50"])
-    predictor = predictors.load(quickest, best.folder, best.rule, threads=1)
+    began, spent = time.perf_counter(), _processor_s()
+    # Answers of random weights hang on little; whether accuracy holds is measured on the digits below.
+    best = optimize(plain, source, folder=folder / "best", max_drop=1.0, ctx=context(folder), threads=1)
+    took, worked = time.perf_counter() - began, _processor_s() - spent
+    same = [v for v in best.variants if not v.name.startswith("lower")]
+    loaded = {v.name: predictors.load(v, best.folder, best.rule, threads=1) for v in same}
+    wanted = _scores(loaded["onnx-fp32"], images["val"])
+    noise = {name: _decibel(wanted, _scores(predictor, images["val"])) for name, predictor in loaded.items()}
+    sound = [v for v in same if noise[v.name] >= LEAST_DB]
+    quickest = min(sound, key=lambda one: one.latency_ms["p50"]).name
     one = np.ascontiguousarray(images["val"][:1])
 
     def eager() -> None:
         with torch.inference_mode():
             served(torch.from_numpy(one))
 
-    ms = times({"torch": eager, "best": lambda: predictor.predict({"image": one})})
-    predictor.close()
+    ms = times({"torch": eager, "best": lambda: loaded[quickest].predict({"image": one})})
+    for predictor in loaded.values():
+        predictor.close()
     ratio = ms["torch"] / ms["best"]
     table = ", ".join(
-        f"{v.name} {v.latency_ms['p50']:.2f} ms{' (refused)' if v.is_refused else ''}" for v in best.variants
+        f"{v.name} {v.latency_ms['p50']:.2f} ms"
+        + (f" {noise[v.name]:.0f} dB" if np.isfinite(noise.get(v.name, np.inf)) else "")
+        for v in best.variants
     )
-    detail = f"torch eager {ms['torch']:.1f} ms, {quickest.name} {ms['best']:.2f} ms; in the tournament: {table}"
+    detail = f"torch eager {ms['torch']:.1f} ms, {quickest} {ms['best']:.2f} ms; in the tournament: {table}"
     return [
         Figure(
             name=f"optimize {name} against torch", value=ratio, unit="ratio", target=floor, at_least=True, detail=detail
         ),
         Figure(
             name=f"optimize {name} answers like fp32",
-            value=quickest.agreement or 0.0,
-            unit="share",
-            target=0.9,
+            value=min(noise[quickest], 200.0),
+            unit="dB",
+            target=LEAST_DB,
             at_least=True,
-            detail=f"{quickest.name}, {COUNTS['val']} images of val",
+            detail=f"{quickest}, chances on {COUNTS['val']} images",
         ),
         Figure(
             name=f"optimize {name} tournament",
             value=took,
             unit="s",
             target=LIMIT_S,
-            detail=f"{len(best.variants)} variants; chosen {best.chosen}",
+            detail=f"{len(best.variants)} variants, {worked:.0f} s of processor time",
         ),
     ]
+
+
+def _processor_s() -> float:
+    """Seconds of processor time of this process and those that it started."""
+    found = os.times()
+    return found.user + found.system + found.children_user + found.children_system
+
+
+def _decibel(wanted: NDArray[Any], given: NDArray[Any]) -> float:
+    """Signal-to-noise ratio; the signal is what differs between answers."""
+    signal, noise = float(((wanted - wanted.mean(0)) ** 2).sum()), float(((wanted - given) ** 2).sum())
+    return 10 * float(np.log10(signal / noise)) if noise else float("inf")
 
 
 def _scores(predictor: Any, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -244,7 +269,7 @@ def digits(seed: int) -> Pictures:
 
 
 def accuracy(folder: Path) -> list[Figure]:
-    """Accuracy that the chosen variant loses on the test split, and the most that any variant inside the budget loses."""
+    """Accuracy that the choice loses on the test split, and the most that any variant inside the budget loses."""
     chosen, worst, told = [], [], []
     for seed in SEEDS:
         source = digits(seed)

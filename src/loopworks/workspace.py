@@ -330,6 +330,8 @@ class Workspace(Exchange, Errands, Models):
         budget: str | float | None = None,
         trials: int | None = None,
         money: float | None = None,
+        latency_ms: float | None = None,
+        max_drop: float = 0.01,
         recipes: Sequence[str] = (),
         params: Mapping[str, Any] | None = None,
         name: str = "",
@@ -347,6 +349,8 @@ class Workspace(Exchange, Errands, Models):
             budget=budget,
             trials=trials,
             money=money,
+            latency_ms=latency_ms,
+            max_drop=max_drop,
             recipes=recipes,
             params=params,
             name=name,
@@ -363,6 +367,8 @@ class Workspace(Exchange, Errands, Models):
         budget: str | float | None = None,
         trials: int | None = None,
         money: float | None = None,
+        latency_ms: float | None = None,
+        max_drop: float = 0.01,
         recipes: Sequence[str] = (),
         params: Mapping[str, Any] | None = None,
         name: str = "",
@@ -377,6 +383,9 @@ class Workspace(Exchange, Errands, Models):
             budget: time for everything, e.g. ``"10m"``; kept within 10 %.
             trials: how many recipes with parameters to try; without a budget each takes the time it wants.
             money: what it may cost, by the setting ``price_per_hour``; a budget of the time that this buys.
+            latency_ms: what one item may take on this machine, in the quickest form of a model (INT8, bfloat16) that is
+                accurate enough; the most accurate of these wins, and is optimized, which comes after the budget.
+            max_drop: what such a form may lose against fp32, in 0..1.
             recipes: only these; default all that suit the data.
             params: fixed for all trials.
             name: of the model; default the dataset's name.
@@ -384,11 +393,15 @@ class Workspace(Exchange, Errands, Models):
             seed: same seed and number of trials, same search.
             key: the same key gives the same job.
         """
+        from loopworks.optimize.stage import check_request
         from loopworks.train.search import LEAST_S, budget_of
 
         found = version if isinstance(version, Version) else self.version(version)
         for one in recipes or ("auto",):
             recipes_.check(one, params or {}, found.task.name)
+        if latency_ms is not None and not 0 < latency_ms < 1e6:
+            raise Invalid("latency_ms", "above zero", latency_ms)
+        check_request(max_drop, "latency", None)
         limit = budget_of(budget, money, self.settings.price_per_hour)
         if limit is None and trials is None:
             raise Invalid("search", "given a budget, a number of trials or money", "none", 'budget="10m", or trials=20')
@@ -401,6 +414,8 @@ class Workspace(Exchange, Errands, Models):
             "params": dict(params or {}),
             "budget_s": limit,
             "trials": trials,
+            "latency_ms": latency_ms,
+            "max_drop": max_drop,
             "start": "" if start is None else self.model(start).ref,
             "seed": self.settings.seed if seed is None else seed,
         }

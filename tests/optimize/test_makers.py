@@ -328,10 +328,10 @@ def test_channels_go_where_the_weights_are_smallest_and_the_network_still_fits_t
 
     torch.manual_seed(0)
     network = CompactCnn(3, [16, 32, 64], 1, 1, 0.0)
+    last: Any = network.stages[2]
     with torch.no_grad():
-        network.stages[2].second.weight[:32] *= 1e-3  # type: ignore[union-attr,index]
-        network.head.weight[:, :32] *= 1e-3
-        network.stages[2].short[0].weight[:32] *= 1e-3  # type: ignore[union-attr,index]
+        for part in (last.second.weight[:32], network.head.weight[:, :32], last.short[0].weight[:32]):
+            part *= 1e-3
     kept = network.head.weight[:, 32:].clone()
     before = sum(x.numel() for x in network.parameters())
     said = prune(network, "head", 0.5, (32, 32))

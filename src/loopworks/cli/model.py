@@ -35,6 +35,10 @@ def train(
     ] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of the search.")] = None,
     money: Annotated[float | None, typer.Option(help="What the search may cost; see price_per_hour.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Search for the best model that answers one item in so many ms here.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0, max=1, help="What its quick form may lose against fp32.")] = 0.01,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes and the task kinds they learn.")] = False,
     wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
@@ -52,12 +56,14 @@ def train(
             raise Invalid("dataset", "the name of a dataset or the id of a version", "nothing", "loopworks data ls")
         version = space.find_version(dataset)
         params = _params(settings or [])
-        if search or recipe == "search" or trials is not None or money is not None:
+        if search or recipe == "search" or any(one is not None for one in (trials, money, latency_ms)):
             job = space.search_job(
                 version,
                 budget=budget or None,
                 trials=trials,
                 money=money,
+                latency_ms=latency_ms,
+                max_drop=max_drop,
                 recipes=[] if recipe in ("auto", "search") else [recipe],
                 params=params,
                 name=name,

@@ -65,7 +65,13 @@ class Speed:
         )
 
 
-def speeds(predictors: Mapping[str, Predictor], items: Arrays, ctx: Context, rounds: int = ROUNDS) -> dict[str, Speed]:
+def speeds(
+    predictors: Mapping[str, Predictor],
+    items: Arrays,
+    ctx: Context,
+    rounds: int = ROUNDS,
+    batches: Sequence[int] = BATCHES,
+) -> dict[str, Speed]:
     """Ask every predictor, interleaved.
 
     Args:
@@ -73,8 +79,9 @@ def speeds(predictors: Mapping[str, Predictor], items: Arrays, ctx: Context, rou
         items: packed, to ask with; repeated where there are fewer than a batch takes.
         ctx: ticked after each slot.
         rounds: how often each is visited.
+        batches: sizes to ask with, 1 among them.
     """
-    feeds = {batch: rows(items, np.arange(batch) % size(items)) for batch in BATCHES}
+    feeds = {batch: rows(items, np.arange(batch) % size(items)) for batch in batches}
     found = {variant: Speed(times=_warm(predictor, feeds)) for variant, predictor in predictors.items()}
     done, total = 0, rounds * len(predictors)
     for turn in range(rounds):

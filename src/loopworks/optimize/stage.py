@@ -86,7 +86,7 @@ def optimize(
         part=part,
         max_drop=max_drop,
         threads=threads,
-        ctx=replace(ctx, report=lambda share, text: None),
+        ctx=replace(ctx, report=_unsaid),
         learn=learn,
         budget_s=budget_s,
     )
@@ -120,6 +120,49 @@ def optimize(
         contest.close()
     ctx.tick(1.0, f"chose {chosen.name}")
     return replace(done, folder=folder)
+
+
+WEIGHED = ("openvino-bf16", "openvino-int8", "onnx-int8")
+"""Makers that a search asks for each of its models: they take seconds, and the best is nearly always theirs."""
+WEIGHING_ROUNDS = 3
+
+
+def weigh(
+    bundle: Bundle, source: Source, *, folder: Path, max_drop: float, ctx: Context, threads: int = 0
+) -> tuple[str, float, float]:
+    """The quickest form of a model inside the accuracy budget, without a look at the test split: for searches.
+
+    Args:
+        bundle: a model whose only variant is its fp32 ONNX file; not written yet.
+        source: the version that it learnt from.
+        folder: to work in; what is left there is of no use.
+        max_drop: see ``optimize``.
+        ctx: progress, cancel, seed.
+        threads: of one call.
+    Returns: the variant's name, the milliseconds of one item, and the headline on val.
+    """
+    part = part_of(folder)
+    shutil.copytree(bundle.folder, part, dirs_exist_ok=True)
+    written = bundles.write(bundle, part)
+    contest = Tournament(
+        bundle=written, source=source, part=part, max_drop=max_drop, threads=threads, ctx=replace(ctx, report=_unsaid)
+    )
+    try:
+        contest.run([f"optimize.{name}" for name in WEIGHED], ctx.part(0.0, 0.8))
+        items = rows(contest.val, slice(1))
+        allowed = {one.variant.name: one for one in contest.entries if not one.variant.is_refused}
+        predictors = {name: one.predictor for name, one in allowed.items()}
+        timed = measure.speeds(predictors, items, ctx.part(0.8, 1.0), rounds=WEIGHING_ROUNDS, batches=(1,))
+        times = {name: found.latency_ms()["p50"] for name, found in timed.items()}
+        best = min(times, key=lambda name: times[name])
+        return best, times[best], allowed[best].value
+    finally:
+        contest.close()
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unsaid(share: float, text: str) -> None:
+    """Progress that somebody else tells."""
 
 
 def _time(contest: Tournament, ctx: Context) -> None:

@@ -117,7 +117,7 @@ def finish(
     metrics, splits = _judged(source, made, inputs.of(source), folder, threads, ctx)
     notes = (*made.notes, *_warnings(source, splits))
     body = judge.write(source.task, splits, learning, folder)
-    bundle = _bundle(source, name, replace(made, notes=notes, params={**made.params, **(extra or {})}), metrics)
+    bundle = bundle_of(source, name, replace(made, notes=notes, params={**made.params, **(extra or {})}), metrics)
     (folder / card.FILE).write_text(card.markdown(bundle, body), encoding="utf-8")
     return bundles.write(bundle, folder)
 
@@ -224,7 +224,8 @@ def _items(count: int) -> str:
     return f"{count} item{'' if count == 1 else 's'}"
 
 
-def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping[str, Score]]) -> Bundle:
+def bundle_of(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping[str, Score]]) -> Bundle:
+    """What a recipe made as a bundle that is not written yet."""
     variant = replace(made.variant, metrics=metrics)
     return Bundle(
         task=source.task.name,

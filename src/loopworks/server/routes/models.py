@@ -149,6 +149,7 @@ async def search(request: Request) -> Response:
     body = await answer.body(request)
     space = _space(request)
     known = {"version": str, "budget": str | int | float, "trials": int, "money": int | float, "recipes": list}
+    known |= {"latency_ms": int | float, "max_drop": int | float}
     known |= {"params": dict, "name": str, "seed": int}
     for name, value in body.items():
         if name not in known or isinstance(value, bool) or not isinstance(value, known[name]):
@@ -247,6 +248,8 @@ ROUTES = (
                 "budget": {"type": ["string", "number"], "description": "time, e.g. 10m"},
                 "trials": {"type": "integer"},
                 "money": {"type": "number", "description": "by the setting price_per_hour"},
+                "latency_ms": {"type": "number", "description": "what one item may take in the model's quickest form"},
+                "max_drop": {"type": "number", "description": "what that form may lose, in 0..1"},
                 "recipes": {"type": "array", "items": {"type": "string"}},
                 "params": {"type": "object", "description": "fixed for all trials"},
                 "name": {"type": "string", "description": "of the model"},
