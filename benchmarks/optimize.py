@@ -2,9 +2,9 @@
 
 Speed: timm's mobilenetv3_large_100, resnet18 and vit_tiny_patch16_224 with random weights (norms calibrated on images
 like those that they are asked with, so that activations have sensible ranges), 224 x 224, one thread, one image at a
-time, torch and the variants taking turns. Random weights have no accuracy to lose, so of the answers the signal-to-noise
+time, torch and the variants taking turns. Random weights have no accuracy to lose: of the answers the signal-to-noise
 ratio against fp32 is told. Accuracy: scikit-learn's digits, small networks trained here from three seeds; the choice is
-made on val, what is told here is test. The tournament's time is also told in seconds of processor time, which other work
+made on val, what is told here is test. The tournament's time is told in seconds of processor time too, which other work
 on the machine changes less.
 """
 

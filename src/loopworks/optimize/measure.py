@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core.bundle import Variant
-from loopworks.core.contracts import Arrays, Context, Learnable, Predictor, Rule
+from loopworks.core.contracts import Arrays, Context, Learnable, Predictor, Rule, Told
 from loopworks.core.errors import Failed
 from loopworks.core.values import LabelSchema
 from loopworks.optimize import probe
@@ -168,14 +168,30 @@ def worst_classes(
     after: Arrays,
     count: int = 3,
 ) -> str:
-    """The classes that lost most of the metric that classes are compared by, as ``cat 0.90 to 0.75, dog ...``."""
+    """The classes that lost most of the metric that classes are compared by, as ``cat 0.90 to 0.75, dog ...``.
+
+    Where there are no classes, the items whose answers became worst, as ``4.1 became 9 for 4``.
+    """
     old, new = (task.by_class(targets, outputs, schema) for outputs in (before, after))
+    if not old:
+        return _worst_items(task, schema, targets, before, after, count)
     losses: list[tuple[float, str, float, float]] = []
     for name in old.keys() & new.keys():
         first = next(iter(old[name]))
         losses.append((old[name][first] - new[name][first], name, old[name][first], new[name][first]))
     worst = sorted(losses, key=lambda loss: (-loss[0], loss[1]))[:count]
     return ", ".join(f"{name} {old:.2f} to {new:.2f}" for loss, name, old, new in worst if loss > 0)
+
+
+def _worst_items(
+    task: Learnable, schema: LabelSchema, targets: NDArray[Any], before: Arrays, after: Arrays, count: int
+) -> str:
+    if not isinstance(task, Told):
+        return ""
+    lost = task.quality(targets, before, schema) - task.quality(targets, after, schema)
+    old, new = (task.tell(targets, outputs, schema) for outputs in (before, after))
+    worst = [place for place in np.argsort(-lost, kind="stable")[:count] if lost[place] > 0]
+    return ", ".join(f"{old[place][1]} became {new[place][1]} for {old[place][0]}" for place in worst)
 
 
 PACKAGES = ("loopworks", "numpy", "onnxruntime", "openvino", "nncf", "lightgbm")
