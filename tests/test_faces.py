@@ -40,6 +40,8 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "card": ("models card", f"GET {MODEL}/card"),
         "compare": ("models compare", "GET /api/compare"),
         "evaluation": ("models card", f"GET {MODEL}/evaluation"),
+        "front": ("models front", f"GET {MODEL}/front"),
+        "record": ("optimize", f"POST {MODEL}/measured"),
         "explain": ("explain", f"POST {MODEL}/explain"),
         "promote": ("promote", f"POST {DEPLOYMENT}/promote"),
         "recipes": ("train", "GET /api/recipes"),

@@ -12,6 +12,7 @@ from loopworks.core.errors import Invalid, LoopworksError, NotFound, from_json
 from loopworks.core.settings import Settings
 from loopworks.core.values import Problem
 from loopworks.infer import items, local, shown
+from loopworks.optimize import hosts
 from loopworks.store import agreements, bundles, deployments, models
 from loopworks.store.agreements import Agreement
 from loopworks.store.deployments import Deployment, Role, Rollout
@@ -78,6 +79,7 @@ class Answering:
         name: str = "",
         *,
         variant: str = "",
+        host: str = "",
         canary: float | None = None,
         shadow: bool = False,
         author: str = "",
@@ -88,6 +90,7 @@ class Answering:
             model: what answers. By an alias (``litter@champion``) the deployment follows the alias when it moves.
             name: of the deployment.
             variant: a variant of the model; default the chosen one.
+            host: take the best variant on this machine instead; see ``record``.
             canary: let it answer this part of the requests beside the live revision, in percent, above 0 and below 100.
             shadow: let it answer after the live revision, only to be compared with it.
             author: who does it.
@@ -97,6 +100,9 @@ class Answering:
         """
         found = self.model(model)
         bundle = self.bundle(found)
+        if host and variant:
+            raise Invalid("variant and host", "one of the two", f"{variant} and {host}")
+        variant = hosts.chosen_for(bundle, host) if host else variant
         chosen = bundle.variant(variant)
         if chosen.is_refused:
             raise Invalid(

@@ -22,9 +22,10 @@ from loopworks.data.formats import (
     voc,
     yolo,
 )
+from loopworks.infer import lightgbm as lightgbm_runtime
 from loopworks.infer import onnxruntime, openvino
 from loopworks.label import samplers
-from loopworks.optimize import onnx_int8
+from loopworks.optimize import learnt, lower, native, onnx_int8
 from loopworks.optimize import openvino as openvino_variants
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks.train import explain, small_cnn, timm
@@ -57,9 +58,13 @@ __all__ = [
     "label_studio",
     "labelme",
     "labels",
+    "learnt",
     "lightgbm",
+    "lightgbm_runtime",
     "linear",
     "lines",
+    "lower",
+    "native",
     "ngrams",
     "numbers",
     "onnx_int8",

@@ -25,8 +25,10 @@ from loopworks.store.lineage import Node
 from loopworks.workspace import Workspace, open
 
 if TYPE_CHECKING:
+    from loopworks.data.source import Source
     from loopworks.store.runs import Status
     from loopworks.train.contracts import Workers
+    from loopworks.train.search import Weigh
     from loopworks.train.trial import Order, Trial
     from loopworks.workspace import Model
 
@@ -72,33 +74,69 @@ def _workers(settings: Settings, count: int) -> "Workers | None":
 @plugins.add("job.search")
 def search(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
     """Search for the best recipe and parameters and keep the model; ``params`` as in ``Workspace.search``."""
+    from loopworks.optimize.stage import optimize as tournament
     from loopworks.train.search import search as look
     from loopworks.train.spread import on_cluster
 
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
             return made
+        source = source_of(space.version(params["version"]))
         start = space.bundle(params["start"]) if params["start"] else None
         cluster, lanes = on_cluster(space.settings, _Elsewhere(str(space.folder.resolve()), params, space.settings))
         run = _Run(space, params["name"], dict(params), ctx)
         with run:
             bundle = look(
-                source_of(space.version(params["version"])),
+                source,
                 budget_s=params["budget_s"],
                 trials=params["trials"],
                 names=params["recipes"],
                 params=params["params"],
                 folder=_fresh(ctx.scratch / "bundle"),
-                ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.95)),
+                ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.85 if params.get("latency_ms") else 0.95)),
                 start=start,
                 threads=space.settings.threads,
                 on_trial=run.child,
                 cluster=cluster,
                 lanes=lanes,
+                weigh=_weigher(params, source, space.settings, ctx),
+                latency_ms=params.get("latency_ms"),
             )
+            if params.get("latency_ms"):
+                # The whole tournament once, of the winner: with the test split, which the search never saw.
+                bundle = tournament(
+                    bundle,
+                    source,
+                    folder=_fresh(ctx.scratch / "best"),
+                    max_drop=params["max_drop"],
+                    ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.85, 0.95)),
+                    threads=space.settings.threads,
+                )
             model = _keep(space, ctx, bundle, params["name"], run.id, parent="")
             run.finish(bundle, model)
         return {"model": model.ref, "bundle": model.bundle}
+
+
+def _weigher(params: Mapping[str, Any], source: "Source", settings: Settings, ctx: Context) -> "Weigh | None":
+    """What says how quick a trial's model can be, for a search with a latency budget."""
+    if not params.get("latency_ms"):
+        return None
+    from loopworks.optimize.stage import weigh
+    from loopworks.train.sealed import seal
+
+    quiet = replace(ctx, seed=params["seed"], report=lambda share, text: None)
+
+    def weighed(bundle: Bundle, folder: Path) -> tuple[str, float, float]:
+        return weigh(
+            bundle,
+            seal(source),
+            folder=folder,
+            max_drop=params["max_drop"],
+            ctx=quiet,
+            threads=settings.threads,
+        )
+
+    return weighed
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +163,9 @@ class _Elsewhere:
 @plugins.add("job.optimize")
 def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
     """Make and measure the variants of a model and keep the result as a new model; ``params`` as in ``Workspace``."""
+    from loopworks.optimize.stage import BUDGET_S
     from loopworks.optimize.stage import optimize as tournament
+    from loopworks.train.stage import train as learn
 
     with open(location, create=False) as space:
         if (made := _made(space, ctx)) is not None:
@@ -142,6 +182,9 @@ def optimize(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str
                 max_drop=params["max_drop"],
                 target=params["target"],
                 variants=params["variants"],
+                asked=params.get("asked", ()),
+                budget_s=params.get("budget_s") or BUDGET_S,
+                learn=learn,
                 ctx=run.watch(replace(ctx, seed=params["seed"]).part(0.0, 0.95)),
                 threads=space.settings.threads,
             )

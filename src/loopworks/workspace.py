@@ -346,6 +346,8 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
         budget: str | float | None = None,
         trials: int | None = None,
         money: float | None = None,
+        latency_ms: float | None = None,
+        max_drop: float = 0.01,
         recipes: Sequence[str] = (),
         params: Mapping[str, Any] | None = None,
         name: str = "",
@@ -363,6 +365,8 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
             budget=budget,
             trials=trials,
             money=money,
+            latency_ms=latency_ms,
+            max_drop=max_drop,
             recipes=recipes,
             params=params,
             name=name,
@@ -379,6 +383,8 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
         budget: str | float | None = None,
         trials: int | None = None,
         money: float | None = None,
+        latency_ms: float | None = None,
+        max_drop: float = 0.01,
         recipes: Sequence[str] = (),
         params: Mapping[str, Any] | None = None,
         name: str = "",
@@ -393,6 +399,9 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
             budget: time for everything, e.g. ``"10m"``; kept within 10 %.
             trials: how many recipes with parameters to try; without a budget each takes the time it wants.
             money: what it may cost, by the setting ``price_per_hour``; a budget of the time that this buys.
+            latency_ms: what one item may take on this machine, in the quickest form of a model (INT8, bfloat16) that is
+                accurate enough; the most accurate of these wins, and is optimized, which comes after the budget.
+            max_drop: what such a form may lose against fp32, in 0..1.
             recipes: only these; default all that suit the data.
             params: fixed for all trials.
             name: of the model; default the dataset's name.
@@ -400,11 +409,15 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
             seed: same seed and number of trials, same search.
             key: the same key gives the same job.
         """
+        from loopworks.optimize.stage import check_request
         from loopworks.train.search import LEAST_S, budget_of
 
         found = version if isinstance(version, Version) else self.version(version)
         for one in recipes or ("auto",):
             recipes_.check(one, params or {}, found.task.name)
+        if latency_ms is not None and not 0 < latency_ms < 1e6:
+            raise Invalid("latency_ms", "above zero", latency_ms)
+        check_request(max_drop, "latency", None)
         limit = budget_of(budget, money, self.settings.price_per_hour)
         if limit is None and trials is None:
             raise Invalid("search", "given a budget, a number of trials or money", "none", 'budget="10m", or trials=20')
@@ -417,6 +430,8 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
             "params": dict(params or {}),
             "budget_s": limit,
             "trials": trials,
+            "latency_ms": latency_ms,
+            "max_drop": max_drop,
             "start": "" if start is None else self.model(start).ref,
             "seed": self.settings.seed if seed is None else seed,
         }
@@ -429,6 +444,8 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
         max_drop: float = 0.01,
         target: str = "latency",
         variants: Iterable[str] | None = None,
+        asked: Iterable[str] = (),
+        budget: str | float | None = None,
         seed: int | None = None,
         on_progress: Progress | None = None,
         key: str | None = None,
@@ -437,7 +454,16 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
 
         ``on_progress`` is called with the job while it runs.
         """
-        job = self.optimize_job(model, max_drop=max_drop, target=target, variants=variants, seed=seed, key=key)
+        job = self.optimize_job(
+            model,
+            max_drop=max_drop,
+            target=target,
+            variants=variants,
+            asked=asked,
+            budget=budget,
+            seed=seed,
+            key=key,
+        )
         return self.result(job, on_progress)
 
     def optimize_job(
@@ -447,6 +473,8 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
         max_drop: float = 0.01,
         target: str = "latency",
         variants: Iterable[str] | None = None,
+        asked: Iterable[str] = (),
+        budget: str | float | None = None,
         seed: int | None = None,
         key: str | None = None,
     ) -> "Job":
@@ -456,14 +484,17 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
             model: what to optimize, or its reference.
             max_drop: how much of the headline metric may be lost, in 0..1.
             target: latency, throughput or size.
-            variants: only these makers, e.g. ``["onnx-int8"]``; default all.
+            variants: only these makers, e.g. ``["onnx-int8"]``; default all that need no training.
+            asked: also these, which train: ``pruned``, ``distilled``.
+            budget: time that each of those may train, e.g. ``"2m"``.
             seed: of the calibration sample.
             key: the same key gives the same job.
         """
-        from loopworks.optimize.stage import check_request
+        from loopworks.optimize.stage import BUDGET_S, check_request
 
-        chosen = None if variants is None else list(variants)
-        check_request(max_drop, target, chosen)
+        chosen, more = None if variants is None else list(variants), list(asked)
+        limit = BUDGET_S if budget is None else seconds(budget)
+        check_request(max_drop, target, chosen, more, limit)
         found = self.model(model)
         if not found.version:
             hint = "add it again with a version, whose items it is measured on"
@@ -473,6 +504,8 @@ class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
             "max_drop": max_drop,
             "target": target,
             "variants": chosen,
+            "asked": more,
+            "budget_s": limit,
             "seed": self.settings.seed if seed is None else seed,
         }
         return self.jobs.get(self.jobs.submit("optimize", job, title=f"optimize {found.ref}", key=key))

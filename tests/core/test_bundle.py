@@ -30,6 +30,9 @@ ONNX = Variant(
     agreement=1.0,
     latency_ms={"p50": 1.5, "p99": 2},
     throughput_per_s=700.0,
+    throughput_batch=8,
+    memory_bytes=70_000_000,
+    start_s=0.25,
 )
 INT8 = Variant(
     name="openvino-int8",
@@ -53,6 +56,7 @@ BUNDLE = Bundle(
     chosen="onnx-fp32",
     metrics=SCORES,
     measured_on={"cpu": "two cores"},
+    hosts={"camera": {"machine": {"cpu": "four"}, "variants": {"onnx-fp32": {"start_s": 2}}, "chosen": "onnx-fp32"}},
     notes=("trained from random weights",),
 )
 
@@ -256,9 +260,10 @@ def test_what_we_write_is_of_the_published_schema(folder: Path) -> None:
 
 def test_the_schema_describes_every_field() -> None:
     names = {f.name for f in fields(Bundle)} - {"folder", "rule"} | {"format", "preprocessing"}
-    assert set(schema()["properties"]) == set(schema()["required"]) == names
+    assert set(schema()["properties"]) == {*schema()["required"], "hosts"} == names
     variant = schema()["$defs"]["variant"]
-    assert set(variant["properties"]) == set(variant["required"]) == {f.name for f in fields(Variant)}
+    later = {"throughput_batch", "memory_bytes", "start_s"}
+    assert set(variant["properties"]) == set(variant["required"]) | later == {f.name for f in fields(Variant)}
     rule = schema()["$defs"]["image"]
     assert set(rule["properties"]) == set(rule["required"]) == set(ImageRule(height=1, width=1).to_json())
 

@@ -18,13 +18,16 @@ from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Cancelled, Conflict, Damaged, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import LabelSchema
-from loopworks.optimize import measure, onnx_int8, stage
+from loopworks.optimize import measure, onnx_int8, stage, tournament
 from loopworks.optimize.contracts import Origin
 from loopworks.optimize.stage import choose, optimize
 from loopworks.train.stage import train
 
 pytestmark = [pytest.mark.train, pytest.mark.optimize]
-OURS = ["onnx-int8", "openvino-bf16", "openvino-fp32", "openvino-int8"]
+OURS = [
+    "lightgbm", "lower50", "lower75", "onnx-int8", "onnx-int8-all", "onnx-int8-dynamic", "openvino-bf16",
+    "openvino-fp32", "openvino-int8", "openvino-int8-accurate",
+]  # fmt: skip
 
 
 def context(folder: Path, stop: Callable[[], bool] = lambda: False, **more: Any) -> Context:
@@ -46,6 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, source: Memory) -> Bundle:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SLOT_S", 0.002)
+    monkeypatch.setattr(measure, "STARTS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +57,7 @@ def best(model: Bundle, source: Memory, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("best")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "SLOT_S", 0.002)
+        patch.setattr(measure, "STARTS", 1)
         return optimize(model, source, folder=folder / "b", max_drop=0.1, ctx=context(folder), threads=1)
 
 
@@ -68,6 +73,11 @@ def test_every_variant_is_measured_and_the_bundle_is_whole(best: Bundle, model: 
         assert 0 < variant.latency_ms["p50"] <= variant.latency_ms["p99"]
         assert variant.throughput_per_s is not None
         assert variant.throughput_per_s > 0
+        assert variant.throughput_batch in measure.BATCHES
+        assert variant.memory_bytes is not None
+        assert 20e6 < variant.memory_bytes < 2e9
+        assert variant.start_s is not None
+        assert 0 < variant.start_s < 60
         assert variant.size_bytes == sum(best.path(file).stat().st_size for file in variant.files)
     assert best.variants[0].agreement == 1.0
     assert best.measured_on["cores"] >= 1
@@ -157,7 +167,7 @@ def test_a_maker_that_lacks_something_is_left_out_with_the_reason(
 def test_a_maker_that_takes_too_long_is_given_up(
     model: Bundle, source: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stage, "MAKER_LIMIT_S", -1.0)
+    monkeypatch.setattr(tournament, "MAKER_LIMIT_S", -1.0)
     made = optimize(model, source, folder=tmp_path / "b", ctx=context(tmp_path), variants=["onnx-int8"])
     assert any("must be made within" in note for note in made.notes)
 
@@ -321,7 +331,7 @@ def test_of_equals_within_five_percent_the_smallest_then_the_earliest_wins() -> 
     ],
 )
 def test_the_rule_of_refusal(drop: float, agreement: float, max_drop: float, is_refused: bool) -> None:
-    assert bool(stage._refusal(drop, agreement, max_drop)) is is_refused
+    assert bool(tournament.refusal(drop, agreement, max_drop)) is is_refused
 
 
 class Slow:
@@ -348,13 +358,13 @@ def test_latency_and_throughput_are_medians_over_interleaved_rounds(
     found = measure.speeds(predictors, {"image": np.zeros((3, 2, 2, 3), np.uint8)}, context(tmp_path))
     assert found["fast"].latency_ms()["p50"] == pytest.approx(1.0)
     assert found["slow"].latency_ms() == pytest.approx({"p50": 4.0, "p99": 4.0})
-    assert found["fast"].throughput_per_s() == pytest.approx(32**0.5 / 0.001)
+    assert found["fast"].throughput_per_s() == pytest.approx((32**0.5 / 0.001, 32))
     assert len(found["slow"].times[32]) == measure.ROUNDS
     # One disturbed round of five changes neither the median latency nor the throughput.
     found["fast"].times[1][0] = [9.0]
     found["fast"].times[32][0] = [9.0]
     assert found["fast"].latency_ms()["p50"] == pytest.approx(1.0)
-    assert found["fast"].throughput_per_s() == pytest.approx(32**0.5 / 0.001)
+    assert found["fast"].throughput_per_s() == pytest.approx((32**0.5 / 0.001, 32))
 
 
 def test_makers_are_listed_with_what_they_lack() -> None:

@@ -29,6 +29,7 @@ def deploy(
     model: ModelArgument,
     name: Annotated[str, typer.Option(help="Name that answers requests; default the model's.")] = "",
     variant: Annotated[str, typer.Option(help="A variant of the model; default the chosen one.")] = "",
+    host: Annotated[str, typer.Option("--for", help="The best variant on this machine; see optimize --on.")] = "",
     canary: Annotated[float | None, typer.Option(help="Answer only this part of the requests, in percent.")] = None,
     shadow: Annotated[
         bool, typer.Option("--shadow", help="Answer nobody; only be compared with what is live.")
@@ -47,7 +48,7 @@ def deploy(
         if ray and not replicas:
             take_off(space, out, name or model)
             return
-        done = space.deploy(model, name=name, variant=variant, canary=canary, shadow=shadow, author=author)
+        done = space.deploy(model, name=name, variant=variant, host=host, canary=canary, shadow=shadow, author=author)
         if ray:
             out.say(f"deployment {done.name}: {done.model}:{done.number} as {done.variant}, revision {done.revision}")
             put_on(space, out, done, replicas=replicas, port=port)

@@ -1,11 +1,12 @@
 """``loopworks train`` and ``optimize``."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loopworks.cli.models import ModelArgument, headline_of, show_board
+from loopworks.cli.models import ModelArgument, headline_of, show_board, show_front
 from loopworks.cli.output import JsonOption, Out, WaitOption, WorkspaceOption, face, left, opened
 from loopworks.core.errors import Invalid
 from loopworks.core.units import bytes_text
@@ -37,6 +38,10 @@ def train(
     ] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Trials of the search.")] = None,
     money: Annotated[float | None, typer.Option(help="What the search may cost; see price_per_hour.")] = None,
+    latency_ms: Annotated[
+        float | None, typer.Option(help="Search for the best model that answers one item in so many ms here.")
+    ] = None,
+    max_drop: Annotated[float, typer.Option(min=0, max=1, help="What its quick form may lose against fp32.")] = 0.01,
     listed: Annotated[bool, typer.Option("--list", help="List the recipes and the task kinds they learn.")] = False,
     wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
@@ -54,12 +59,14 @@ def train(
             raise Invalid("dataset", "the name of a dataset or the id of a version", "nothing", "loopworks data ls")
         version = space.find_version(dataset)
         params = _params(settings or [])
-        if search or recipe == "search" or trials is not None or money is not None:
+        if search or recipe == "search" or any(one is not None for one in (trials, money, latency_ms)):
             job = space.search_job(
                 version,
                 budget=budget or None,
                 trials=trials,
                 money=money,
+                latency_ms=latency_ms,
+                max_drop=max_drop,
                 recipes=[] if recipe in ("auto", "search") else [recipe],
                 params=params,
                 name=name,
@@ -100,6 +107,11 @@ def optimize(
     variants: Annotated[
         list[str] | None, typer.Option("--variant", help="Only these, e.g. onnx-int8; default all.")
     ] = None,
+    asked: Annotated[
+        list[str] | None, typer.Option("--with", help="Also these, which train: pruned, distilled.")
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time that each of those may train, e.g. 2m.")] = "",
+    on: Annotated[Path | None, typer.Option(help="Measure nothing; take over this file of another machine.")] = None,
     wait: WaitOption = True,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
@@ -109,13 +121,26 @@ def optimize(
     Every form is measured on this machine; the choice is made by the validation split alone.
     """
     with face(json) as out, opened(workspace) as space:
+        if on is not None:
+            from loopworks.optimize.hosts import read
+
+            told, made = read(on), space.record(model, on, target=target)
+            found = space.front(made, host=told.host)
+            show_front(out, found, made.ref)
+            out.done({"model": made.to_json(), "front": found})
+            return
+        how: dict[str, Any] = {"max_drop": max_drop, "target": target, "variants": variants}
+        how |= {"asked": [part for one in asked or () for part in one.split(",")], "budget": budget or None}
         if not wait:
-            job = space.optimize_job(model, max_drop=max_drop, target=target, variants=variants)
-            left(out, job)
+            left(out, space.optimize_job(model, **how))
             return
         with out.job(f"optimizing {model}") as follow:
-            best = space.optimize(model, max_drop=max_drop, target=target, variants=variants, on_progress=follow)
-        _show(out, space.bundle(best), best)
+            best = space.optimize(model, **how, on_progress=follow)
+        bundle = space.bundle(best)
+        show_front(out, space.front(best), f"{best.ref} ({bundle.recipe}, on version {bundle.version[:12]})")
+        for note in bundle.notes:
+            out.say(f"note: {note}")
+        out.done({"model": best.to_json(), "bundle": bundle.to_json()})
 
 
 def _list(json: bool) -> None:

@@ -169,6 +169,59 @@ def show_board(out: Out, board: Mapping[str, Any], limit: int = 20) -> None:
     out.table(columns, rows, title=f"search: trial {board['best']} of {len(board['trials'])} is the best on val")
 
 
+@group.command("front")
+def front(
+    model: ModelArgument,
+    host: Annotated[str, typer.Option("--on", help="Another machine, recorded by optimize --on FILE.")] = "",
+    svg: Annotated[Path | None, typer.Option(help="Write the picture to this file.")] = None,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """What each variant of a model is worth, and which of them no other one beats."""
+    from loopworks.optimize.front import svg as draw
+
+    with face(json) as out, opened(workspace) as space:
+        found = space.front(model, host=host)
+        show_front(out, found, space.model(model).ref)
+        if svg is not None:
+            svg.write_text(draw(found) + "\n", encoding="utf-8")
+            out.say(f"wrote {svg}")
+        out.done({"front": found})
+
+
+def show_front(out: Out, found: Mapping[str, Any], title: str) -> None:
+    """The front as a table."""
+    headline, machine = found["headline"], found["machine"]
+    columns = ("variant", f"{headline} val", "test", "p50 / p99 ms", "items/s (batch)", "size", "memory", "start s", "")
+    where = f" on {found['host']}" if found["host"] else ""
+    out.table(columns, [_front_row(row) for row in found["variants"]], title=f"{title}{where}")
+    facts = ", ".join(str(machine[name]) for name in ("processor", "cpu", "architecture", "os") if machine.get(name))
+    out.say(f"measured on {facts}, {machine.get('cores', '?')} cores")
+
+
+def _front_row(row: Mapping[str, Any]) -> tuple[object, ...]:
+    from loopworks.core.units import bytes_text
+
+    def score(name: str) -> str:
+        one = row[name]
+        return f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" if one else "-"
+
+    marks = [word for word, is_so in (("chosen", row["is_chosen"]), ("refused", row["is_refused"])) if is_so]
+    marks += ["front"] if row["is_on_front"] else []
+    is_measured = row["p50_ms"] is not None
+    return (
+        row["name"],
+        score("val"),
+        score("test"),
+        f"{row['p50_ms']:.3g} / {row['p99_ms']:.3g}" if is_measured else "-",
+        f"{row['per_s']:.4g} ({row['batch'] or '?'})" if row["per_s"] else "-",
+        bytes_text(row["size_bytes"]),
+        bytes_text(row["memory_bytes"]) if row["memory_bytes"] else "-",
+        f"{row['start_s']:.2f}" if row["start_s"] else "-",
+        f"{', '.join(marks)} {row['note']}".strip(),
+    )
+
+
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 FILE = "bundle.json"
 PARTIAL = f".{FILE}.partial"
+_LATER = ("throughput_batch", "memory_bytes", "start_s")
+"""Figures of a variant that bundles may lack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,12 @@ class Variant:
     """p50 and p99 of one item alone, in milliseconds, on the machine named in ``Bundle.measured_on``."""
     throughput_per_s: float | None = None
     """Items per second at the best batch size."""
+    throughput_batch: int | None = None
+    """That batch size."""
+    memory_bytes: int | None = None
+    """Most memory (resident) of a process that does nothing but load the variant and answer."""
+    start_s: float | None = None
+    """Seconds from the start of loading to the first answer in such a process, the runtime's library included."""
     is_refused: bool = False
     """Measured, and not allowed to be chosen: outside the accuracy budget."""
     note: str = ""
@@ -64,6 +72,7 @@ class Variant:
             "agreement": self.agreement,
             "latency_ms": dict(self.latency_ms),
             "throughput_per_s": self.throughput_per_s,
+            **{name: value for name in _LATER if (value := getattr(self, name)) is not None},
             "is_refused": self.is_refused,
             "note": self.note,
         }
@@ -83,6 +92,9 @@ class Variant:
             agreement=None if fields.any("agreement") is None else fields.number("agreement"),
             latency_ms=fields.numbers("latency_ms"),
             throughput_per_s=None if fields.any("throughput_per_s") is None else fields.number("throughput_per_s"),
+            throughput_batch=fields.whole("throughput_batch", 1) if "throughput_batch" in fields.body else None,
+            memory_bytes=fields.whole("memory_bytes") if "memory_bytes" in fields.body else None,
+            start_s=fields.number("start_s") if "start_s" in fields.body else None,
             is_refused=fields.flag("is_refused"),
             note=fields.text("note"),
         )
@@ -109,6 +121,8 @@ class Bundle:
     """Split (val, test) -> metric -> score, of the model as it was trained."""
     measured_on: Mapping[str, Any] = field(default_factory=dict)
     """The machine that latency and throughput were measured on."""
+    hosts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of another machine -> what was measured there: ``machine``, ``variants`` (name -> figures), ``chosen``."""
     notes: tuple[str, ...] = ()
     """What a user must know, e.g. that training began from random weights."""
     sha256: Mapping[str, str] = field(default_factory=dict)
@@ -146,6 +160,7 @@ class Bundle:
                 for split, scores in self.metrics.items()
             },
             "measured_on": dict(self.measured_on),
+            **({"hosts": {name: dict(told) for name, told in self.hosts.items()}} if self.hosts else {}),
             "notes": list(self.notes),
             "sha256": dict(sorted(self.sha256.items())),
         }
@@ -219,6 +234,7 @@ def parse(body: Any, name: str = FILE) -> Bundle:
         chosen=fields.text("chosen"),
         metrics=fields.values("metrics", _scores),
         measured_on=fields.object("measured_on"),
+        hosts=fields.values("hosts", _host) if "hosts" in fields.body else {},
         notes=fields.texts("notes"),
         sha256={
             _safe(file, fields.path("sha256")): _sum(sum_, file, name) for file, sum_ in fields.object("sha256").items()
@@ -235,6 +251,10 @@ def _check_variants(bundle: Bundle, name: str) -> None:
         raise Invalid(f"{name} variants", "of different names", ", ".join(names))
     if bundle.chosen and bundle.chosen not in names:
         raise Invalid(f"{name} chosen", f"one of the variants ({', '.join(names) or 'none'})", bundle.chosen)
+    for host, told in bundle.hosts.items():
+        if told["chosen"] not in told["variants"] or set(told["variants"]) - set(names):
+            known = f"one of the variants ({', '.join(names)})"
+            raise Invalid(f"{name} hosts.{host}", known, f"{', '.join(told['variants'])}; {told['chosen']}")
     for variant in bundle.variants:
         for file in (variant.file, *variant.files):
             if file not in bundle.sha256:
@@ -258,6 +278,14 @@ def _check(bundle: Bundle, files: Iterable[str]) -> None:
             raise Damaged(f"bundle file {relative} must exist; got nothing", f"in {bundle.folder}")
         if (actual := _sha256(path)) != expected:
             raise Damaged(f"bundle file {relative} must have SHA-256 {expected}; got {actual}")
+
+
+def _host(body: Any, where: str) -> dict[str, Any]:
+    fields = Fields.of(body, where)
+    fields.object("machine")
+    fields.values("variants", lambda told, at: Fields.of(told, at).body)
+    fields.text("chosen")
+    return dict(fields.body)
 
 
 def _scores(body: Any, where: str) -> dict[str, Score]:

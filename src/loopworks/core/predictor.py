@@ -40,7 +40,11 @@ def load_by(
 ) -> Predictor:
     """``load``, by a runtime that is known already."""
     is_known = device != "cpu" and "device" in getattr(kind, "__dataclass_fields__", ())
-    runtime = kind(device=device) if is_known else kind()
+    return start(kind(device=device) if is_known else kind(), variant, folder, rule, threads=threads)
+
+
+def start(runtime: Runtime, variant: Variant, folder: Path, rule: Rule, *, threads: int = 0) -> Predictor:
+    """``load``, by a runtime that is at hand already."""
     found = runtime.load(folder / variant.file, threads=threads, precision=variant.precision)
     return found if isinstance(rule, ImageRule) else Encoded(found, opened(rule, folder))
 

@@ -29,11 +29,13 @@ class OpenVinoPredictor:
             config["INFERENCE_NUM_THREADS"] = threads
         try:
             core = openvino.Core()
-            self._model: Any = core.compile_model(str(path), "CPU", config)
+            stated = core.read_model(str(path))
+            self._model: Any = core.compile_model(stated, "CPU", config)
         except RuntimeError as error:
             raise Invalid(str(path), "a model that OpenVINO can run", str(error)) from None
         self._request: Any = self._model.create_infer_request()
-        self._outputs = [output.get_any_name() for output in self._model.outputs]
+        # Compiling merges tensors that are only handed on, and their names with them: the model says which it means.
+        self._outputs = [output.get_any_name() for output in stated.outputs]
 
     def predict(self, batch: Arrays) -> Arrays:
         """Run the batch; the answer is a copy, so the next call does not change it."""

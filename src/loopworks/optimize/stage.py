@@ -2,35 +2,30 @@
 
 import logging
 import shutil
-import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Literal
 
 from loopworks.core import bundle as bundles
-from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
-from loopworks.core.contracts import Arrays, Context, Predictor
-from loopworks.core.errors import Cancelled, Failed, Invalid, LoopworksError, NoSpace, NotFound
+from loopworks.core.contracts import Context
+from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import Score
 from loopworks.data.source import Source
-from loopworks.optimize import measure
-from loopworks.optimize.contracts import Maker, Origin
+from loopworks.optimize import front, measure
+from loopworks.optimize.contracts import Learn, Reshaping
+from loopworks.optimize.tournament import Entry, Tournament
 from loopworks.tasks import scores
-from loopworks.tasks.answers import answers, rows, size
+from loopworks.tasks.answers import answers, rows
 
 log = logging.getLogger(__name__)
 
 Target = Literal["latency", "throughput", "size"]
 TARGETS: tuple[Target, ...] = ("latency", "throughput", "size")
-CALIBRATION = 128
-"""Training images that ranges are read from; more change the accuracy by less than its interval."""
-MAKER_LIMIT_S = 120.0
+BUDGET_S = 120.0
+"""Seconds that a variant may train."""
 TIE = 0.05
 """Variants within this share of the best are as good as it: measurements repeat no better."""
 
@@ -45,18 +40,6 @@ def makers() -> list[dict[str, str]]:
     return found
 
 
-@dataclass(slots=True, kw_only=True)
-class Entry:
-    """One variant in the tournament."""
-
-    variant: Variant
-    predictor: Predictor
-    val: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Answers on the validation split."""
-    value: float = 0.0
-    """Headline metric on the validation split."""
-
-
 def optimize(
     bundle: Bundle,
     source: Source,
@@ -67,6 +50,9 @@ def optimize(
     ctx: Context,
     threads: int = 0,
     variants: Sequence[str] | None = None,
+    asked: Sequence[str] = (),
+    budget_s: float = BUDGET_S,
+    learn: Learn | None = None,
 ) -> Bundle:
     """Make and measure variants of a model, and choose one.
 
@@ -84,54 +70,123 @@ def optimize(
         target: latency (p50 of one item), throughput (items/s at the best batch size) or size (bytes).
         ctx: the seed picks the calibration images.
         threads: of one call; 0 is one per core.
-        variants: names of makers, with or without ``optimize.``; ``None`` is all.
+        variants: names of makers, with or without ``optimize.``; ``None`` is all that need no training.
+        asked: more makers, such as those that train (pruned, distilled).
+        budget_s: seconds that each of these may train.
+        learn: how to train, for these.
     Returns: a new bundle with the fp32 variant and all others, refused ones marked.
     Raises: Invalid, NotFound, Conflict, Damaged, Cancelled, NoSpace.
     """
-    names = _check(bundle, source, max_drop, target, variants)
+    names = _check(bundle, source, max_drop, target, variants, asked)
     bundles.check_files(bundle)
     part = bundles.part_of(folder)
-    entries: list[Entry] = []
+    contest = Tournament(
+        bundle=bundle,
+        source=source,
+        part=part,
+        max_drop=max_drop,
+        threads=threads,
+        ctx=replace(ctx, report=_unsaid),
+        learn=learn,
+        budget_s=budget_s,
+    )
     try:
         for name in bundle.sha256:
             if name in _kept(bundle):
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(bundle.path(name), part / name)
-        base = bundle.variants[0]
-        entries.append(Entry(variant=base, predictor=predictors.load(base, part, bundle.rule, threads=threads)))
-        notes = _make(names, bundle, source, part, entries, threads, ctx.part(0.0, 0.5))
-        _judge(entries, bundle, source, max_drop, ctx.part(0.5, 0.6))
-        timed = measure.speeds(
-            {entry.variant.name: entry.predictor for entry in entries},
-            rows(source.inputs(bundle.rule, "val"), slice(max(measure.BATCHES))),
-            ctx.part(0.6, 0.9),
-        )
-        for entry in entries:
-            speed = timed[entry.variant.name]
-            entry.variant = replace(
-                entry.variant, latency_ms=speed.latency_ms(), throughput_per_s=speed.throughput_per_s()
-            )
+        contest.run(names, ctx.part(0.0, 0.6))
+        _time(contest, ctx.part(0.6, 0.95))
+        entries = contest.entries
         chosen = choose([entry.variant for entry in entries], target)
-        _report(entries, bundle, source, ctx.part(0.9, 1.0))
-        done = bundles.write(
-            replace(
-                bundle,
-                variants=tuple(entry.variant for entry in entries),
-                chosen=chosen.name,
-                measured_on=measure.machine(threads),
-                notes=(*bundle.notes, *notes, _why(chosen, base.name, target, max_drop)),
-            ),
-            part,
+        _report(entries, bundle, source, ctx.part(0.95, 1.0))
+        done = replace(
+            bundle,
+            variants=tuple(entry.variant for entry in entries),
+            chosen=chosen.name,
+            measured_on=measure.machine(threads),
+            hosts={},
+            notes=(*_kept_notes(bundle), *contest.notes, _why(chosen, entries[0].variant.name, target, max_drop)),
         )
+        (part / front.FILE).write_text(front.svg(front.front(done)) + "\n", encoding="utf-8")
+        done = bundles.write(done, part)
         bundles.settle(part, folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
     finally:
-        for entry in entries:
-            entry.predictor.close()
+        contest.close()
     ctx.tick(1.0, f"chose {chosen.name}")
     return replace(done, folder=folder)
+
+
+WEIGHED = ("openvino-bf16", "openvino-int8", "onnx-int8")
+"""Makers that a search asks for each of its models: they take seconds, and the best is nearly always theirs."""
+WEIGHING_ROUNDS = 3
+
+
+def weigh(
+    bundle: Bundle, source: Source, *, folder: Path, max_drop: float, ctx: Context, threads: int = 0
+) -> tuple[str, float, float]:
+    """The quickest form of a model inside the accuracy budget, without a look at the test split: for searches.
+
+    Args:
+        bundle: a model whose only variant is its fp32 ONNX file; not written yet.
+        source: the version that it learnt from.
+        folder: to work in; what is left there is of no use.
+        max_drop: see ``optimize``.
+        ctx: progress, cancel, seed.
+        threads: of one call.
+    Returns: the variant's name, the milliseconds of one item, and the headline on val.
+    """
+    part = bundles.part_of(folder)
+    shutil.copytree(bundle.folder, part, dirs_exist_ok=True)
+    written = bundles.write(bundle, part)
+    contest = Tournament(
+        bundle=written, source=source, part=part, max_drop=max_drop, threads=threads, ctx=replace(ctx, report=_unsaid)
+    )
+    try:
+        contest.run([f"optimize.{name}" for name in WEIGHED], ctx.part(0.0, 0.8))
+        items = rows(contest.val, slice(1))
+        allowed = {one.variant.name: one for one in contest.entries if not one.variant.is_refused}
+        predictors = {name: one.predictor for name, one in allowed.items()}
+        timed = measure.speeds(predictors, items, ctx.part(0.8, 1.0), rounds=WEIGHING_ROUNDS, batches=(1,))
+        times = {name: found.latency_ms()["p50"] for name, found in timed.items()}
+        best = min(times, key=lambda name: times[name])
+        return best, times[best], allowed[best].value
+    finally:
+        contest.close()
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _unsaid(share: float, text: str) -> None:
+    """Progress that somebody else tells."""
+
+
+def _time(contest: Tournament, ctx: Context) -> None:
+    """Speed, memory and start of all entries."""
+    entries, items = contest.entries, rows(contest.val, slice(max(measure.BATCHES)))
+    timed = measure.speeds({entry.variant.name: entry.predictor for entry in entries}, items, ctx.part(0.0, 0.7))
+    bundle, threads = contest.bundle, contest.threads
+    started = measure.footprints(
+        [entry.variant for entry in entries],
+        contest.part,
+        bundle.rule,
+        rows(items, slice(1)),
+        threads,
+        ctx.part(0.7, 1),
+    )
+    for entry in entries:
+        per_s, batch = timed[entry.variant.name].throughput_per_s()
+        found = started.get(entry.variant.name)
+        entry.variant = replace(
+            entry.variant,
+            latency_ms=timed[entry.variant.name].latency_ms(),
+            throughput_per_s=per_s,
+            throughput_batch=batch,
+            memory_bytes=found.memory_bytes if found else None,
+            start_s=found.start_s if found else None,
+        )
 
 
 def choose(variants: Sequence[Variant], target: Target) -> Variant:
@@ -155,25 +210,41 @@ def _cost(variant: Variant, target: Target) -> float:
     return float(variant.size_bytes)
 
 
-def check_request(max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
+def check_request(
+    max_drop: float, target: str, variants: Sequence[str] | None, asked: Sequence[str] = (), budget_s: float = BUDGET_S
+) -> list[str]:
     """Refuse parameters that make no sense, without looking at a model; the full names of the makers."""
     if not 0 <= max_drop <= 1:
         raise Invalid("max_drop", "a share between 0 and 1", max_drop)
     if target not in TARGETS:
         raise Invalid("target", ", ".join(TARGETS), target)
     known = plugins.names("optimize")
-    if variants is None:
-        return known
-    names = [name if name.startswith("optimize.") else f"optimize.{name}" for name in variants]
+    if not 1 <= budget_s <= 1e6:
+        raise Invalid("budget of a variant that trains", "between 1 and 1000000 s", budget_s)
+    names = [name if name.startswith("optimize.") else f"optimize.{name}" for name in (*(variants or ()), *asked)]
     for name in names:
         if name not in known:
             raise NotFound("variant", name.partition(".")[2], [other.partition(".")[2] for other in known])
-    return list(dict.fromkeys(names))
+    usual = [name for name in known if not _trains(name)] if variants is None else []
+    # In the order of their names, so that one that asks how another one fared comes after it.
+    return sorted(dict.fromkeys([*usual, *names]))
 
 
-def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variants: Sequence[str] | None) -> list[str]:
+def _trains(name: str) -> bool:
+    kind = plugins.get(name)
+    return isinstance(kind, Reshaping) and kind.is_training
+
+
+def _check(
+    bundle: Bundle,
+    source: Source,
+    max_drop: float,
+    target: str,
+    variants: Sequence[str] | None,
+    asked: Sequence[str],
+) -> list[str]:
     """Refuse what makes no sense before any work; the full names of the makers."""
-    names = check_request(max_drop, target, variants)
+    names = check_request(max_drop, target, variants, asked)
     if replace(source.schema, costs=bundle.schema.costs) != bundle.schema:
         raise Invalid(
             "classes of the version",
@@ -194,104 +265,16 @@ def _check(bundle: Bundle, source: Source, max_drop: float, target: str, variant
     return names
 
 
+def _kept_notes(bundle: Bundle) -> list[str]:
+    """Notes of the training; those of an earlier tournament are about variants that are made again."""
+    said = (" was left out: ", " could not be made: ", " was chosen by ", " stays: no other variant within ")
+    return [note for note in bundle.notes if not any(words in note for words in said)]
+
+
 def _kept(bundle: Bundle) -> set[str]:
     """Files of the new bundle that come from the old one: all but those of variants that are made again."""
-    gone = {file for variant in bundle.variants[1:] for file in variant.files}
+    gone = {file for variant in bundle.variants[1:] for file in variant.files} | {front.FILE}
     return set(bundle.sha256) - (gone - set(bundle.variants[0].files))
-
-
-def _make(
-    names: Iterable[str], bundle: Bundle, source: Source, part: Path, entries: list[Entry], threads: int, ctx: Context
-) -> list[str]:
-    """Add an entry per variant that could be made and asked; the others become notes."""
-    wanted = list(names)
-    packed = _calibration(source, bundle, ctx)
-    calibration = predictors.opened(bundle.rule, bundle.folder).encode(packed)
-    notes = []
-    for place, full in enumerate(wanted):
-        name = full.partition(".")[2]
-        step = ctx.part(place / len(wanted), (place + 1) / len(wanted))
-        step.tick(0.0, f"make {name}")
-        maker: Maker = plugins.get(full)()
-        if lacking := maker.lacks():
-            notes.append(f"{name} was left out: it needs {lacking}")
-            continue
-        origin = Origin(bundle=bundle, onnx=part / bundle.variants[0].file, calibration=calibration, folder=part / name)
-        if unfit := maker.unfit(origin):
-            notes.append(f"{name} was left out: it needs {unfit}")
-            continue
-        origin.folder.mkdir()
-        began = time.monotonic()
-        try:
-            variant = _inside(maker.run(origin, _limited(step, MAKER_LIMIT_S)), name)
-            predictor = predictors.load(variant, part, bundle.rule, threads=threads)
-            predictor.predict(rows(packed, slice(1)))
-        except (Cancelled, NoSpace):
-            raise
-        except Exception as error:  # a third party's quantizer may raise anything; the others still compete
-            shutil.rmtree(origin.folder)
-            notes.append(f"{name} could not be made: {_first_line(error)}")
-            log.warning("variant failed name=%s error=%s", name, error)
-            continue
-        log.info("variant made name=%s seconds=%.1f", name, time.monotonic() - began)
-        entries.append(Entry(variant=variant, predictor=predictor))
-    return notes
-
-
-def _calibration(source: Source, bundle: Bundle, ctx: Context) -> Arrays:
-    items = source.inputs(bundle.rule, "train", ctx.part(0.0, 0.1).tick)
-    picks = np.random.default_rng(ctx.seed).permutation(size(items))[:CALIBRATION]
-    return rows(items, np.sort(picks))
-
-
-def _limited(ctx: Context, limit_s: float) -> Context:
-    """The same context, whose tick fails once the time is over; makers tick at every batch."""
-    end = time.monotonic() + limit_s
-
-    def report(share: float, text: str) -> None:
-        if time.monotonic() > end:
-            raise Failed(f"it must be made within {limit_s:.0f} s; got no end")
-        ctx.report(share, text)
-
-    return replace(ctx, report=report)
-
-
-def _inside(variant: Variant, name: str) -> Variant:
-    """The variant with its paths below the bundle instead of its own folder."""
-    return replace(variant, file=f"{name}/{variant.file}", files=tuple(f"{name}/{file}" for file in variant.files))
-
-
-def _judge(entries: Sequence[Entry], bundle: Bundle, source: Source, max_drop: float, ctx: Context) -> None:
-    """Answers, metrics and agreement on the validation split; refuse what is outside the accuracy budget."""
-    task, schema = source.task, bundle.schema
-    targets = source.targets("val")
-    items = source.inputs(bundle.rule, "val", ctx.tick)
-    base = entries[0]
-    for entry in entries:
-        entry.val = answers(entry.predictor, items, tick=lambda share: ctx.tick(share, "score val"))
-        is_finite = all(bool(np.isfinite(values).all()) for values in entry.val.values())
-        found = scores.score(task, targets, entry.val, schema, seed=ctx.seed)
-        entry.value = found[task.headline].value
-        agreement = task.agreement(base.val, entry.val, schema)
-        entry.variant = replace(entry.variant, metrics={"val": found}, agreement=agreement)
-        if entry is base:
-            continue
-        if not is_finite:
-            entry.variant = replace(entry.variant, is_refused=True, note="some answers are not finite numbers")
-        elif why := _refusal(base.value - entry.value, agreement, max_drop):
-            lost = measure.worst_classes(task, schema, targets, base.val, entry.val)
-            note = f"{why}; worst hit: {lost}" if lost else why
-            entry.variant = replace(entry.variant, is_refused=True, note=note)
-
-
-def _refusal(drop: float, agreement: float, max_drop: float) -> str:
-    """Why a variant may not be chosen; empty where it may. Differences below one billionth are rounding."""
-    if drop > max_drop + 1e-9:
-        return f"drops {drop:.4f} on val, more than {max_drop:g}"
-    least = 1 - max(3 * max_drop, 0.05)
-    if agreement < least - 1e-9:
-        return f"answers like fp32 on {agreement:.3f} of val, less than {least:.3f}"
-    return ""
 
 
 def _report(entries: Sequence[Entry], bundle: Bundle, source: Source, ctx: Context) -> None:
@@ -310,8 +293,3 @@ def _why(chosen: Variant, base: str, target: Target, max_drop: float) -> str:
     if chosen.name == base:
         return f"{base} stays: no other variant within {max_drop:g} of its accuracy has a better {target}"
     return f"{chosen.name} was chosen by {target} on the validation split, within {max_drop:g} of {base}"
-
-
-def _first_line(error: Exception) -> str:
-    text = error.message if isinstance(error, LoopworksError) else f"{type(error).__name__}: {error}"
-    return (text.strip().splitlines() or [type(error).__name__])[0][:300]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from loopworks.core.bundle import Bundle
+from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.units import bytes_text
 from loopworks.train import plots
 
@@ -30,7 +30,12 @@ def markdown(bundle: Bundle, evaluation: Mapping[str, Any], title: str = "") -> 
 
 
 def html(
-    bundle: Bundle, evaluation: Mapping[str, Any], title: str, media: Media | None = None, facts: Sequence[Cells] = ()
+    bundle: Bundle,
+    evaluation: Mapping[str, Any],
+    title: str,
+    media: Media | None = None,
+    facts: Sequence[Cells] = (),
+    fronts: Sequence[str] = (),
 ) -> str:
     """The card as one HTML page that needs nothing beside it.
 
@@ -40,6 +45,7 @@ def html(
         title: at the head of the page.
         media: how to show the items of the worst mistakes.
         facts: more rows of name and value for the first table.
+        fronts: pictures (SVG) of what the variants are worth.
     """
     parts = [f"<h1>{escape(title)}</h1>"]
     for heading, columns, rows, note in _tables(bundle, evaluation):
@@ -54,6 +60,8 @@ def html(
             parts.append(f"<p>{escape(note)}</p>")
         if rows:
             parts.append(_table(columns, rows))
+        if heading == "Variants":
+            parts += fronts
         parts.append("</section>")
     limits = "".join(f"<li>{escape(line)}</li>" for line in _limits(bundle, evaluation))
     parts.append(f"<section><h2>Limits</h2><ul>{limits}</ul></section>")
@@ -94,12 +102,47 @@ def _tables(bundle: Bundle, evaluation: Mapping[str, Any]) -> Iterator[tuple[str
         yield "Worst mistakes", ("item", "truth", "answer", "quality"), rows, f"The least right answers on {where}."
     yield (
         "Variants",
-        ("name", "runtime", "precision", "size"),
-        [(v.name, v.runtime, v.precision, bytes_text(v.size_bytes)) for v in bundle.variants],
-        "",
+        _VARIANT,
+        [_variant(v, bundle, str(evaluation.get("headline", ""))) for v in bundle.variants],
+        _measured_on(bundle),
     )
     used = [(name, str(value)[:120]) for name, value in bundle.params.items() if not isinstance(value, dict | list)]
     yield "Parameters", ("parameter", "value"), used, ""
+
+
+_VARIANT = ("name", "precision", "val", "test", "p50 / p99 ms", "items/s (batch)", "size", "memory", "start s", "")
+
+
+def _variant(variant: Variant, bundle: Bundle, headline: str) -> Cells:
+    def score(split: str) -> str:
+        found = variant.metrics.get(split, {}).get(headline)
+        return _interval(found.to_json()) if found else "-"
+
+    times, batch = variant.latency_ms, variant.throughput_batch
+    mark = "chosen" if variant.name == bundle.chosen else f"refused: {variant.note}" if variant.is_refused else ""
+    return (
+        variant.name,
+        f"{variant.precision}, {variant.runtime}",
+        score("val"),
+        score("test"),
+        f"{times['p50']:.3g} / {times['p99']:.3g}" if times else "-",
+        f"{variant.throughput_per_s:.4g}{f' ({batch})' if batch else ''}" if variant.throughput_per_s else "-",
+        bytes_text(variant.size_bytes),
+        bytes_text(variant.memory_bytes) if variant.memory_bytes else "-",
+        f"{variant.start_s:.2f}" if variant.start_s else "-",
+        mark,
+    )
+
+
+def _measured_on(bundle: Bundle) -> str:
+    told = bundle.measured_on
+    if not told:
+        return ""
+    versions = ", ".join(f"{name} {version}" for name, version in told.get("versions", {}).items())
+    return (
+        f"Measured on {told.get('processor', 'a machine')}, {told.get('cores', '?')} cores, {told.get('threads', '?')} "
+        f"threads a call ({' '.join(told.get('instructions', ())) or 'instruction sets not known'}); {versions}."
+    )
 
 
 def _facts(bundle: Bundle, evaluation: Mapping[str, Any]) -> Iterator[Cells]:

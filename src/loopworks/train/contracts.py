@@ -125,6 +125,8 @@ class Lesson:
     """Threads to use; 0 is one per core."""
     workers: Workers | None = None
     """Who trains a network together; ``None``: this process alone."""
+    prune: float = 0.0
+    """Share of the channels of every layer that ``start`` loses before it is trained on; of networks on images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,6 +184,10 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     notes = list(net.notes)
     if lesson.start is not None:
         notes.append(start_from(lesson.start, net.network, net.head, source.schema))
+    if lesson.prune:
+        from loopworks.train.prune import prune
+
+        notes.append(prune(net.network, net.head, lesson.prune, (rule.height, rule.width)))
     mean, std = torch.from_numpy(net.mean), torch.from_numpy(net.std)
     change = Change(
         shift=params.shift, scale=params.scale, rotate_deg=params.rotate_deg, light=params.light, flip=params.flip

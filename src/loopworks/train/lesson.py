@@ -40,6 +40,8 @@ def fingerprint(lesson: Lesson, seed: int, recipe: str, params: Any) -> str:
         "budget_s": lesson.budget_s,
         "start": dict(lesson.start.sha256) if lesson.start else None,
     }
+    if lesson.prune:
+        facts["prune"] = lesson.prune
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

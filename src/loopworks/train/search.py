@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context
-from loopworks.core.errors import Failed, Invalid, Missing, NotFound
+from loopworks.core.errors import Cancelled, Failed, Invalid, LoopworksError, Missing, NoSpace, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.units import seconds, seconds_text
 from loopworks.data.source import Source
@@ -49,6 +49,9 @@ PLAIN = (str, int, float, bool)
 
 Cluster = Callable[[Sequence[Order], Callable[[], None]], Iterator[tuple[Trial, Mapping[str, bytes]]]]
 """Runs orders elsewhere, side by side; gives each trial as it ends, and its files; calls the second while it waits."""
+Weigh = Callable[[Bundle, Path], tuple[str, float, float]]
+"""Takes a trial's model and a folder to work in; gives the quickest form of it that is accurate enough, the time of one
+item in milliseconds, and the headline on val. Stages do not import each other, so whoever optimizes is handed in."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,6 +73,9 @@ class Searcher:
     cluster: Cluster | None = None
     lanes: int = 1
     """Trials that run side by side on the cluster."""
+    weigh: Weigh | None = None
+    latency_ms: float | None = None
+    """The budget that ``weigh`` is compared with."""
     done: list[Trial] = field(default_factory=list)
     spent_s: float = 0.0
     """Before this process."""
@@ -95,7 +101,7 @@ class Searcher:
     @property
     def best(self) -> Trial | None:
         """The best trial by val; the earliest of equals."""
-        ended = [one for one in self.done if one.state == "done" and one.value is not None]
+        ended = [one for one in self.done if one.state == "done" and one.value is not None and not one.is_too_slow]
         return max(ended, key=lambda one: (one.value or 0.0, -one.number), default=None)
 
     def has_time(self) -> bool:
@@ -206,12 +212,31 @@ class Searcher:
 
     def _tell(self, study: "optuna.Study", made: Trial) -> None:
         before = self.best
+        made = self._weighed(made)
         self.done.append(made)
         self._drop(made, before)
         self._save()
         _close(study, made)
         self.on_trial(made)
         log.info("trial ended number=%s recipe=%s state=%s value=%s", made.number, made.recipe, made.state, made.value)
+
+    def _weighed(self, made: Trial) -> Trial:
+        """A trial that ended, with how quick it is."""
+        if self.weigh is None or self.latency_ms is None or made.state != "done":
+            return made
+        folder = self._of(made.number)
+        bundle = stage.bundle_of(self.source, made.recipe, made_of(folder), {})
+        try:
+            variant, latency_ms, value = self.weigh(replace(bundle, folder=folder / trials_.FILES), folder / "weighed")
+        except (Cancelled, NoSpace):
+            raise
+        except LoopworksError as error:
+            return replace(made, state="failed", value=None, note=error.message[:300])
+        finally:
+            shutil.rmtree(folder / "weighed", ignore_errors=True)
+        is_too_slow = latency_ms > self.latency_ms
+        note = f"{variant} takes {latency_ms:.3g} ms" + (", too slow" if is_too_slow else "")
+        return replace(made, value=value, variant=variant, latency_ms=latency_ms, is_too_slow=is_too_slow, note=note)
 
     def _drop(self, made: Trial, before: Trial | None) -> None:
         """Files of trials that are not the best are of no more use."""
@@ -260,6 +285,8 @@ def search(
     on_trial: Callable[[Trial], None] = lambda trial: None,
     cluster: Cluster | None = None,
     lanes: int = 1,
+    weigh: Weigh | None = None,
+    latency_ms: float | None = None,
 ) -> Bundle:
     """Search for the best recipe and parameters, and write the bundle of the best model.
 
@@ -280,6 +307,8 @@ def search(
         on_trial: called with each trial as it ends (again, for a search that goes on after a kill).
         cluster: runs trials elsewhere, ``lanes`` of them side by side; they are not given up early then.
         lanes: see there.
+        weigh: finds the quickest form of a trial's model that is accurate enough.
+        latency_ms: of one item in that form, at most: slower trials are left aside, and the search learns from them.
     Raises: Invalid: no budget and no count, a short budget, or no validation split. Missing: Optuna is not installed.
         Failed: no trial made a model. Cancelled.
     """
@@ -304,6 +333,8 @@ def search(
         on_trial=on_trial,
         cluster=cluster,
         lanes=lanes,
+        weigh=weigh,
+        latency_ms=latency_ms,
     )
     try:
         searcher.run()
@@ -319,6 +350,7 @@ def search(
             "headline": source.task.headline,
             "chosen_by": "val",
             "budget_s": budget_s,
+            "latency_ms": latency_ms,
             "best": best.number,
             "is_refitted": final.number == REFIT,
             "trials": [one.to_json() for one in sorted(searcher.done, key=_rank)[:BOARD]],
@@ -430,20 +462,24 @@ def _told(searcher: Searcher, final: Trial) -> str:
 
 def _close(study: "optuna.Study", made: Trial) -> None:
     states = library().trial.TrialState
-    if made.state == "done":
+    if made.state == "done" and not made.is_too_slow:
         study.tell(made.number, made.value, skip_if_finished=True)
     else:
-        state = states.PRUNED if made.state == "pruned" else states.FAIL
+        # One that was given up, or is too slow, is worse than all that were not: the next proposals keep away from it.
+        state = states.FAIL if made.state == "failed" else states.PRUNED
         study.tell(made.number, state=state, skip_if_finished=True)
 
 
 def _why_none(done: Sequence[Trial]) -> tuple[str, str]:
+    if slow := [one.latency_ms for one in done if one.is_too_slow and one.latency_ms is not None]:
+        quickest = f"the quickest of {len(done)} trials takes {min(slow):.3g} ms"
+        return f"a search must find a model inside its latency budget; {quickest}", "give it more, or smaller recipes"
     notes = sorted({one.note for one in done if one.note})
     return f"a search must end with a model; all {len(done)} trials failed: {notes[0] if notes else 'no reason'}", ""
 
 
 def _rank(one: Trial) -> tuple[bool, float, int]:
-    return one.value is None, -(one.value or 0.0), one.number
+    return one.value is None or one.is_too_slow, -(one.value or 0.0), one.number
 
 
 class _Draw:

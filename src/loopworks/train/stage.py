@@ -42,6 +42,7 @@ def train(
     start: Bundle | None = None,
     threads: int = 0,
     workers: Workers | None = None,
+    prune: float = 0.0,
 ) -> Bundle:
     """Train a recipe and write the bundle; the same source, parameters and seed give the same weights.
 
@@ -59,6 +60,7 @@ def train(
         start: earlier model whose weights to begin from.
         threads: 0 is one per core.
         workers: processes that train a network together; recipes of another kind train here, and a note says so.
+        prune: share of the channels of every layer that ``start`` loses first, in 0..1 (networks on images).
     Returns: the bundle, with its scores on ``val`` and ``test`` taken from the ONNX file, an evaluation and a card.
     Raises: Invalid, NotFound, Conflict, Missing, Failed, Cancelled, NoSpace.
     """
@@ -73,7 +75,14 @@ def train(
         # What comes after the recipe takes time too; of a short budget it may have a fifth.
         left_s = None if budget_s is None else budget_s - min(0.2 * budget_s, judge.seconds(source.counts))
         lesson = Lesson(
-            source=learnt, inputs=inputs, folder=part, budget_s=left_s, start=start, threads=threads, workers=workers
+            source=learnt,
+            inputs=inputs,
+            folder=part,
+            budget_s=left_s,
+            start=start,
+            threads=threads,
+            workers=workers,
+            prune=prune,
         )
         key = _key(source, name, given, budget_s, ctx.seed)
         learning = judge.Learning(ctx.scratch / LEARNING, key)
@@ -120,7 +129,7 @@ def finish(
     metrics, splits = _judged(source, made, inputs.of(source), folder, threads, ctx)
     notes = (*made.notes, *_warnings(source, splits))
     body = judge.write(source.task, splits, learning, folder)
-    bundle = _bundle(source, name, replace(made, notes=notes, params={**made.params, **(extra or {})}), metrics)
+    bundle = bundle_of(source, name, replace(made, notes=notes, params={**made.params, **(extra or {})}), metrics)
     (folder / card.FILE).write_text(card.markdown(bundle, body), encoding="utf-8")
     return bundles.write(bundle, folder)
 
@@ -217,7 +226,8 @@ def _items(count: int) -> str:
     return f"{count} item{'' if count == 1 else 's'}"
 
 
-def _bundle(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping[str, Score]]) -> Bundle:
+def bundle_of(source: Source, name: str, made: Made, metrics: Mapping[str, Mapping[str, Score]]) -> Bundle:
+    """What a recipe made as a bundle that is not written yet."""
     variant = replace(made.variant, metrics=metrics)
     return Bundle(
         task=source.task.name,

@@ -59,6 +59,11 @@ class Trial:
     note: str = ""
     points: Mapping[str, Any] = field(default_factory=dict)
     """Curves: name -> pairs of step and value."""
+    variant: str = ""
+    """Where a search has a latency budget: the quickest form of the model that is accurate enough."""
+    latency_ms: float | None = None
+    """Of that form."""
+    is_too_slow: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON, without the curves."""
@@ -70,6 +75,11 @@ class Trial:
             "value": self.value,
             "seconds": round(self.seconds, 2),
             "note": self.note,
+            **(
+                {"variant": self.variant, "latency_ms": self.latency_ms, "is_too_slow": self.is_too_slow}
+                if self.variant
+                else {}
+            ),
         }
 
 

@@ -350,13 +350,14 @@ def test_optimizing_leaves_out_what_is_for_networks(made: Any, tmp_path: Path) -
     bundle, source = made("lightgbm", 2)
     ctx = Context(seed=0, scratch=tmp_path, report=lambda share, text: None, stopped=lambda: False)
     best = optimizing.optimize(bundle, source, folder=tmp_path / "best", ctx=ctx, threads=1)
-    assert [variant.name for variant in best.variants] == ["onnx-fp32"]
-    assert best.chosen == "onnx-fp32"
+    assert [variant.name for variant in best.variants] == ["onnx-fp32", "lightgbm"]
+    assert best.variant("lightgbm").agreement == 1.0
     assert best.variants[0].latency_ms["p50"] > 0
     told = [note for note in best.notes if "left out" in note]
-    assert len(told) == 4
+    assert len(told) == 9
     assert sum("trees (TreeEnsemble), which OpenVINO lacks" in note or "bfloat16" in note for note in told) == 3
-    assert sum("layers of weights" in note for note in told) == 1
+    assert sum("layers of weights" in note for note in told) == 2
+    assert sum("a model of images" in note for note in told) == 2
     assert not any("could not be made" in note for note in best.notes)
     assert (best.folder / "parts.json").is_file()
 

@@ -122,11 +122,34 @@ def board(request: Request) -> Response:
     return answer.json({"board": _space(request).board(request.path_params["model"])})
 
 
+def front(request: Request) -> Response:
+    """What each variant of a model is worth, as JSON or as a picture."""
+    from loopworks.optimize.front import svg
+
+    form = request.query_params.get("form", "json")
+    if form not in ("json", "svg"):
+        raise Invalid("form of a front", "json or svg", form)
+    found = _space(request).front(request.path_params["model"], host=request.query_params.get("host", ""))
+    if form == "svg":
+        headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+        return Response(svg(found), media_type="image/svg+xml", headers=headers)
+    return answer.json({"front": found})
+
+
+async def record(request: Request) -> Response:
+    """Take over what was measured of a model on another machine: the content of the file that ``bench`` wrote."""
+    body = await answer.body(request)
+    target = request.query_params.get("target", "latency")
+    made = await run_in_threadpool(lambda: _space(request).record(request.path_params["model"], body, target=target))
+    return answer.json({"model": made.to_json()}, 201)
+
+
 async def search(request: Request) -> Response:
     """Start a search for recipe and parameters; the answer is its job."""
     body = await answer.body(request)
     space = _space(request)
     known = {"version": str, "budget": str | int | float, "trials": int, "money": int | float, "recipes": list}
+    known |= {"latency_ms": int | float, "max_drop": int | float}
     known |= {"params": dict, "name": str, "seed": int}
     for name, value in body.items():
         if name not in known or isinstance(value, bool) or not isinstance(value, known[name]):
@@ -225,6 +248,8 @@ ROUTES = (
                 "budget": {"type": ["string", "number"], "description": "time, e.g. 10m"},
                 "trials": {"type": "integer"},
                 "money": {"type": "number", "description": "by the setting price_per_hour"},
+                "latency_ms": {"type": "number", "description": "what one item may take in the model's quickest form"},
+                "max_drop": {"type": "number", "description": "what that form may lose, in 0..1"},
                 "recipes": {"type": "array", "items": {"type": "string"}},
                 "params": {"type": "object", "description": "fixed for all trials"},
                 "name": {"type": "string", "description": "of the model"},
@@ -232,6 +257,32 @@ ROUTES = (
             },
         },
         status=202,
+    ),
+    Api(
+        method="GET",
+        path=f"{_MODEL}/front",
+        endpoint=front,
+        summary="What each variant of a model is worth",
+        query={"host": "another machine that was recorded", "form": "json or svg"},
+    ),
+    Api(
+        method="POST",
+        path=f"{_MODEL}/measured",
+        endpoint=record,
+        summary="Take over what was measured on another machine",
+        query={"target": "latency, throughput or size"},
+        body={
+            "type": "object",
+            "required": ["format", "kind", "model", "host", "variants"],
+            "properties": {
+                "format": {"const": 1},
+                "kind": {"const": "loopworks-bench"},
+                "model": {"type": "object"},
+                "host": {"type": "object"},
+                "variants": {"type": "array", "items": {"type": "object"}},
+            },
+        },
+        status=201,
     ),
     Api(method="GET", path=f"{_MODEL}/evaluation", endpoint=evaluation, summary="All measurements of a model"),
 )

@@ -175,8 +175,18 @@ async def optimize(request: Request) -> Response:
     drop = body.get("max_drop", 0.01)
     if isinstance(drop, bool) or not isinstance(drop, int | float) or not 0 <= drop <= 1:
         raise Invalid("max_drop", "a number in 0..1", drop)
+    lists = {name: body[name] for name in ("variants", "asked") if name in body}
+    for name, value in lists.items():
+        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+            raise Invalid(name, "a list of text", value)
     return await started(
-        lambda: space.optimize_job(_text(body, "model"), max_drop=float(drop), target=_text(body, "target", "latency"))
+        lambda: space.optimize_job(
+            _text(body, "model"),
+            max_drop=float(drop),
+            target=_text(body, "target", "latency"),
+            budget=_budget(body),
+            **lists,
+        )
     )
 
 
@@ -340,7 +350,18 @@ ROUTES = (
         path="/api/optimize",
         endpoint=optimize,
         summary="Start an optimization",
-        body=text_schema(model="NAME:NUMBER", target_="latency, throughput or size"),
+        body={
+            "type": "object",
+            "required": ["model"],
+            "properties": {
+                "model": {"type": "string", "description": "NAME:NUMBER"},
+                "target": {"type": "string", "description": "latency, throughput or size"},
+                "max_drop": {"type": "number", "description": "accuracy that may be lost, in 0..1"},
+                "variants": {"type": "array", "items": {"type": "string"}, "description": "only these"},
+                "asked": {"type": "array", "items": {"type": "string"}, "description": "also pruned, distilled"},
+                "budget": {"type": ["string", "number"], "description": "time that each of those may train"},
+            },
+        },
         status=202,
     ),
     Api(method="GET", path="/api/jobs", endpoint=jobs, summary="All jobs"),
