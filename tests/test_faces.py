@@ -17,6 +17,7 @@ from loopworks.workspace import Workspace
 
 DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
+WATCH = "/api/deployments/{deployment}/watch"
 ELSEWHERE = (
     "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
     "lineage model models optimize optimize_job predict predict_many result settings train train_job work scorer"
@@ -44,6 +45,17 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "pull": ("data pull", f"POST {DATASET}/pull"),
         "score": ("data score", f"POST {DATASET}/score"),
         "score_job": ("data score", f"POST {DATASET}/score"),
+        "drift": ("watch drift", f"POST {WATCH}/drift"),
+        "feedback": ("watch feedback", "POST /api/feedback"),
+        "inbox": ("watch inbox", f"GET {WATCH}/inbox"),
+        "live_accuracy": ("watch show", f"GET {WATCH}"),
+        "purge": ("watch purge", f"POST {WATCH}/purge"),
+        "truth": ("watch truth", f"POST {WATCH}/truth"),
+        "unwatch": ("watch stop", f"DELETE {WATCH}"),
+        "watch": ("watch set", f"POST {WATCH}"),
+        "watch_events": ("watch events", f"GET {WATCH}/events"),
+        "watch_rules": ("watch show", f"GET {WATCH}"),
+        "watched": ("watch show", f"GET {WATCH}"),
         "version": ("data version", f"GET {DATASET}/versions/{{version}}"),
     },
     Dataset: {

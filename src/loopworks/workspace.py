@@ -23,6 +23,7 @@ from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
 from loopworks.train import recipes as recipes_
+from loopworks.watching import Watching
 
 if TYPE_CHECKING:
     from loopworks.data.features.model import Answers
@@ -59,7 +60,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Models):
+class Workspace(Exchange, Errands, Watching, Models):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:

@@ -30,6 +30,8 @@ from loopworks.core.errors import (
 from loopworks.store import tables, upgrade
 from loopworks.store.catalog import Catalog, open_catalog
 
+NOW = tables.REVISION
+
 
 def put(catalog: Catalog, key: str, value: str = "") -> None:
     with catalog.begin() as tx:
@@ -188,21 +190,21 @@ def test_two_processes_may_make_the_same_catalog_at_once(tmp_path: Path) -> None
 
 @pytest.fixture
 def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """``next_release(code)``: the program now is one that has a migration 0003 with this code."""
+    """``next_release(code)``: the program now is one that has a migration 9000 with this code."""
 
     def install(code: str) -> None:
         folder = tmp_path / "migrations"
         shutil.copytree(Path(upgrade.__file__).parent / "migrations", folder)
         text = (
             "import sqlalchemy as sa\nfrom alembic import op\n"
-            'revision, down_revision, branch_labels, depends_on = "0003", "0002", None, None\n'
+            f'revision, down_revision, branch_labels, depends_on = "9000", "{NOW}", None, None\n'
             f"def upgrade() -> None:\n    {code}\n"
         )
-        (folder / "versions" / "0003_next.py").write_text(text, encoding="utf-8")
+        (folder / "versions" / "9000_next.py").write_text(text, encoding="utf-8")
         settings = upgrade.config()
         settings.set_main_option("script_location", str(folder))
         monkeypatch.setattr(upgrade, "config", lambda: settings)
-        monkeypatch.setattr(tables, "REVISION", "0003")
+        monkeypatch.setattr(tables, "REVISION", "9000")
 
     return install
 
@@ -218,7 +220,7 @@ def test_an_older_catalog_is_migrated_with_its_rows(catalog_url: str, next_relea
     catalog = open_catalog(catalog_url, busy_timeout_s=1)
     with catalog.read() as tx:
         assert tx.execute(sa.text("SELECT key, value, note FROM info")).all() == [("a", "old", None)]
-        assert upgrade.stored_revision(tx) == "0003"
+        assert upgrade.stored_revision(tx) == "9000"
     catalog.close()
 
 
@@ -234,7 +236,7 @@ def test_a_failed_migration_leaves_the_old_catalog_in_use(
             open_catalog(catalog_url, busy_timeout_s=1)
     assert keys(catalog) == ["a"]
     with catalog.read() as tx:
-        assert upgrade.stored_revision(tx) == "0002"
+        assert upgrade.stored_revision(tx) == NOW
         assert [column["name"] for column in sa.inspect(tx).get_columns("info")] == ["key", "value"]
     catalog.close()
 
@@ -247,7 +249,7 @@ def test_a_sqlite_file_is_backed_up_before_it_is_migrated(tmp_path: Path, next_r
     catalog.close()
     next_release(ADD_COLUMN)
     open_catalog(url, busy_timeout_s=1).close()
-    database = sqlite3.connect(tmp_path / "catalog.db.0002.bak")
+    database = sqlite3.connect(tmp_path / f"catalog.db.{NOW}.bak")
     assert database.execute("SELECT * FROM info").fetchall() == [("a", "old")]
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     database.close()
@@ -266,7 +268,7 @@ def test_a_catalog_of_a_newer_release_is_refused(catalog_url: str) -> None:
     with catalog.begin() as tx:
         tx.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
     catalog.close()
-    with pytest.raises(TooNew, match="must be of catalog revision 0002 or older; got 9999") as caught:
+    with pytest.raises(TooNew, match=f"must be of catalog revision {NOW} or older; got 9999") as caught:
         open_catalog(catalog_url, busy_timeout_s=1)
     assert "update loopworks" in caught.value.hint
 

@@ -14,9 +14,9 @@ from typing import Any, Self
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Busy, NotFound
-from loopworks.infer.served import Answer, Replaced, Served
+from loopworks.infer.served import Answer, Observer, Replaced, Served
 
-__all__ = ["Answer", "Engine", "Replaced", "Served"]
+__all__ = ["Answer", "Engine", "Observer", "Replaced", "Served"]
 
 log = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
@@ -25,8 +25,14 @@ TIMEOUT_S = 30.0
 class Engine:
     """All loaded models by name. Loading a name again swaps it without losing a request."""
 
-    def __init__(self, *, workers: int = 1, max_batch: int = 32, max_queue: int = 1024) -> None:
-        """``workers`` threads per model, batches of at most ``max_batch``, at most ``max_queue`` waiting per model."""
+    def __init__(
+        self, *, workers: int = 1, max_batch: int = 32, max_queue: int = 1024, observe: Observer | None = None
+    ) -> None:
+        """``workers`` threads per model, batches of at most ``max_batch``, at most ``max_queue`` waiting per model.
+
+        ``observe`` is shown every run.
+        """
+        self.observer = observe
         self._workers = max(1, workers)
         self._max_batch = max_batch
         self._max_queue = max_queue
@@ -74,6 +80,7 @@ class Engine:
                 workers=self._workers,
                 max_batch=self._max_batch,
                 max_queue=self._max_queue,
+                observer=self.observer,
             )
             with self._lock:
                 is_open, old = self._is_open, self._models.get(name)

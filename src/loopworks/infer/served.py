@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -37,6 +37,13 @@ class Answer:
     """Of the whole batch that the request was part of."""
 
 
+class Observer(Protocol):
+    """Sees what models were asked and said; must take microseconds, and can fail nobody's request."""
+
+    def saw(self, served: "Served", inputs: Arrays, outputs: Arrays, rows: int) -> None:
+        """One run of a model: the tensors of all its requests together; called once they have their answers."""
+
+
 @dataclass(slots=True)
 class Statistics:
     """What a served model did since it was loaded; times in nanoseconds."""
@@ -54,6 +61,8 @@ class Statistics:
     input_ns: int = 0
     compute_ns: int = 0
     output_ns: int = 0
+    unseen: int = 0
+    """Runs that the observer failed on."""
     last_ms: int = 0
     """When it last answered, milliseconds since 1970."""
     batches: Counter[int] = field(default_factory=Counter)
@@ -95,6 +104,7 @@ class Served:
         workers: int = 1,
         max_batch: int = 32,
         max_queue: int = 1024,
+        observer: Observer | None = None,
     ) -> None:
         """Load and warm up; every worker has a predictor of its own, as predictors serve one thread at a time."""
         self.name = name
@@ -106,6 +116,7 @@ class Served:
         """Whether requests may share a run: all tensors have a free first axis."""
         self.max_batch = max_batch
         self.statistics = Statistics()
+        self._observer = observer
         self._max_queue = max_queue
         self._queue: deque[_Waiting] = deque()
         self._ready = threading.Condition()
@@ -157,6 +168,17 @@ class Served:
             thread.join()
         for predictor in self._predictors:
             predictor.close()
+
+    def seen(self, inputs: Arrays, outputs: Arrays, rows: int) -> None:
+        """Show a run to the observer, if there is one."""
+        if self._observer is None:
+            return
+        try:
+            self._observer.saw(self, inputs, outputs, rows)
+        except Exception as error:  # whatever watches must not disturb what it watches
+            self.statistics.unseen += 1
+            if self.statistics.unseen == 1:
+                log.error("observer failed model=%s version=%s", self.name, self.version, exc_info=error)
 
     # ---- loading
 
@@ -255,6 +277,7 @@ class Served:
             one.future.set_result(
                 Answer(outputs=part, served=self, queue_ns=taken - one.since_ns, compute_ns=ended - began)
             )
+        self.seen(joined, outputs, size)
 
     def _predict(self, predictor: Predictor, inputs: Arrays, size: int) -> Arrays:
         """Answer ``size`` rows; more than ``max_batch`` of one request go in pieces, so that memory stays bounded."""

@@ -31,6 +31,7 @@ from loopworks.server.routes import (
     split,
     table,
     versions,
+    watch,
 )
 from loopworks.server.serving import Serving
 
@@ -55,6 +56,7 @@ ROUTES: tuple[Api, ...] = (
     *look.ROUTES,
     *versions.ROUTES,
     *items.ROUTES,
+    *watch.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,

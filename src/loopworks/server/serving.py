@@ -10,7 +10,9 @@ from anyio import CapacityLimiter
 
 from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.infer.engine import Engine, Served
+from loopworks.infer.watch.watcher import Watcher
 from loopworks.server.metrics import Metrics
+from loopworks.server.watch_metrics import WatchMetrics
 
 if TYPE_CHECKING:
     from loopworks.workspace import Deployment, Workspace
@@ -28,8 +30,10 @@ class Serving:
         """Load every deployment. One that cannot be loaded does not hold up the others and is tried again later."""
         self.space = space
         cores = space.settings.threads or os.cpu_count() or 1
-        self.engine = Engine(workers=cores)
+        self.watch = Watcher(space.home)
+        self.engine = Engine(workers=cores, observe=self.watch)
         self.metrics = Metrics(self.engine)
+        self.metrics.registry.register(WatchMetrics(self.watch))
         self.decoding = CapacityLimiter(cores)
         """How many images are decoded at once."""
         self.stopping = threading.Event()
@@ -46,6 +50,7 @@ class Serving:
         self.stopping.set()
         self._watcher.join()
         self.engine.close()
+        self.watch.close()
 
     def sync(self) -> None:
         """Load what was deployed since, unload what is no longer deployed."""

@@ -55,12 +55,13 @@ async def predict(request: Request) -> Response:
         asked = await _items(request, served.bundle.rule.media)
         while True:
             try:
-                good, problems, found, decoded = await _ask(request, serving, served, asked)
+                good, problems, found, decoded, tensors = await _ask(request, serving, served, asked)
                 break
             except Replaced:  # while the items were decoded by the old model's rule: begin again with the new one
                 served = serving.model(served.name)
         sizes = [one.size for one in good if one.size is not None]
         values = stage.answers(served, found.outputs, sizes)
+        serving.watch.offer(served, good, tensors, found.outputs)
         outcome = "done"
     except LoopworksError as error:
         outcome = error.code
@@ -86,8 +87,8 @@ async def predict(request: Request) -> Response:
 
 async def _ask(
     request: Request, serving: Serving, served: Served, asked: Sequence[_Asked]
-) -> tuple[list[Loaded], list[Problem], Answer, float]:
-    """Decode what can be decoded and ask ``served`` of it; also when decoding was done."""
+) -> tuple[list[Loaded], list[Problem], Answer, float, Arrays]:
+    """Decode what can be decoded and ask ``served`` of it; also when decoding was done, and the tensors."""
     if not asked:
         raise Invalid("items", "at least one", "none")
     media, limit = served.bundle.rule.media, serving.space.settings.max_image_pixels
@@ -108,8 +109,9 @@ async def _ask(
     if not good:
         raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
     ready = time.perf_counter()
-    future = served.submit(stage.join([tensors for items, tensors, _ in decoded if items]), TIMEOUT_S)
-    return good, problems, await wait(request, future, TIMEOUT_S), ready
+    joined = stage.join([tensors for items, tensors, _ in decoded if items])
+    future = served.submit(joined, TIMEOUT_S)
+    return good, problems, await wait(request, future, TIMEOUT_S), ready, joined
 
 
 def _prediction(served: Served, one: Loaded, value: dict[str, Any]) -> dict[str, Any]:
