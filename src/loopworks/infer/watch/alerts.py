@@ -40,9 +40,10 @@ class _Waiting:
 class Alerts:
     """Sends alerts one after the other; closing gives up what waits."""
 
-    def __init__(self, secret: str, told: Told, *, first_pause_s: float = FIRST_PAUSE_S) -> None:
+    def __init__(self, secret: str, told: Told, *, first_pause_s: float | None = None) -> None:
         """Sign with ``secret`` (empty: not at all) and say by ``told`` what became of each."""
-        self._secret, self._told, self._pause_s = secret, told, first_pause_s
+        self._secret, self._told = secret, told
+        self._pause_s = FIRST_PAUSE_S if first_pause_s is None else first_pause_s
         self._queue: queue.Queue[_Waiting | None] = queue.Queue(MOST_WAITING)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -59,6 +60,10 @@ class Alerts:
             self._thread = threading.Thread(target=self._work, name="watch-alerts", daemon=True)
             self._thread.start()
 
+    def wait(self) -> None:
+        """Until all that was queued has been delivered or given up."""
+        self._queue.join()
+
     def close(self) -> None:
         """Stop after the try that is under way."""
         self._stopping.set()
@@ -69,7 +74,10 @@ class Alerts:
 
     def _work(self) -> None:
         while (one := self._queue.get()) is not None and not self._stopping.is_set():
-            self._deliver(one)
+            try:
+                self._deliver(one)
+            finally:
+                self._queue.task_done()
 
     def _deliver(self, one: _Waiting) -> None:
         pause, error = self._pause_s, ""
