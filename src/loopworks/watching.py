@@ -100,6 +100,11 @@ class Watching:
         with self.home.catalog.begin() as tx:
             return watching.forget_rules(tx, deployment, author=author)
 
+    def watches(self) -> list[str]:
+        """Names of the deployments that are watched, sorted."""
+        with self.home.catalog.read() as tx:
+            return sorted(watching.rules(tx))
+
     def watch_rules(self, deployment: str) -> Rules:
         """The rules of a deployment; ``NotFound`` where it is not watched."""
         with self.home.catalog.read() as tx:

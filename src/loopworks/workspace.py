@@ -18,12 +18,11 @@ from loopworks.data.errands import Errands
 from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
-from loopworks.models import Models
+from loopworks.retraining import Retraining
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
 from loopworks.train import recipes as recipes_
-from loopworks.watching import Watching
 
 if TYPE_CHECKING:
     from loopworks.data.features.model import Answers
@@ -60,7 +59,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Watching, Models):
+class Workspace(Exchange, Errands, Retraining):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:

@@ -15,6 +15,7 @@ AuthorOption = Annotated[str, typer.Option(help="Who does it.")]
 def register(app: typer.Typer) -> None:
     """Hang the commands under ``app``."""
     group = typer.Typer(help="Watch what is in use: capture, drift, truth, training again.", no_args_is_help=True)
+    group.command("ls")(ls)
     group.command("set")(set_rules)
     group.command("show")(show)
     group.command("stop")(stop)
@@ -24,7 +25,17 @@ def register(app: typer.Typer) -> None:
     group.command("truth")(truth)
     group.command("drift")(drift)
     group.command("purge")(purge)
+    group.command("retrain")(retrain)
     app.add_typer(group, name="watch")
+
+
+def ls(workspace: WorkspaceOption = ".", json: JsonOption = False) -> None:
+    """List the deployments that are watched."""
+    with face(json) as out, opened(workspace) as space:
+        found = [(name, space.watch_rules(name)) for name in space.watches()]
+        rows = [(name, ", ".join(rule.name for rule in rules.capture) or "-") for name, rules in found]
+        out.table(("deployment", "captures"), rows)
+        out.done({"watches": [{"deployment": name, "rules": rules.to_json()} for name, rules in found]})
 
 
 def set_rules(
@@ -168,6 +179,23 @@ def purge(
         would = "would be erased" if dry_run else "erased"
         out.say(f"{done['items']} items, {done['rows']} rows and {done['predictions']} predictions {would}")
         out.done({"deployment": deployment, "is_dry_run": dry_run, **done})
+
+
+def retrain(
+    deployment: DeploymentArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also without a reason, and within the cool-down.")] = False,
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Train again where the rules say that it is time, or judge the training that has ended."""
+    with face(json) as out, opened(workspace) as space:
+        done = space.retrain(deployment, dry_run=dry_run, force=force)
+        why = "; ".join(done.get("reasons", ())) or done.get("text", "")
+        held = f" ({done['held_back']})" if done.get("held_back") else ""
+        due = "it is time: " if done.get("is_due") else ""
+        out.say(f"{deployment}: {done['state']}{held}" + (f": {due}{why}" if why else ""))
+        out.done({"deployment": deployment, **done})
 
 
 def _columns(report: dict[str, Any]) -> list[tuple[object, ...]]:

@@ -12,6 +12,7 @@ from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.infer.engine import Engine, Served
 from loopworks.infer.watch.watcher import Watcher
 from loopworks.server.metrics import Metrics
+from loopworks.server.upkeep import Upkeep
 from loopworks.server.watch_metrics import WatchMetrics
 
 if TYPE_CHECKING:
@@ -44,11 +45,13 @@ class Serving:
         self.sync()
         self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
         self._watcher.start()
+        self._upkeep = Upkeep(space)
 
     def close(self) -> None:
         """Stop looking and unload everything."""
         self.stopping.set()
         self._watcher.join()
+        self._upkeep.close()
         self.engine.close()
         self.watch.close()
 

@@ -40,7 +40,7 @@ def test_chi_squared_of_two_lists_of_counts_is_scipys() -> None:
     value, p = statistics.chi2(first, second)
     table = [[40, 60, 30], [80, 30, 20]]
     found = chi2_contingency(table, correction=False)
-    assert (value, p) == (pytest.approx(found.statistic), pytest.approx(found.pvalue))
+    assert [value, p] == pytest.approx([found.statistic, found.pvalue])
 
 
 def test_rare_categories_are_counted_together() -> None:
@@ -100,7 +100,7 @@ def test_holms_correction_by_hand() -> None:
 
 def test_wilsons_interval_is_the_published_one() -> None:
     # Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I: 81 of 263
-    assert statistics.wilson(81, 263) == (pytest.approx(0.2553, abs=1e-4), pytest.approx(0.3662, abs=1e-4))
+    assert list(statistics.wilson(81, 263)) == pytest.approx([0.2553, 0.3662], abs=1e-4)
     assert statistics.wilson(0, 0) == (0.0, 1.0)
 
 

@@ -36,6 +36,13 @@ def show(request: Request) -> Response:
     return answer.json(_space(request).watched(_name(request)))
 
 
+def watches(request: Request) -> Response:
+    """Deployments that are watched."""
+    space = _space(request)
+    found = [{"deployment": name, "rules": space.watch_rules(name).to_json()} for name in space.watches()]
+    return answer.json({"watches": found})
+
+
 async def set_rules(request: Request) -> Response:
     """Watch a deployment by rules."""
     body = await answer.body(request)
@@ -121,6 +128,14 @@ async def purge(request: Request) -> Response:
     return answer.json({"deployment": _name(request), **done})
 
 
+async def retrain(request: Request) -> Response:
+    """Train again where the rules say so, or judge the training that has ended."""
+    body = await answer.body(request)
+    how = {name: fields.flag(body, name) for name in ("dry_run", "force")}
+    done = await run_in_threadpool(_space(request).retrain, _name(request), **how)
+    return answer.json({"deployment": _name(request), **done})
+
+
 _TRUTH = {
     "type": "object",
     "required": ["truth"],
@@ -150,6 +165,7 @@ _FEEDBACK = {
     },
 }
 ROUTES = (
+    Api(method="GET", path="/api/watches", endpoint=watches, summary="Deployments that are watched"),
     Api(method="GET", path=_WATCH, endpoint=show, summary="What is known of a watched deployment"),
     Api(method="POST", path=_WATCH, endpoint=set_rules, summary="Watch a deployment by rules", body=_BODY),
     Api(method="DELETE", path=_WATCH, endpoint=stop, summary="Watch a deployment no more"),
@@ -188,5 +204,12 @@ ROUTES = (
         endpoint=purge,
         summary="Erase what is older than the rules allow",
         body={"type": "object", "properties": {"dry_run": {"type": "boolean"}}},
+    ),
+    Api(
+        method="POST",
+        path=f"{_WATCH}/retrain",
+        endpoint=retrain,
+        summary="Train again where the rules say so",
+        body={"type": "object", "properties": {"dry_run": {"type": "boolean"}, "force": {"type": "boolean"}}},
     ),
 )
