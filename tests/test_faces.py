@@ -160,7 +160,7 @@ PYTHON: dict[type, dict[str, str]] = {
         "task": "in to_json",
     },
     Clean: {},
-    Look: {"keep": "what `score` does with a model's answers"},
+    Look: {"keep": "what `score` does with a model's answers", "said": "asked by the label stage"},
     Table: dict.fromkeys(
         ["commit", "dataset", "home", "live", "name", "rows", "scan", "task"], "for the modules beside it"
     ),

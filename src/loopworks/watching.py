@@ -22,7 +22,7 @@ from loopworks.infer.watch import accuracy, drift, privacy, traits, watched
 from loopworks.infer.watch import rules as rules_
 from loopworks.infer.watch.log import Log, days_ago
 from loopworks.infer.watch.rules import Rules
-from loopworks.store import watching
+from loopworks.store import erasing, watching
 from loopworks.store.home import Home
 from loopworks.store.watching import Captured, WatchEvent
 
@@ -161,7 +161,7 @@ class Watching:
         """Erase what is older than the rules allow: captured inputs that nobody labelled, and the log.
 
         Items of the dataset's inbox are erased for good, with a tombstone, as ``Dataset.erase`` does; those that the
-        dataset had before, or that are labelled, stay.
+        dataset had before, or that are labelled, stay. What was erased from any dataset leaves the log, too.
 
         Returns: ``items``, ``rows`` (of tables) and ``predictions`` that went, or would go.
         """
@@ -185,7 +185,12 @@ class Watching:
             watching.drop(tx, deployment, [one.item for one in old])
             watching.add_counts(tx, deployment, {"purged": len(old)})
             watching.add_event(tx, deployment, "purge", told)
-        Log(self.home, deployment).drop(days_ago(rules.log.days))
+        kept = Log(self.home, deployment)
+        kept.drop(days_ago(rules.log.days))
+        with self.home.catalog.read() as tx:
+            erased = erasing.every(tx)
+        if erased:
+            kept.forget(erased)
         return told
 
     def _erase(self, dataset: str, items: Sequence[str], rules: Rules) -> None:
@@ -274,10 +279,11 @@ class Watching:
             except LoopworksError as error:
                 problems.append(local.problem(error, f"truth {place}"))
         if keys:
-            items = self._by_key(deployment, keys)
+            logged = {key: privacy.key(key, rules, self.home) for key in keys}
+            items = self._by_key(deployment, logged.values())
             for key, label in keys.items():
-                if key in items:
-                    found |= {item: (label, None) for item in items[key]}
+                if logged[key] in items:
+                    found |= {item: (label, None) for item in items[logged[key]]}
                 else:
                     hint = "" if rules.key else "no key column is set: rules, key"
                     lost = NotFound("prediction of key", key, hint=hint or "it was not logged, or its time is over")
@@ -402,7 +408,7 @@ class Watching:
                 outputs: Arrays = self._predictor(bundle, used.variant).predict(tensors)
                 inputs.append(traits.of_inputs(bundle.rule, tensors))
                 answers.append(traits.of_answers(traits.answers(bundle, outputs, used.model)))
-        report = drift.compare(ready, drift.joined(inputs), drift.joined(answers), rules.drift)
+        report = drift.compare(ready, drift.joined(inputs), drift.joined(answers), privacy.of_drift(rules))
         return {**report.to_json(), "problems": problems}
 
     # ---- what all of it stands on

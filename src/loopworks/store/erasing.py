@@ -117,6 +117,11 @@ def erase(home: Home, contents: Iterable[str], *, reason: str, author: str) -> E
     )
 
 
+def every(tx: Connection) -> list[str]:
+    """All SHA-256s whose bytes were erased."""
+    return list(tx.execute(select(tables.tombstone.c.item).order_by(tables.tombstone.c.item)).scalars())
+
+
 def refused(tx: Connection, keys: Iterable[str]) -> set[str]:
     """Those of the SHA-256s whose bytes were erased, and are not to come back."""
     table = tables.tombstone

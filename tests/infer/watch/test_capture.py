@@ -18,6 +18,7 @@ from loopworks.cli.main import app
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.infer.watch import privacy, rules
 from loopworks.infer.watch.judge import Budget, Recent, Seen
+from loopworks.infer.watch.log import Log
 from loopworks.infer.watch.rules import Privacy
 
 Photo = Callable[..., bytes]
@@ -255,6 +256,13 @@ def test_columns_are_dropped_and_hashed(table_space: lw.Workspace, start: Start)
     assert set(first) == {"id", "city", "name"}
     assert first["city"] == second["city"] != "bonn"
     assert len(first["city"]) == 16
+    table_space.watch("churn", {**QUIET, "key": "id", "privacy": {"hash": ["id"]}})
+    on.ask_rows([{"id": "secret-7", "age": 41, "city": "bonn"}])
+    on.flush()
+    keys = Log(table_space.home, "churn").read().column("key").to_pylist()
+    assert keys[:2] == ["a", "b"]
+    assert "secret" not in keys[2]
+    assert table_space.truth("churn", {"secret-7": "no"})["known"] == 1
     told = json.dumps([event.to_json() for event in table_space.watch_events("churn")])
     assert "Eva" not in told
 
@@ -340,6 +348,30 @@ def test_rules_come_from_yaml_json_and_http_alike(space: lw.Workspace, start: St
         rules.read(tmp_path / "evil.yaml")
     assert on.client.delete("/api/deployments/colors/watch").json()["was_watched"] is True
     assert on.client.get("/api/deployments/colors/watch").status_code == 404
+
+
+def test_where_no_model_learnt_from_the_inbox_its_predictions_are_proposed(
+    space: lw.Workspace, start: Start, photo: Photo
+) -> None:
+    space.dataset("other", task="image-classification", classes=("red", "green", "blue"))
+    space.watch("colors", {**QUIET, "dataset": "other", "capture": [{"when": "random", "share": 1}]})
+    on = start(space)
+    sure, unsure = on.ask(photo("red")), on.ask(photo("blue", strength=20))
+    on.flush()
+    picks = space.labeling("other").next(5)
+    assert [(pick.item, pick.proposal) for pick in picks] == [(unsure["item"], ("blue",)), (sure["item"], ("red",))]
+    assert picks[0].uncertainty > picks[1].uncertainty
+
+
+def test_what_is_erased_leaves_the_log_with_the_next_purge(space: lw.Workspace, start: Start, photo: Photo) -> None:
+    space.watch("colors", {**QUIET, "capture": [{"when": "random", "share": 1}]})
+    on = start(space)
+    one, _ = on.ask(photo("red")), on.ask(photo("blue"))
+    on.flush()
+    space.dataset("photos").erase([one["item"]], reason="asked for")
+    assert [found.item for found in space.inbox("colors")] != [one["item"]]
+    space.purge("colors")
+    assert Log(space.home, "colors").rows() == 1
 
 
 def test_recent_inputs_are_bounded_in_bytes() -> None:

@@ -63,7 +63,7 @@ class Budget:
 class Judge:
     """The capture rules of one deployment at work."""
 
-    def __init__(self, rules: Rules, *, seed: int = 0, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, rules: Rules, *, seed: int | None = None, clock: Callable[[], float] = time.time) -> None:
         """Judge by ``rules``."""
         self.rules = rules
         self._rng = np.random.default_rng(seed)

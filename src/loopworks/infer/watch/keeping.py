@@ -64,11 +64,6 @@ class Keeper:
     dataset: Dataset | None
     """Whose inbox it is; ``None``: inputs are only counted."""
 
-    @property
-    def secret(self) -> bytes:
-        """Key of hashed columns: the setting, or where there is none, the workspace's own id."""
-        return (self.home.settings.watch_secret or self.home.id).encode()
-
     def keep(self, chosen: Sequence[Chosen]) -> Kept:
         """Write what was chosen; one that cannot be kept is told, the rest is kept.
 
@@ -150,7 +145,7 @@ class Keeper:
     def _row(self, seen: Seen) -> dict[str, Any]:
         rule = self.bundle.rule
         assert isinstance(rule, RowRule)
-        return privacy.row(seen.content, self.rules.privacy, rule, self.secret, key=self.rules.key)
+        return privacy.row(seen.content, self.rules.privacy, rule, privacy.secret_of(self.home), key=self.rules.key)
 
     def _item(self, one: Chosen) -> Incoming:
         seen = one.seen

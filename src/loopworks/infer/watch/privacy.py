@@ -12,7 +12,8 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.errors import Conflict, Invalid
 from loopworks.core.row import RowRule
 from loopworks.core.values import ImageRule, Shape
-from loopworks.infer.watch.rules import Privacy
+from loopworks.infer.watch.rules import Drift, Privacy, Rules
+from loopworks.store.home import Home
 
 HASH_DIGITS = 16
 
@@ -39,6 +40,24 @@ def row(content: Mapping[str, Any], rules: Privacy, rule: RowRule, secret: bytes
             continue
         found[name] = keyed(value, secret) if name in rules.hash and value is not None else value
     return found
+
+
+def secret_of(home: Home) -> bytes:
+    """Key of hashes: the setting, or where there is none, the workspace's own id."""
+    return (home.settings.watch_secret or home.id).encode()
+
+
+def key(value: str, rules: Rules, home: Home) -> str:
+    """The key of a row as the log has it: hashed, or left out, where the rules say so of its column."""
+    if rules.key in rules.privacy.drop:
+        return ""
+    return keyed(value, secret_of(home)) if value and rules.key in rules.privacy.hash else value
+
+
+def of_drift(rules: Rules) -> Drift:
+    """The rules of drift, which leave private columns out: reports and alarms tell values."""
+    hidden = (*rules.drift.ignore, *rules.privacy.drop, *rules.privacy.hash)
+    return rules.drift.model_copy(update={"ignore": tuple(dict.fromkeys(hidden))})
 
 
 def keyed(value: Any, secret: bytes) -> str:

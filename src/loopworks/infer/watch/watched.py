@@ -16,7 +16,7 @@ from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.core.units import seconds
 from loopworks.data.learning import source_of
 from loopworks.data.stage import Dataset, open_dataset, open_version
-from loopworks.infer.watch import drift, keeping, reference, traits
+from loopworks.infer.watch import drift, keeping, privacy, reference, traits
 from loopworks.infer.watch.alerts import Alerts
 from loopworks.infer.watch.drift import Window
 from loopworks.infer.watch.judge import Judge, Second, Seen
@@ -130,7 +130,7 @@ class Watched:
 
     def _keys(self, served: "Answered", inputs: Arrays, count: int) -> list[str]:
         if self.rules.key and self.rules.key in inputs:
-            return [self._told(value) for value in inputs[self.rules.key].ravel().tolist()]
+            return [self._private(self._told(value)) for value in inputs[self.rules.key].ravel().tolist()]
         return [""] * count
 
     @staticmethod
@@ -142,7 +142,10 @@ class Watched:
     def _key(self, content: Any) -> str:
         if not self.rules.key or not isinstance(content, Mapping) or content.get(self.rules.key) is None:
             return ""
-        return self._told(content[self.rules.key])
+        return self._private(self._told(content[self.rules.key]))
+
+    def _private(self, key: str) -> str:
+        return privacy.key(key, self.rules, self.home)
 
     @staticmethod
     def _shape(inputs: Arrays) -> tuple[int, int]:
@@ -299,7 +302,7 @@ class Watched:
                 continue
             self._compared_at[key] = now
             self._windows[key] = Window(window.size), now
-            report = drift.compare(ready, *window.take(), self.rules.drift).to_json()
+            report = drift.compare(ready, *window.take(), privacy.of_drift(self.rules)).to_json()
             told = {**report, "revision": int(key[0]), "variant": key[1]}
             with self.home.catalog.begin() as tx:
                 watching.add_event(tx, self.name, "drift", told)
