@@ -189,6 +189,78 @@ def paid() -> Figure:
     return Figure(name="watch_cost_us", value=best * 1e6, unit="us", target=10, detail=detail)
 
 
+def texts(folder: Path) -> list[Figure]:
+    """Random windows of texts, and texts that speak of cards alone, by length and by their pieces of words."""
+    import pandas
+
+    from loopworks.infer.watch.traits import of_inputs
+
+    class Rule:
+        media = "text"
+
+    raw = pandas.concat([pandas.read_csv(folder / name) for name in ("train.csv", "test.csv")])
+    packed = {"text": raw["text"].to_numpy(object)}
+    every = of_inputs(Rule(), packed)  # type: ignore[arg-type]
+    assert every.points is not None
+
+    def some(at: NDArray[np.intp]) -> Traits:
+        assert every.points is not None
+        return Traits({name: values[at] for name, values in every.numbers.items()}, {}, every.points[at])
+
+    def against(at: NDArray[np.intp]) -> Reference:
+        found = some(at)
+        assert found.points is not None
+        scale = Scale.fit(found.points, is_scaled=True)
+        points = scale.apply(found.points)[: reference.POINTS]
+        return Reference(
+            version="",
+            inputs=Traits(found.numbers, {}, points),
+            answers=Traits(),
+            split="val",
+            scale=scale,
+            far=np.zeros(0),
+            confidence=None,
+        )
+
+    rng = np.random.default_rng(2)
+    rounds, window = 100, 500
+    false = 0
+    for seed in range(rounds):
+        order = rng.permutation(len(raw))
+        live = some(order[reference.MOST : reference.MOST + window])
+        false += drift.compare(against(order[: reference.MOST]), live, Traits(), Drift(), seed=seed).is_drift
+    is_card = raw["category"].str.contains("card").to_numpy()
+    cards, others = np.flatnonzero(is_card), np.flatnonzero(~is_card)
+    shares = (0.1, 0.2, 0.4)
+    found = dict.fromkeys(shares, 0)
+    tries = 20
+    for share in shares:
+        for seed in range(tries):
+            many = round(window * share)
+            order = rng.permutation(others)
+            live = some(np.concatenate([rng.choice(cards, many, replace=False), order[-(window - many) :]]))
+            found[share] += drift.compare(against(order[: reference.MOST]), live, Traits(), Drift(), seed=seed).is_drift
+    low, high = statistics.wilson(false, rounds)
+    told = ", ".join(f"{share:.0%} of the window {count / tries:.2f}" for share, count in found.items())
+    return [
+        Figure(
+            name="drift_false_alarms_texts",
+            value=false / rounds,
+            unit="share",
+            target=0.03,
+            detail=f"[{low:.3f}, {high:.3f}] of {rounds} random windows of {window} texts (banking77)",
+        ),
+        Figure(
+            name="drift_power_texts_of_cards",
+            value=found[0.4] / tries,
+            unit="share",
+            target=0.95,
+            at_least=True,
+            detail=f"a topic that the reference does not have; {told}; {tries} windows each",
+        ),
+    ]
+
+
 def main() -> list[Figure]:
     """All of it; the tables where they are."""
     figures = [paid(), *logged()]
@@ -208,6 +280,8 @@ def main() -> list[Figure]:
         is_old = raw["AGE"].to_numpy() >= 45
         ageless = {name: values for name, values in columns.items() if name != "AGE"}
         figures.append(power("credit_the_old_without_their_age", ageless, ~is_old, is_old, WINDOW))
+    if (SHARED / "banking77").is_dir():
+        figures += texts(SHARED / "banking77")
     return figures
 
 

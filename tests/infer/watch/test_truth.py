@@ -65,6 +65,23 @@ def test_the_last_word_holds(table_space: lw.Workspace, start: Start) -> None:
         assert (measured["value"], measured["count"]) == (value, 1)
 
 
+def test_new_rules_lose_nothing_that_was_seen(table_space: lw.Workspace, start: Start) -> None:
+    table_space.watch("churn", QUIET)
+    on = start(table_space)
+    on.ask_rows(people(3, 50))
+    with on.watcher._turn:
+        on.watcher._look(settle_s=0.0)  # seen, and not written yet
+    table_space.watch("churn", {**QUIET, "key": "id"})
+    on.flush()
+    assert Log(table_space.home, "churn").rows() == 3
+    on.ask_rows(people(2, 51))
+    table_space.unwatch("churn")
+    on.flush()
+    on.ask_rows(people(2, 52))
+    on.flush()
+    assert Log(table_space.home, "churn").rows() == 3, "what waits when nobody watches any more is not looked at"
+
+
 @pytest.mark.parametrize(
     ("name", "label", "told"),
     [

@@ -36,6 +36,7 @@ COUNT_S = 5.0
 TIDY_S = 3_600.0
 DRIFT_S = 60.0
 """Least time between two comparisons."""
+CLOSE_S = 5.0
 ALERT_S = 86_400.0
 """An alarm that goes on is told again after this time."""
 KEPT_EVENTS = 200
@@ -76,9 +77,9 @@ class Watched:
         self._served: Answered | None = None
 
     def close(self) -> None:
-        """Free other models that were loaded, and wait for whoever still looks at training data."""
+        """Free other models that were loaded, and wait a moment for whoever still looks at training data."""
         for thread in self.threads:
-            thread.join()
+            thread.join(CLOSE_S)
         self._free()
 
     def _free(self) -> None:
@@ -153,10 +154,11 @@ class Watched:
         return int(pixels.shape[2]), int(pixels.shape[1])
 
     def _is_original(self, mark: bytes) -> bool:
-        if self._originals[mark] <= 0:
-            del self._originals[mark]
+        if mark not in self._originals:
             return False
         self._originals[mark] -= 1
+        if not self._originals[mark]:
+            del self._originals[mark]
         return True
 
     # ---- capture and log
@@ -278,7 +280,8 @@ class Watched:
         key = (served.version, served.variant.name)
         if key not in self._references:
             self._references[key] = None
-            self.threads.append(threading.Thread(target=self._refer, args=(served, key), name="watch-reference"))
+            thread = threading.Thread(target=self._refer, args=(served, key), name="watch-reference", daemon=True)
+            self.threads.append(thread)
             self.threads[-1].start()
         return self._references[key]
 
