@@ -18,6 +18,7 @@ from loopworks.workspace import Workspace
 DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
 DEPLOYMENT = "/api/deployments/{deployment}"
+WATCH = "/api/deployments/{deployment}/watch"
 ELSEWHERE = (
     "aliases answer bundle chain_bundles champion close compared deploy deployment deployments draw "
     "find_version folder in_use info jobs labeling lineage model models optimize optimize_job predict "
@@ -61,6 +62,19 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "pull": ("data pull", f"POST {DATASET}/pull"),
         "score": ("data score", f"POST {DATASET}/score"),
         "score_job": ("data score", f"POST {DATASET}/score"),
+        "drift": ("watch drift", f"POST {WATCH}/drift"),
+        "feedback": ("watch feedback", "POST /api/feedback"),
+        "inbox": ("watch inbox", f"GET {WATCH}/inbox"),
+        "live_accuracy": ("watch show", f"GET {WATCH}"),
+        "purge": ("watch purge", f"POST {WATCH}/purge"),
+        "retrain": ("watch retrain", f"POST {WATCH}/retrain"),
+        "truth": ("watch truth", f"POST {WATCH}/truth"),
+        "unwatch": ("watch stop", f"DELETE {WATCH}"),
+        "watch": ("watch set", f"POST {WATCH}"),
+        "watches": ("watch ls", "GET /api/watches"),
+        "watch_events": ("watch events", f"GET {WATCH}/events"),
+        "watch_rules": ("watch show", f"GET {WATCH}"),
+        "watched": ("watch show", f"GET {WATCH}"),
         "version": ("data version", f"GET {DATASET}/versions/{{version}}"),
     },
     Dataset: {
@@ -163,7 +177,7 @@ PYTHON: dict[type, dict[str, str]] = {
         "task": "in to_json",
     },
     Clean: {},
-    Look: {"keep": "what `score` does with a model's answers"},
+    Look: {"keep": "what `score` does with a model's answers", "said": "asked by the label stage"},
     Table: dict.fromkeys(
         ["commit", "dataset", "home", "live", "name", "rows", "scan", "task"], "for the modules beside it"
     ),

@@ -21,8 +21,8 @@ from loopworks.data.files import Source
 from loopworks.data.stage import AddReport, Dataset, Item, Version
 from loopworks.data.transfer import Exchange
 from loopworks.jobs import spread
-from loopworks.models import Models
 from loopworks.packing import Packing
+from loopworks.retraining import Retraining
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
@@ -63,7 +63,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Chaining, Packing, Models, Access):
+class Workspace(Exchange, Errands, Chaining, Packing, Retraining, Access):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:

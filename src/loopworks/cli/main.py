@@ -6,12 +6,12 @@ import typer
 from typer.core import TyperGroup
 
 from loopworks import __version__
-from loopworks.cli import bundle, chain, data, deploy, infer, jobs, label, model, models, space, token
+from loopworks.cli import bundle, chain, data, deploy, infer, jobs, label, model, models, space, token, watch
 from loopworks.cli.output import Options
 
 ORDER = (
     "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "promote", "rollback", "undeploy",
-    "chain", "bundle", "serve", "token", "predict", "explain", "lineage", "jobs", "worker", "doctor", "demo",
+    "chain", "bundle", "serve", "token", "predict", "explain", "lineage", "watch", "jobs", "worker", "doctor", "demo",
 )  # fmt: skip
 
 
@@ -62,6 +62,7 @@ infer.register(app)
 token.register(app)
 bundle.register(app)
 chain.register(app)
+watch.register(app)
 jobs.register(app)
 
 

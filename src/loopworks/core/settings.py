@@ -95,6 +95,8 @@ class Settings(BaseModel):
     """Where ingest, hashing, embedding and the search for duplicates run: on this machine, or as Ray Data jobs."""
     ray_address: str = ""
     """Of the Ray cluster: HOST:PORT, ray://HOST:10001 or auto; empty starts Ray on this machine."""
+    watch_secret: str = ""
+    """Secret that alerts of watched deployments are signed by, and private columns hashed by; empty signs nothing."""
     gc_grace_s: Annotated[float, Field(ge=0)] = 86_400.0
     """How old a blob that nothing leads to must be before garbage collection removes it, in seconds."""
     busy_timeout_s: Annotated[float, Field(ge=0, le=3600)] = 10.0

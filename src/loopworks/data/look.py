@@ -11,7 +11,7 @@ from loopworks.data.query.parser import parse, parse_field, parse_sort
 from loopworks.store import look, predictions, views, words
 from loopworks.store.home import Home
 from loopworks.store.items import Item
-from loopworks.store.predictions import Scored
+from loopworks.store.predictions import Prediction, Scored
 from loopworks.store.views import View
 
 _VIEW = re.compile(r"[\w-]{1,64}")
@@ -94,6 +94,11 @@ class Look:
         """Keep what a model says of items: item id -> shapes with their confidence (0..1), for ``prediction.*``."""
         with self._catalog.begin() as tx:
             predictions.write(tx, self._dataset, model, said)
+
+    def said(self, items: Sequence[str]) -> dict[str, list[Prediction]]:
+        """Item id -> what models said of it, as far as it was kept."""
+        with self._catalog.read() as tx:
+            return predictions.of_items(tx, self._dataset, items)
 
     def scored(self) -> list[Scored]:
         """The models whose predictions are there, the newest first."""

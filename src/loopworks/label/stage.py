@@ -82,6 +82,11 @@ class Labeling:
         if self._answer is None and name != "random":
             raise Invalid("sampler without a model", "random", name, "train a model of this dataset first")
         chooser: Sampler = plugins.get(f"label.{name}")()
+        if self._answer is None and not sampler and (told := self._stored(items)):
+            rest = [item for item in items if item.id not in {pick.item for pick in told}]
+            more = chooser.pick(np.zeros(len(rest)), np.zeros((len(rest), 1), np.float32), count, seed=seed)
+            left = [Pick(item=rest[i].id, name=rest[i].name, uncertainty=0.0) for i in more]
+            return [*told, *left][:count]
         if self._answer is None or name == "random":
             zeros = np.zeros(len(items))
             at = chooser.pick(zeros, np.zeros((len(items), 1), np.float32), count, seed=seed)
@@ -100,6 +105,18 @@ class Labeling:
             )
             for i in at
         ]
+
+    def _stored(self, items: Sequence[Item]) -> list[Pick]:
+        """Items of which a model said something when it was in use, the least sure first."""
+        said = self.dataset.look.said([item.id for item in items])
+        found = []
+        for item in items:
+            newest = [one for one in said.get(item.id, ()) if one.model == said[item.id][-1].model]
+            if newest:
+                unsure = 1.0 - min(one.score for one in newest)
+                labels = tuple(one.label for one in newest if one.label)
+                found.append(Pick(item=item.id, name=item.name, uncertainty=unsure, proposal=labels))
+        return sorted(found, key=lambda pick: -pick.uncertainty)
 
     def read_csv(self, path: str | Path, *, author: str = "") -> LabelReport:
         """Labels from a CSV file with the columns ``item`` (id, its start, or file name) and ``labels``.

@@ -38,6 +38,7 @@ from loopworks.server.routes import (
     stream,
     table,
     versions,
+    watch,
 )
 from loopworks.server.serving import Serving
 from loopworks.server.telling import Telling
@@ -70,6 +71,7 @@ ROUTES: tuple[Api, ...] = (
     *look.ROUTES,
     *versions.ROUTES,
     *items.ROUTES,
+    *watch.ROUTES,
     *events.ROUTES,
     Api(method="GET", path="/openapi.json", endpoint=document, summary="This document"),
     *page.ROUTES,

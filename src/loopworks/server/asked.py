@@ -41,6 +41,8 @@ class Answered:
     served: Served
     said: shown.Said
     problems: Sequence[Problem]
+    inputs: Arrays
+    """The tensors that were made of the items."""
     answer: Answer
     decode_s: float
 
@@ -98,7 +100,8 @@ async def _ask(serving: Serving, served: Served, asked: Sequence[Asked], wait: W
     if not good:
         raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
     decode_s = time.perf_counter() - began
-    found = await wait(served.submit(stage.join([tensors for part, tensors, _ in decoded if part]), TIMEOUT_S))
+    inputs = stage.join([tensors for part, tensors, _ in decoded if part])
+    found = await wait(served.submit(inputs, TIMEOUT_S))
     sizes = [one.size for one in good if one.size is not None]
     said = shown.Said(
         bundle=served.bundle,
@@ -108,7 +111,7 @@ async def _ask(serving: Serving, served: Served, asked: Sequence[Asked], wait: W
         values=stage.answers(served, found.outputs, sizes),
         max_pixels=limit,
     )
-    return Answered(served=served, said=said, problems=problems, answer=found, decode_s=decode_s)
+    return Answered(served=served, said=said, problems=problems, inputs=inputs, answer=found, decode_s=decode_s)
 
 
 async def read(request: Request, media: str, most: int = 1) -> list[Asked]:

@@ -16,10 +16,14 @@ from anyio import CapacityLimiter
 
 from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.infer.engine import Engine, Served
+from loopworks.infer.observers import Observers
 from loopworks.infer.shadows import Pair, Shadows
+from loopworks.infer.watch.watcher import Watcher
 from loopworks.server.metrics import Metrics
 from loopworks.server.telling import Telling
 from loopworks.server.tokens import Tokens
+from loopworks.server.upkeep import Upkeep
+from loopworks.server.watch_metrics import WatchMetrics
 from loopworks.store.agreements import Agreement
 
 if TYPE_CHECKING:
@@ -66,13 +70,15 @@ class Serving:
         cores = space.settings.threads or os.cpu_count() or 1
         settings = space.settings
         self.shadows = Shadows()
+        self.watch = Watcher(space.home)
         self.engine = Engine(
             workers=cores,
             limits=settings.limits_for,
             memory_bytes=settings.max_model_mb << 20,
-            observe=self.shadows,
+            observe=Observers(self.shadows, self.watch),
         )
         self.metrics = Metrics(self.engine, self.shadows)
+        self.metrics.registry.register(WatchMetrics(self.watch))
         self.decoding = CapacityLimiter(cores)
         """How many images are decoded at once."""
         self.stopping = threading.Event()
@@ -95,11 +101,13 @@ class Serving:
         self.sync()
         self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
         self._watcher.start()
+        self._upkeep = Upkeep(space)
 
     def close(self) -> None:
         """Stop looking and unload everything."""
         self.stopping.set()
         self._watcher.join()
+        self._upkeep.close()
         self.shadows.close()
         try:
             self.write()
@@ -109,6 +117,7 @@ class Serving:
         for twin in self._twins.values():
             twin.close()
         self.engine.close()
+        self.watch.close()
         self.telling.close()
 
     def sync(self) -> None:

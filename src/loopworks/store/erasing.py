@@ -15,7 +15,7 @@ from sqlalchemy import Table, delete, insert, or_, select, update
 from sqlalchemy.engine import Connection
 
 from loopworks.core.errors import Invalid
-from loopworks.store import frozen, packs, parts, shapes, tables, tallies, videos, words
+from loopworks.store import frozen, packs, parts, shapes, tables, tallies, videos, watching, words
 from loopworks.store.frozen import FrozenRow, Manifest
 from loopworks.store.home import Home
 from loopworks.store.ids import batches, now
@@ -89,6 +89,7 @@ def erase(home: Home, contents: Iterable[str], *, reason: str, author: str) -> E
         for dataset in sorted({row.dataset for row in rows}):
             _remove(tx, dataset, [row.id for row in rows if row.dataset == dataset])
         gone = videos.forget(tx, films)
+        watching.forget(tx, wanted)
         _bury(tx, [*wanted, *sorted(films)], rows, moved, reason, author)
         tx.execute(update(tables.dataset).values(frozen="", frozen_clock=0))
         kept = {key for version in _versions(tx, home) for key in _keys(tx, home, version)}
@@ -114,6 +115,11 @@ def erase(home: Home, contents: Iterable[str], *, reason: str, author: str) -> E
         size_bytes=size,
         is_scrubbed=is_scrubbed,
     )
+
+
+def every(tx: Connection) -> list[str]:
+    """All SHA-256s whose bytes were erased."""
+    return list(tx.execute(select(tables.tombstone.c.item).order_by(tables.tombstone.c.item)).scalars())
 
 
 def refused(tx: Connection, keys: Iterable[str]) -> set[str]:

@@ -20,7 +20,10 @@ from loopworks.store.blobs import BlobStore
 from loopworks.store.catalog import Catalog
 
 _KEY = re.compile(rb"[0-9a-f]{64}")
-_SILENT = frozenset({"annotation", "event", "prediction", "item_tag", "tombstone", "lease", "tally", "lineage"})
+_SILENT = frozenset(
+    {"annotation", "event", "prediction", "item_tag", "tombstone", "lease", "tally", "lineage"}
+    | {"captured", "truth", "watch_event", "watch_count"}
+)
 """Tables that name no blob which is not named elsewhere."""
 _ITEM = ("blob", "attributes", "extra")
 _JSON_BYTES = 64 << 20  # a JSON blob larger than this would be nothing of ours

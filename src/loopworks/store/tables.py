@@ -26,7 +26,7 @@ from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement, UnaryExpression
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-REVISION = "0003"
+REVISION = "0004"
 """The migration that gives the tables below; a catalog at another revision is migrated or refused on opening."""
 
 metadata = MetaData(
@@ -465,4 +465,79 @@ lineage = Table(
     _key("to_id"),
     _time("at"),
     Index(None, "to_kind", "to_id"),
+)
+
+watch = Table(  # what is captured of a deployment's requests, and what happens then
+    "watch",
+    metadata,
+    _key("deployment"),
+    Column("rules", Json, nullable=False),
+    Column("rev", Integer, nullable=False),
+    _text("author"),
+    _time(),
+)
+
+captured = Table(  # inputs of a deployment that a rule chose
+    "captured",
+    metadata,
+    _key("deployment"),
+    _key("item"),
+    _text("dataset"),  # its id; empty where the input was not kept
+    _text("stored"),  # id of the dataset's item; another one where less than the whole input was kept
+    _text("model"),
+    Column("revision", Integer, nullable=False),
+    Column("reasons", Json, nullable=False),
+    Column("count", BigInteger, nullable=False),  # how often it was chosen
+    _text("label"),
+    Column("score", Float, nullable=False),
+    Column("content", Json, nullable=False),  # a row of a table, which waits here for its truth
+    _text("state"),  # inbox, returned
+    Column("is_ours", Boolean(create_constraint=False), nullable=False),  # the dataset had no such item before
+    _time("first_at"),
+    _time("last_at"),
+    Index(None, "deployment", "last_at"),
+    Index(None, "dataset", "stored"),
+)
+
+logged = Table(  # which blobs hold a deployment's predictions
+    "logged",
+    metadata,
+    _key("deployment"),
+    _key("id"),
+    _text("blob"),
+    Column("rows", BigInteger, nullable=False),
+    _time("since"),
+    _time("until"),
+    Index(None, "deployment", "until"),
+)
+
+truth = Table(  # what was right after all
+    "truth",
+    metadata,
+    _key("deployment"),
+    _key("item"),
+    _key("source"),  # truth, feedback
+    Column("label", Json, nullable=False),  # null: only whether the answer was right is known
+    Column("is_right", Boolean(create_constraint=False), nullable=True),
+    _text("author"),
+    _time("at"),
+)
+
+watch_event = Table(  # windows of drift, alarms, decisions to train again
+    "watch_event",
+    metadata,
+    _key("id"),
+    _text("deployment"),
+    _text("kind"),
+    _time("at"),
+    Column("body", Json, nullable=False),
+    Index(None, "deployment", "kind", "id"),
+)
+
+watch_count = Table(
+    "watch_count",
+    metadata,
+    _key("deployment"),
+    _key("what"),
+    Column("count", BigInteger, nullable=False),
 )

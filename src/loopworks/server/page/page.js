@@ -94,6 +94,27 @@ async function refresh() {
   find("try").hidden = !names.length;
 }
 
+function drifted(report) {
+  if (!report) return "not compared yet";
+  const moved = report.columns.filter((column) => column.is_drift).map((column) => column.name);
+  return moved.length ? `drift: ${moved.slice(0, 4).join(", ")}${moved.length > 4 ? " ..." : ""}` : "none";
+}
+
+function right(found) {
+  const best = found.measured || found.estimated[0];
+  if (!best) return "-";
+  const text = `${best.value.toFixed(3)} [${best.low.toFixed(3)}, ${best.high.toFixed(3)}]`;
+  return found.measured ? `${best.metric} ${text} on ${best.count}` : `${text}, ${best.note}`;
+}
+
+// What is watched changes slowly, and reading a long log takes a moment: asked for every half minute.
+async function watched() {
+  const names = (await get("/api/watches")).watches.map((watch) => watch.deployment);
+  const found = await Promise.all(names.map((name) => get(`/api/deployments/${encodeURIComponent(name)}/watch`)));
+  show("watched", ["deployment", "inbox", "logged", "drift", "right in use"],
+    found.map((w) => [w.deployment, w.inbox.inbox || 0, w.logged, drifted(w.drift), right(w.accuracy)]));
+}
+
 async function ask(file) {
   const name = find("try").elements.deployment.value;
   const preview = find("preview");
@@ -142,4 +163,6 @@ drop.addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) safely(() => ask(event.dataTransfer.files[0]));
 });
 safely(refresh);
+safely(watched);
+setInterval(() => { if (!document.hidden) safely(watched); }, 30000);
 setInterval(() => { if (!document.hidden) safely(refresh); }, 2000);

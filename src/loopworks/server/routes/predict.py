@@ -40,6 +40,7 @@ async def predict(request: Request) -> Response:
         items = await asked.read(request, served.bundle.rule.media)
         found = await asked.ask(serving, served, items, lambda future: wait(request, future, TIMEOUT_S), version, key)
         served = found.served
+        serving.watch.offer(served, found.said.items, found.inputs, found.answer.outputs)
         if form != shown.JSON:
             body = await anyio.to_thread.run_sync(shown.FORMS[form], found.said, limiter=serving.decoding)
         outcome = "done"
