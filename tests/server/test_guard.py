@@ -184,6 +184,6 @@ def test_a_length_that_is_no_number_is_not_trusted(space: lw.Workspace, length: 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await (await echo(Request(scope, receive)))(scope, receive, send)
 
-    client = TestClient(Guard(app, Rules(settings), Telling(settings)), base_url="http://127.0.0.1")
+    client = TestClient(Guard(app, Rules(settings, None), Telling(settings, None)), base_url="http://127.0.0.1")
     assert client.post("/", content=b"x" * 11, headers={"content-length": length}).status_code == 413
     assert client.post("/", content=b"x" * 10, headers={"content-length": length}).content == b"x" * 10

@@ -270,9 +270,11 @@ class Serving:
         """Say anew which answers are compared: the live one's with each shadow, a canary's with the live one."""
         pairs: dict[tuple[str, str], list[Pair]] = {}
         twins: dict[tuple[str, str], Served] = {}
+        silent: set[tuple[str, str]] = set()
         for live in filter(None, map(self.engine.front, self.engine.names())):
             roles = {str(row.revision): row.role for row in self._rows.get(live.name, ())}
             shadows = [one for one in self.engine.beside(live.name) if roles.get(one.version) == "shadow"]
+            silent |= {(one.name, one.version) for one in shadows}
             pairs[live.name, live.version] = [
                 self.shadows.pair(live.name, live.version, one.version, one) for one in shadows
             ]
@@ -283,6 +285,7 @@ class Serving:
                     self.shadows.pair(live.name, live.version, canary.served.version, twin)
                 ]
         self.shadows.compare(pairs)
+        self.watch.silent = frozenset(silent)  # what nobody was answered is no answer to keep
         gone, self._twins = self._twins, twins
         for key, twin in gone.items():
             if twins.get(key) is not twin:
