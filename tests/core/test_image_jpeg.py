@@ -53,7 +53,12 @@ def test_ordinary_files_go_the_quick_way(monkeypatch: pytest.MonkeyPatch) -> Non
     data = jpeg(640, 480)
     found = []
     quickly = image._quickly
-    monkeypatch.setattr(image, "_quickly", lambda *given: found.append(quickly(*given)) or found[-1])
+
+    def watched(data: bytes, opened: Image.Image) -> Image.Image | None:
+        found.append(quickly(data, opened))
+        return found[-1]
+
+    monkeypatch.setattr(image, "_quickly", watched)
     image.decode(data, ImageRule(height=224, width=224))
     assert found[0] is not None
     assert found[0].size == (320, 240)  # half, which is the smallest that is not below the target

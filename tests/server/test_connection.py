@@ -6,8 +6,10 @@ import json
 import shutil
 import socket
 import struct
+import threading
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +336,34 @@ def test_a_new_revision_answers_the_next_request(own: lw.Workspace, tmp_path: Pa
         line.send(post(body()))
         got = line.read().json
         assert (got["model_version"], got["outputs"][0]["data"]) == ("2", [2 * s for s in scores([1, 2, 3, 4])])
+
+
+def test_no_request_for_a_light_model_is_lost_while_revisions_change(own: lw.Workspace, tmp_path: Path) -> None:
+    times = {str(i): float(i) for i in (1, 2, 3)}
+    bundles = {v: small.linear(tmp_path / v, np.float32(weight) * small.WEIGHTS) for v, weight in times.items()}
+    stop = threading.Event()
+    seen: set[str] = set()
+
+    def ask(url: str) -> int:
+        count = 0
+        with raw.line(url) as line:
+            while not stop.is_set():
+                line.send(post(body()))
+                got = line.read()
+                assert got.status == 200, got.body
+                version = got.json["model_version"]
+                assert got.json["outputs"][0]["data"] == [times[version] * s for s in scores([1, 2, 3, 4])]
+                seen.add(version)
+                count += 1
+        return count
+
+    with ServerThread(own) as server, ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(ask, server.url) for _ in range(4)]
+        for version in "231231231":
+            server.serving.engine.load("linear", bundles[version], version=version)
+        stop.set()
+        assert min(future.result(raw.PATIENCE_S) for future in asking) > 0
+    assert len(seen) > 1
 
 
 def test_a_client_that_resets_leaves_nothing_behind(server: ServerThread) -> None:

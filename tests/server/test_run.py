@@ -22,7 +22,7 @@ import loopworks as lw
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Conflict, Denied, Invalid
 from loopworks.core.registry import plugins
-from loopworks.server import connection
+from loopworks.server import connection, run
 from loopworks.server.run import ServerThread, serve
 
 PATIENCE_S = 20.0
@@ -95,10 +95,23 @@ def test_an_address_of_another_machine_is_refused(space: lw.Workspace, monkeypat
         serve(space, host=host, port=0)
 
 
+@pytest.mark.parametrize(
+    ("soft", "hard", "asked"), [(1024, 4096, 4096), (1024, -1, 65_536), (70_000, 80_000, 0), (-1, -1, 0)]
+)
+def test_the_server_asks_for_the_sockets_that_it_may_have(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, asked: int
+) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr("resource.setrlimit", lambda _, pair: given.append(pair))
+    run._allow_connections()
+    assert given == ([(asked, hard)] if asked else [])
+
+
 SCRIPT = """
 import sys
 import loopworks as lw
-from loopworks.server import connection
+from loopworks.server import connection, run
 from loopworks.server.run import serve
 
 with lw.open(sys.argv[1], create=False) as space:

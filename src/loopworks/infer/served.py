@@ -180,10 +180,10 @@ class Served:
             self._ready.notify_all()
         for thread in self._threads:
             thread.join()
+        if self.light is not None:
+            self.light.close()  # first: it may be running the workers' own predictor
         for predictor in self._predictors:
             predictor.close()
-        if self.light is not None:
-            self.light.close()
 
     def seen(self, inputs: Arrays, outputs: Arrays, rows: int) -> None:
         """Show a run to the observer, if there is one."""

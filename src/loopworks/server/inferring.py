@@ -206,7 +206,7 @@ class Inferring:
         if asked.request is None:
             asked.request = protocol.request(*protocol.parse(asked.body, None))
         loop = asyncio.get_running_loop()
-        future = served.submit(asked.request.inputs, asked.limit_s)
+        future = served.submit(asked.request.inputs, asked.limit_s)  # where it is replaced by now, we ask anew
         asked.future = future
         asked.timer = loop.call_later(asked.limit_s, self._late, asked)
         future.add_done_callback(partial(_hand_over, loop, self._answered, asked))

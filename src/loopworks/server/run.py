@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from loopworks.server.grpc_server import GrpcServer
     from loopworks.workspace import Workspace
 
+try:
+    import resource
+except ImportError:  # no such limits on this system
+    resource = None  # type: ignore[assignment]
+
+SOCKETS = 65_536
 START_S = 60.0
 KEEP_S = 30
 """How long an idle connection is kept for the client's next request."""
@@ -48,6 +54,7 @@ def serve(
         Conflict: the port is in use.
     """
     settings = _settings(space, host, port, grpc_port)
+    _allow_connections()
     with _bound(settings) as bound, closing(Serving(space)) as serving, ExitStack() as more:
         rules = Rules(settings, serving.tokens)
         if settings.grpc_port:
@@ -174,6 +181,15 @@ def _config(space: "Workspace", settings: Settings, serving: Serving, rules: Rul
         server_header=False,
         timeout_graceful_shutdown=10,
     )
+
+
+def _allow_connections() -> None:
+    """Let this process have as many sockets as it may ask for: the usual 1,024 are few for a server."""
+    if resource is not None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = SOCKETS if hard == resource.RLIM_INFINITY else min(hard, SOCKETS)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _bound(settings: Settings) -> socket.socket:
