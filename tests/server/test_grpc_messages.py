@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
 from loopworks.core.errors import Invalid
 from loopworks.core.values import TensorSpec
-from loopworks.infer.protocol import Wanted
+from loopworks.infer.protocol import Wanted, datatype_of
 from loopworks.server import grpc_tensors, protos
 from loopworks.server.protos import inference_pb2 as pb
 
@@ -135,3 +137,35 @@ def test_what_is_wrong_with_raw_contents_is_said() -> None:
 def test_the_descriptors_hold_both_services() -> None:
     files = descriptor_pb2.FileDescriptorSet.FromString((FOLDER / "descriptors.bin").read_bytes()).file
     assert [file.package for file in files] == ["inference", "grpc.health.v1"]
+
+
+SIDES = st.integers(-2, 4) | st.sampled_from([1 << 31, (1 << 63) - 1, -(1 << 63)])
+CONTENTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "bool_contents": st.lists(st.booleans(), max_size=4),
+        "int_contents": st.lists(st.integers(-(1 << 31), (1 << 31) - 1), max_size=4),
+        "uint_contents": st.lists(st.integers(0, (1 << 32) - 1), max_size=4),
+        "fp32_contents": st.lists(st.floats(width=32), max_size=4),
+        "bytes_contents": st.lists(st.binary(max_size=3), max_size=4),
+    },
+)
+
+
+@given(
+    datatype=st.sampled_from([*grpc_tensors.FIELDS, "FP16", "", "X"]),
+    shape=st.lists(SIDES, max_size=4),
+    contents=CONTENTS,
+    raw=st.none() | st.lists(st.binary(max_size=12), max_size=2),
+)
+def test_whatever_a_message_holds_it_is_read_or_refused(
+    datatype: str, shape: list[int], contents: dict[str, list[object]], raw: list[bytes] | None
+) -> None:
+    message = request(datatype, shape, **contents)
+    message.raw_input_contents.extend(raw or ())
+    try:
+        found = grpc_tensors.read(message).inputs["x"]
+    except Invalid:
+        return
+    assert list(found.shape) == shape
+    assert datatype_of(found) == datatype
