@@ -53,7 +53,7 @@ def main(folders: Sequence[str]) -> None:
 
 def _file(module: ModuleType, standard: Path) -> bool:
     file = getattr(module, "__file__", None)
-    return bool(file) and (not Path(file).is_relative_to(standard) or "site-packages" in file)
+    return file is not None and (not Path(file).is_relative_to(standard) or "site-packages" in file)
 
 
 if __name__ == "__main__":

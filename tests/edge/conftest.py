@@ -37,6 +37,8 @@ def graph_of(task: str) -> Any:
 
     rng = np.random.default_rng(3)
     node = helper.make_node
+    takes: list[Any]
+    gives: list[Any]
     weights: dict[str, Any] = {"one": np.array([1], np.int64)}
     nodes = []
     if task.startswith(("image", "object", "semantic")):

@@ -284,7 +284,7 @@ def test_a_deployment_that_got_another_medium_is_told(made: lw.Workspace) -> Non
 def test_whole_and_fitted_are_what_decode_does_in_one_go() -> None:
     content = photo(7, (50, 30))
     for fit in ("stretch", "crop", "pad"):
-        rule = ImageRule(height=16, width=24, fit=fit)  # type: ignore[arg-type]
+        rule = ImageRule(height=16, width=24, fit=fit)
         assert np.array_equal(image.fitted(image.whole(content), rule), image.decode(content, rule))
     with pytest.raises(Invalid, match="at most 100 pixels"):
         image.whole(content, "big", 100)

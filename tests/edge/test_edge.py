@@ -20,7 +20,6 @@ from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.errors import Conflict, Damaged, Invalid, LoopworksError, NotFound
 from loopworks.infer import edge as maker
-from loopworks.infer import items
 from loopworks.infer.code import closure
 from loopworks.server.app import create_app
 from loopworks.store import bundles, models
@@ -363,8 +362,3 @@ def test_a_model_on_tokens_brings_its_tokenizer_and_says_what_it_needs(
     )
     assert (done.path / "bundle" / "tokenizer.json").is_file()
     assert "tokenizers==" in (done.path / "requirements.txt").read_text()
-
-
-def test_answers_are_one_piece_of_code(space: lw.Workspace) -> None:
-    """Both go through ``items.answered``; a second copy of it would drift."""
-    assert model.items.answered is items.answered

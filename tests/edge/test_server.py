@@ -228,7 +228,7 @@ def test_many_clients_at_once_get_their_own_answers(faces: Faces, kinds: Mapping
         first = ask(pair.url, "POST", "/v2/models/image-classification/infer", body, headers)
         second = ask(pair.url, "POST", "/v2/models/image-classification/infer", body, headers)
         scores = [np.frombuffer(one.content[-4 * len(bundle.schema.classes) :], "<f4") for one in (first, second)]
-        if first.status != 200 or not np.allclose(*scores, atol=1e-6):
+        if first.status != 200 or not np.allclose(scores[0], scores[1], atol=1e-6):
             failures.append(f"{seed}: {first.content[:200]!r}")
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(16)]
