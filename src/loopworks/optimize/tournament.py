@@ -80,6 +80,7 @@ class Tournament:
         base = self._enter(self.bundle.variants[0], self.part / self.bundle.variants[0].file, "", next(parts))
         for name in plain:
             self.make(name, base, next(parts))
+        self.entries[1:] = sorted(self.entries[1:], key=lambda entry: entry.variant.name)
         best = self._quickest() if graphs else ""
         for name in graphs:
             made = self.make(name, base, next(parts))
