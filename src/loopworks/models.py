@@ -10,11 +10,11 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from loopworks.answering import Answering, error_of
+from loopworks.answering import error_of
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Context, learnable
@@ -25,8 +25,7 @@ from loopworks.data.source import Source
 from loopworks.data.version import VersionRow
 from loopworks.infer import local
 from loopworks.optimize import front as fronts
-from loopworks.optimize import hosts
-from loopworks.optimize.stage import Target, check_request
+from loopworks.optimizing import Optimizing
 from loopworks.store import bundles, deployments, lineage, models
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
@@ -49,7 +48,7 @@ TEST = "test"
 THUMBNAIL_PX = 256
 
 
-class Models(Answering):
+class Models(Optimizing):
     """The part of a workspace that looks after models."""
 
     if TYPE_CHECKING:  # what Workspace has
@@ -222,52 +221,6 @@ class Models(Answering):
             facts.append(("made from", model.parent))
         media = self._media(model, evaluation)
         return cards.html(bundle, evaluation, f"Model {model.ref}", media, facts, _fronts(bundle))
-
-    # ---- what variants are worth
-
-    def front(self, ref: Model | str, *, host: str = "") -> dict[str, Any]:
-        """Every variant of an optimized model with its figures, and which of them no other one beats.
-
-        Args:
-            ref: the model.
-            host: a machine whose figures were recorded; empty: the one that the model was optimized on.
-        Returns: as ``optimize.front.front``; ``optimize.front.svg`` draws it.
-        """
-        return fronts.front(self.bundle(ref), host)
-
-    def record(self, ref: Model | str, measured: str | Path | Mapping[str, Any], *, target: str = "latency") -> Model:
-        """Take over what was measured of a model's variants on another machine; the result is a new model.
-
-        Args:
-            ref: the model that was measured there.
-            measured: the file that ``bench`` of its edge bundle wrote, or the content of it.
-            target: what the variant for that machine is to be best at.
-        Raises: Conflict: another model was measured. Invalid: not such a file.
-        """
-        model = self.model(ref)
-        told = hosts.parse(measured) if isinstance(measured, Mapping) else hosts.read(Path(measured).expanduser())
-        if told.model != model.ref:
-            raise Conflict(
-                f"what was measured on {told.host} must be of {model.ref}; got {told.model}", "name that one"
-            )
-        check_request(0.0, target, None)
-        with tempfile.TemporaryDirectory(prefix="loopworks-on-", dir=self.home.cache) as scratch:
-            done = hosts.record(self.bundle(model), told, folder=Path(scratch) / "bundle", target=cast(Target, target))
-            key = bundles.save(self.home.blobs, done.folder)
-        with self.home.catalog.begin() as tx:
-            made = models.add(
-                tx,
-                model.name,
-                bundle=key,
-                run=model.run,
-                version=model.version,
-                parent=model.ref,
-                task=model.task,
-                variant=model.variant,
-                metrics=model.metrics,
-            )
-            lineage.link(tx, Node("model", model.ref), Node("model", made.ref))
-        return made
 
     # ---- models from elsewhere
 

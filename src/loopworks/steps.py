@@ -28,8 +28,7 @@ if TYPE_CHECKING:
     from loopworks.data.source import Source
     from loopworks.store.runs import Status
     from loopworks.train.contracts import Workers
-    from loopworks.train.search import Weigh
-    from loopworks.train.trial import Order, Trial
+    from loopworks.train.trial import Order, Trial, Weigh
     from loopworks.workspace import Model
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """The workspace: where the stages meet. This is the Python API that the command line and the server call."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -436,79 +436,6 @@ class Workspace(Exchange, Errands, Chaining, Packing, Retraining, Access):
             "seed": self.settings.seed if seed is None else seed,
         }
         return self.jobs.get(self.jobs.submit("search", job, title=f"search {job['name']}", key=key))
-
-    def optimize(
-        self,
-        model: Model | str,
-        *,
-        max_drop: float = 0.01,
-        target: str = "latency",
-        variants: Iterable[str] | None = None,
-        asked: Iterable[str] = (),
-        budget: str | float | None = None,
-        seed: int | None = None,
-        on_progress: Progress | None = None,
-        key: str | None = None,
-    ) -> Model:
-        """Make and measure smaller and faster forms of a model, and wait for it; arguments as in ``optimize_job``.
-
-        ``on_progress`` is called with the job while it runs.
-        """
-        job = self.optimize_job(
-            model,
-            max_drop=max_drop,
-            target=target,
-            variants=variants,
-            asked=asked,
-            budget=budget,
-            seed=seed,
-            key=key,
-        )
-        return self.result(job, on_progress)
-
-    def optimize_job(
-        self,
-        model: Model | str,
-        *,
-        max_drop: float = 0.01,
-        target: str = "latency",
-        variants: Iterable[str] | None = None,
-        asked: Iterable[str] = (),
-        budget: str | float | None = None,
-        seed: int | None = None,
-        key: str | None = None,
-    ) -> "Job":
-        """Queue an optimization and return its job at once; the result is a new model, chosen by validation alone.
-
-        Args:
-            model: what to optimize, or its reference.
-            max_drop: how much of the headline metric may be lost, in 0..1.
-            target: latency, throughput or size.
-            variants: only these makers, e.g. ``["onnx-int8"]``; default all that need no training.
-            asked: also these, which train: ``pruned``, ``distilled``.
-            budget: time that each of those may train, e.g. ``"2m"``.
-            seed: of the calibration sample.
-            key: the same key gives the same job.
-        """
-        from loopworks.optimize.stage import BUDGET_S, check_request
-
-        chosen, more = None if variants is None else list(variants), list(asked)
-        limit = BUDGET_S if budget is None else seconds(budget)
-        check_request(max_drop, target, chosen, more, limit)
-        found = self.model(model)
-        if not found.version:
-            hint = "add it again with a version, whose items it is measured on"
-            raise Invalid(f"model {found.ref} to optimize", "one with a dataset version", "none", hint)
-        job = {
-            "model": found.ref,
-            "max_drop": max_drop,
-            "target": target,
-            "variants": chosen,
-            "asked": more,
-            "budget_s": limit,
-            "seed": self.settings.seed if seed is None else seed,
-        }
-        return self.jobs.get(self.jobs.submit("optimize", job, title=f"optimize {found.ref}", key=key))
 
     def result(self, job: "Job", on_progress: Progress | None = None) -> Model:
         """Wait for a job that makes a model; raises what the job failed with."""

@@ -21,7 +21,7 @@ from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Damaged, Failed
 from loopworks.core.values import ImageRule, TensorSpec
 from loopworks.infer.lightgbm import LightGbmRuntime
-from loopworks.optimize import graph, learnt, measure
+from loopworks.optimize import graph, learnt, measure, tournament
 from loopworks.optimize.contracts import Origin
 from loopworks.optimize.native import Native
 from loopworks.optimize.openvino import OpenVinoInt8Accurate
@@ -39,6 +39,8 @@ def context(folder: Path) -> Context:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SLOT_S", 0.001)
     monkeypatch.setattr(measure, "STARTS", 0)
+    monkeypatch.setattr(tournament, "MAKER_LIMIT_S", 900.0)  # a busy machine must not decide what is made
+    monkeypatch.setattr(tournament, "MAKING_S", 900.0)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ def test_things_whose_boxes_moved() -> None:
     from loopworks.core.values import Shape
 
     def box(label: str, x: float) -> Shape:
-        return Shape(label=label, kind="box", points=((x, 10.0, 20.0, 20.0),), source="human", author="me")
+        return Shape(label=label, kind="box", points=((x, 10.0, 20.0, 20.0),), source="person", author="me")
 
     targets = task.targets([[box("car", 10)], [box("bike", 60)]], schema, [(100, 100)] * 2)
     names = {spec.name: spec for spec in task.outputs(schema)}
@@ -54,7 +54,7 @@ def test_masks_whose_pixels_were_lost() -> None:
         {name: (values.astype(np.uint8) if "class" in name else np.ones((1, 8, 8), np.float32)) for name in outputs}
         for values in (truth, worse)
     ]
-    told = worst_classes(task, schema, truth, *given)
+    told = worst_classes(task, schema, truth, given[0], given[1])
     assert told == "tree 1.00 to 0.50, road 1.00 to 0.67"
 
 

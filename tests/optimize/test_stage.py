@@ -50,6 +50,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, source: Memory) -> Bundle:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "SLOT_S", 0.002)
     monkeypatch.setattr(measure, "STARTS", 0)
+    monkeypatch.setattr(tournament, "MAKER_LIMIT_S", 900.0)  # a busy machine must not decide what is made
+    monkeypatch.setattr(tournament, "MAKING_S", 900.0)
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,8 @@ def best(model: Bundle, source: Memory, tmp_path_factory: pytest.TempPathFactory
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "SLOT_S", 0.002)
         patch.setattr(measure, "STARTS", 1)
+        patch.setattr(tournament, "MAKER_LIMIT_S", 900.0)
+        patch.setattr(tournament, "MAKING_S", 900.0)
         return optimize(model, source, folder=folder / "b", max_drop=0.1, ctx=context(folder), threads=1)
 
 

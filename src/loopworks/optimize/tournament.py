@@ -26,7 +26,7 @@ from loopworks.tasks.answers import answers, rows, size
 log = logging.getLogger(__name__)
 CALIBRATION = 128
 """Training images that ranges are read from; more change the accuracy by less than its interval."""
-MAKER_LIMIT_S = 60.0
+MAKER_LIMIT_S = 120.0
 """Seconds that making one variant may take; one that trains has its own budget."""
 MAKING_S = 90.0
 """Seconds after which no further variant is begun, so that a tournament ends within three minutes."""
@@ -80,6 +80,7 @@ class Tournament:
         base = self._enter(self.bundle.variants[0], self.part / self.bundle.variants[0].file, "", next(parts))
         for name in plain:
             self.make(name, base, next(parts))
+        self.entries[1:] = sorted(self.entries[1:], key=lambda entry: entry.variant.name)
         best = self._quickest() if graphs else ""
         for name in graphs:
             made = self.make(name, base, next(parts))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Context
-from loopworks.core.errors import Cancelled, Failed, Invalid, LoopworksError, Missing, NoSpace, NotFound
+from loopworks.core.errors import Failed, Invalid, Missing, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.units import seconds, seconds_text
 from loopworks.data.source import Source
@@ -49,9 +49,6 @@ PLAIN = (str, int, float, bool)
 
 Cluster = Callable[[Sequence[Order], Callable[[], None]], Iterator[tuple[Trial, Mapping[str, bytes]]]]
 """Runs orders elsewhere, side by side; gives each trial as it ends, and its files; calls the second while it waits."""
-Weigh = Callable[[Bundle, Path], tuple[str, float, float]]
-"""Takes a trial's model and a folder to work in; gives the quickest form of it that is accurate enough, the time of one
-item in milliseconds, and the headline on val. Stages do not import each other, so whoever optimizes is handed in."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,7 +70,7 @@ class Searcher:
     cluster: Cluster | None = None
     lanes: int = 1
     """Trials that run side by side on the cluster."""
-    weigh: Weigh | None = None
+    weigh: trials_.Weigh | None = None
     latency_ms: float | None = None
     """The budget that ``weigh`` is compared with."""
     done: list[Trial] = field(default_factory=list)
@@ -212,31 +209,14 @@ class Searcher:
 
     def _tell(self, study: "optuna.Study", made: Trial) -> None:
         before = self.best
-        made = self._weighed(made)
+        if self.weigh is not None and self.latency_ms is not None and made.state == "done":
+            made = trials_.weighed(made, self.source, self._of(made.number), self.weigh, self.latency_ms)
         self.done.append(made)
         self._drop(made, before)
         self._save()
         _close(study, made)
         self.on_trial(made)
         log.info("trial ended number=%s recipe=%s state=%s value=%s", made.number, made.recipe, made.state, made.value)
-
-    def _weighed(self, made: Trial) -> Trial:
-        """A trial that ended, with how quick it is."""
-        if self.weigh is None or self.latency_ms is None or made.state != "done":
-            return made
-        folder = self._of(made.number)
-        bundle = stage.bundle_of(self.source, made.recipe, made_of(folder), {})
-        try:
-            variant, latency_ms, value = self.weigh(replace(bundle, folder=folder / trials_.FILES), folder / "weighed")
-        except (Cancelled, NoSpace):
-            raise
-        except LoopworksError as error:
-            return replace(made, state="failed", value=None, note=error.message[:300])
-        finally:
-            shutil.rmtree(folder / "weighed", ignore_errors=True)
-        is_too_slow = latency_ms > self.latency_ms
-        note = f"{variant} takes {latency_ms:.3g} ms" + (", too slow" if is_too_slow else "")
-        return replace(made, value=value, variant=variant, latency_ms=latency_ms, is_too_slow=is_too_slow, note=note)
 
     def _drop(self, made: Trial, before: Trial | None) -> None:
         """Files of trials that are not the best are of no more use."""
@@ -285,7 +265,7 @@ def search(
     on_trial: Callable[[Trial], None] = lambda trial: None,
     cluster: Cluster | None = None,
     lanes: int = 1,
-    weigh: Weigh | None = None,
+    weigh: trials_.Weigh | None = None,
     latency_ms: float | None = None,
 ) -> Bundle:
     """Search for the best recipe and parameters, and write the bundle of the best model.

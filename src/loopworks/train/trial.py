@@ -17,7 +17,7 @@ from loopworks.core.errors import Cancelled, Failed, LoopworksError, NoSpace
 from loopworks.data.source import Source
 from loopworks.tasks import scores
 from loopworks.tasks.answers import answers
-from loopworks.train import judge, recipes
+from loopworks.train import judge, recipes, stage
 from loopworks.train.contracts import Lesson, Made, Packed
 
 State = Literal["done", "pruned", "failed"]
@@ -25,6 +25,10 @@ HEADLINE = "val_headline"
 MADE, FILES, CURVES = "made.json", "files", "learning.tsv"
 Watch = Callable[[int, float], bool]
 """Takes the step and the headline on val; true: the trial is not worth going on with."""
+
+Weigh = Callable[[Bundle, Path], tuple[str, float, float]]
+"""Takes a trial's model and a folder to work in; gives the quickest form of it that is accurate enough, the time of one
+item in milliseconds, and the headline on val. Stages do not import each other, so whoever optimizes is handed in."""
 
 
 class Pruned(Cancelled):
@@ -150,6 +154,31 @@ def _run(order: Order, source: Source, folder: Path, ctx: Context, start: Bundle
     if not math.isfinite(value):
         raise Failed(f"{source.task.headline} on val must be a finite number; got {value}")
     return value
+
+
+def weighed(made: Trial, source: Source, folder: Path, weigh: Weigh, latency_ms: float) -> Trial:
+    """A trial that is done, with how quick it is; a failed one where that cannot be found out.
+
+    Args:
+        made: the trial.
+        source: without its test split.
+        folder: of the trial.
+        weigh: see ``Weigh``.
+        latency_ms: the budget.
+    Raises: Cancelled, NoSpace.
+    """
+    bundle = stage.bundle_of(source, made.recipe, made_of(folder), {})
+    try:
+        variant, ms, value = weigh(replace(bundle, folder=folder / FILES), folder / "weighed")
+    except (Cancelled, NoSpace):
+        raise
+    except LoopworksError as error:
+        return replace(made, state="failed", value=None, note=error.message[:300])
+    finally:
+        shutil.rmtree(folder / "weighed", ignore_errors=True)
+    is_too_slow = ms > latency_ms
+    note = f"{variant} takes {ms:.3g} ms" + (", too slow" if is_too_slow else "")
+    return replace(made, value=value, variant=variant, latency_ms=ms, is_too_slow=is_too_slow, note=note)
 
 
 def made_of(folder: Path) -> Made:
