@@ -52,7 +52,7 @@ class Tracing:
         """Make the spans of a request that has ended."""
         trace = self._trace
         parent = self._context.extract({name: note.headers[name] for name in _CARRIED if name in note.headers})
-        facts = {
+        facts: dict[str, str | int] = {
             "http.request.method": note.method,
             "url.path": note.path,
             "http.response.status_code": note.status,
