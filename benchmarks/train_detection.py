@@ -2,14 +2,12 @@
 
 BCCD (official splits: 205 images to learn from, 87 that choose the epoch, 72 to report; three classes of cells), from
 random weights, on the cores of this machine, 20 minutes for everything (``LOOPWORKS_MINUTES`` for another number).
-Needs the shared data beside the checkout. Where ``.peers/ultralytics/bin/yolo`` is installed beside this file, YOLO11n
-learns from scratch with the same time and is scored by the same protocol; it is run as a program of its own.
+Needs the shared data beside the checkout. Where ``.peers/ultralytics`` is installed, YOLO11n
+learns from scratch with the same time and input size and is scored by the same protocol.
 """
 
-import json
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.figure import Figure
+from benchmarks.peers import yolo
 from loopworks.core import image
 from loopworks.core.contracts import Arrays, Context, Learnable, Rule
 from loopworks.core.registry import plugins
@@ -30,7 +29,6 @@ from loopworks.data.source import Progress
 from loopworks.tasks import detection, scores
 
 ROOT = Path(__file__).resolve().parents[2] / "shared" / "data" / "bccd"
-PEER = Path(__file__).parent / ".peers" / "ultralytics" / "bin" / "yolo"
 MINUTES, TARGET = 20.0, 0.5
 CLASSES = ("RBC", "WBC", "Platelets")
 SIZE = (640, 480)
@@ -64,7 +62,7 @@ def main() -> list[Figure]:
                 at_least=True,
             )
         ]
-        if PEER.is_file():
+        if yolo.is_there():
             theirs = peer(source, folder / "peer", minutes)
             print(f"  YOLO11n from scratch, same time: map {theirs:.3f}")
             figures.append(
@@ -121,8 +119,8 @@ def _shapes(file: Path) -> list[Shape]:
 
 
 def peer(source: Cells, folder: Path, minutes: float) -> float:
-    """mAP of a peer's program on the same test images, from the boxes that it writes."""
-    for split in ("train", "val", "test"):
+    """mAP of a peer's program on the same test images, from the boxes that it gives."""
+    for split in ("train", "val"):
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
         rows = source.targets(split)
@@ -134,35 +132,29 @@ def peer(source: Cells, folder: Path, minutes: float) -> float:
             ]
             (folder / "labels" / split / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     names = "\n".join(f"  {i}: {name}" for i, name in enumerate(CLASSES))
-    told = f"path: {folder}\ntrain: images/train\nval: images/val\ntest: images/test\nnames:\n{names}\n"
+    told = f"path: {folder}\ntrain: images/train\nval: images/val\nnames:\n{names}\n"
     (folder / "data.yaml").write_text(told, encoding="utf-8")
-    run = [str(PEER), "detect", "train", "model=yolo11n.yaml", f"data={folder / 'data.yaml'}", "imgsz=320"]
-    where = [f"project={folder}", "name=run", "device=cpu", f"time={minutes / 60:.6f}", "pretrained=False", "seed=0"]
-    subprocess.run([*run, *where], check=True, cwd=folder)
-    best = folder / "run" / "weights" / "best.pt"
-    ask = [str(PEER), "detect", "val", f"model={best}", f"data={folder / 'data.yaml'}", "split=test", "imgsz=320"]
-    said = [f"project={folder}", "name=said", "device=cpu", "save_json=True", "conf=0.01"]
-    subprocess.run([*ask, *said], check=True, cwd=folder)
-    rows = json.loads((folder / "said" / "predictions.json").read_text(encoding="utf-8"))
-    return scores.headline(source.task, source.targets("test"), _answer(rows, source.names("test")), source.schema)
+    images = [ROOT / "JPEGImages" / f"{name}.jpg" for name in source.names("test")]
+    said = yolo.run(
+        "detect", model="yolo11n.yaml", data=folder / "data.yaml", minutes=minutes, side=320, images=images,
+        folder=folder / "work",
+    )  # fmt: skip
+    return scores.headline(source.task, source.targets("test"), _answer(said), source.schema)
 
 
-def _answer(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Arrays:
-    """A peer's boxes in pixels as our tensors; its classes are numbered from 1, as COCO's are, or from 0."""
-    first = min((int(row["category_id"]) for row in rows), default=0)
+def _answer(said: Mapping[str, NDArray[Any]]) -> Arrays:
+    """A peer's boxes in pixels as our tensors, the surest first."""
+    counts = said["counts"].tolist()
     out: dict[str, NDArray[Any]] = {
-        "boxes": np.zeros((len(names), detection.MOST, 4), np.float32),
-        "scores": np.zeros((len(names), detection.MOST), np.float32),
-        "classes": np.zeros((len(names), detection.MOST), np.int64),
+        "boxes": np.zeros((len(counts), detection.MOST, 4), np.float32),
+        "scores": np.zeros((len(counts), detection.MOST), np.float32),
+        "classes": np.zeros((len(counts), detection.MOST), np.int64),
     }
-    filled = dict.fromkeys(names, 0)
-    for row in sorted(rows, key=lambda row: -float(row["score"])):
-        name = str(row["image_id"])
-        name = name if name in filled else Path(str(row["file_name"])).stem
-        at, place = names.index(name), filled[name]
-        if place < detection.MOST:
-            out["boxes"][at, place] = np.asarray(row["bbox"]) / (*SIZE, *SIZE)
-            out["scores"][at, place] = row["score"]
-            out["classes"][at, place] = int(row["category_id"]) - first
-            filled[name] += 1
+    at = 0
+    for i, count in enumerate(counts):
+        best = at + np.argsort(-said["scores"][at : at + count], kind="stable")[: detection.MOST]
+        out["boxes"][i, : len(best)] = said["boxes"][best] / (*SIZE, *SIZE)
+        out["scores"][i, : len(best)] = said["scores"][best]
+        out["classes"][i, : len(best)] = said["classes"][best]
+        at += count
     return out

@@ -118,8 +118,8 @@ def test_a_bomb_is_refused_before_it_goes_off(small: TestClient, encoding: str, 
     ("content", "encoding", "words"),
     [
         (b"no gzip", "gzip", "request body must be gzip data"),
-        (gzip.compress(b"x" * 5000)[:-9], "gzip", "gzip data and nothing else; got a part"),
-        (gzip.compress(b"x") + b"more", "gzip", "gzip data and nothing else; got more"),
+        (gzip.compress(b"x" * 5000, mtime=0)[:-9], "gzip", "gzip data and nothing else; got a part"),
+        (gzip.compress(b"x", mtime=0) + b"more", "gzip", "gzip data and nothing else; got more"),
         (b"x", "br", "content-encoding must be gzip or deflate; got br"),
     ],
 )

@@ -1,5 +1,6 @@
 """The Open Inference Protocol through a client that nobody here wrote, over a real socket."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -189,3 +190,70 @@ def test_a_new_deployment_answers_without_a_restart(
     found = client.infer("colors", [tensor(pixels)])
     assert found.get_response()["model_version"] == "2"
     np.testing.assert_allclose(found.as_numpy("scores"), colors.scores(pixels, 1.0), atol=1e-6)
+
+
+def test_what_is_not_offered_is_refused_and_what_can_be_read_is_told(client: Any) -> None:
+    assert client.get_trace_settings()["trace_level"] == ["OFF"]
+    assert client.update_trace_settings("colors", {"trace_level": ["OFF"], "trace_rate": None})["trace_rate"] == "1000"
+    with pytest.raises(InferenceServerException, match="trace_level must stay") as caught:
+        client.update_trace_settings(settings={"trace_level": ["TIMESTAMPS"]})
+    assert caught.value.status() == "501"
+    with pytest.raises(InferenceServerException, match="model 'other' does not exist"):
+        client.get_trace_settings("other")
+    assert client.get_log_settings()["log_error"] is True
+    assert client.update_log_settings({"log_error": True})["log_error"] is True
+    with pytest.raises(InferenceServerException, match="log_verbose_level must stay 0; got 3"):
+        client.update_log_settings({"log_verbose_level": 3})
+    with pytest.raises(InferenceServerException, match="must be among log_file"):
+        client.update_log_settings({"volume": 11})
+    for kind in ("system", "cuda"):
+        assert getattr(client, f"get_{kind}_shared_memory_status")() == []
+        assert getattr(client, f"get_{kind}_shared_memory_status")("a") == []
+        getattr(client, f"unregister_{kind}_shared_memory")()
+        getattr(client, f"unregister_{kind}_shared_memory")("a")
+    with pytest.raises(InferenceServerException, match="system shared memory is not offered"):
+        client.register_system_shared_memory("a", "/a", 4)
+    with pytest.raises(InferenceServerException, match="CUDA shared memory is not offered"):
+        client.register_cuda_shared_memory("a", b"YQ==", 0, 4)
+
+
+def test_a_model_is_loaded_as_its_deployment_says(client: Any) -> None:
+    with pytest.raises(InferenceServerException, match="got parameters config") as caught:
+        client.load_model("colors", config="{}")
+    assert caught.value.status() == "501"
+    with pytest.raises(InferenceServerException, match="got parameters config, file:1/model.onnx"):
+        client.load_model("colors", config="{}", files={"file:1/model.onnx": b"x"})
+    client.unload_model("colors", unload_dependents=True)
+    client.load_model("colors")
+
+
+def test_every_call_of_the_asyncio_client(server: ServerThread, pixels: NDArray[np.uint8], colors: Any) -> None:
+    aio = pytest.importorskip("tritonclient.http.aio")
+
+    async def use() -> None:
+        async with aio.InferenceServerClient(server.url.removeprefix("http://")) as client:
+            assert await client.is_server_live()
+            assert await client.is_server_ready()
+            assert await client.is_model_ready("colors", "1")
+            assert (await client.get_server_metadata())["name"] == "loopworks"
+            assert (await client.get_model_metadata("colors"))["name"] == "colors"
+            assert (await client.get_model_config("colors"))["name"] == "colors"
+            await client.unload_model("colors")
+            assert [one["state"] for one in await client.get_model_repository_index()] == ["UNAVAILABLE"]
+            await client.load_model("colors")
+            for packing in (None, "gzip", "deflate"):
+                found = await client.infer(
+                    "colors",
+                    [tensor(pixels)],
+                    request_compression_algorithm=packing,
+                    response_compression_algorithm=packing,
+                )
+                np.testing.assert_allclose(found.as_numpy("scores"), colors.scores(pixels), atol=1e-6)
+            (stats,) = (await client.get_inference_statistics("colors"))["model_stats"]
+            assert stats["inference_count"] == 9
+            assert (await client.get_trace_settings("colors"))["trace_level"] == ["OFF"]
+            assert (await client.get_log_settings())["log_error"] is True
+            assert await client.get_system_shared_memory_status() == []
+            assert await client.get_cuda_shared_memory_status() == []
+
+    asyncio.run(asyncio.wait_for(use(), 20))

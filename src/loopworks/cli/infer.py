@@ -20,11 +20,14 @@ def register(app: typer.Typer) -> None:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind; another than loopback needs a token.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the inference protocol over gRPC; 0 opens none.")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="Secret that clients must send.", envvar="LOOPWORKS_TOKEN")] = None,
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Answer requests over HTTP.
+    """Answer requests over HTTP, and over gRPC where it has a port.
 
     Open Inference Protocol v2, plain predictions, and the workspace.
     """
@@ -34,10 +37,12 @@ def serve(
     with face(json) as out, loopworks.open(workspace, create=False, token=token) as space:
 
         def ready(url: str) -> None:
-            out.say(f"loopworks answers on {url} (Ctrl-C ends it)")
+            chosen = space.settings.grpc_port if grpc_port is None else grpc_port
+            more = f", gRPC on port {chosen}" if chosen else ""
+            out.say(f"loopworks answers on {url}{more} (Ctrl-C ends it)")
             out.done({"url": url, "deployments": [d.to_json() for d in space.deployments()]})
 
-        run(space, host=host, port=port, ready=ready)
+        run(space, host=host, port=port, grpc_port=grpc_port, ready=ready)
 
 
 def predict(

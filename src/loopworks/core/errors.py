@@ -75,6 +75,12 @@ class Missing(LoopworksError):
         )
 
 
+class Unsupported(LoopworksError):
+    """The request is well-formed and asks for something that Loopworks does not have."""
+
+    code, status, exit_code = "unsupported", 501, 2
+
+
 class Conflict(LoopworksError):
     """The thing exists already, or was changed by somebody else in between."""
 

@@ -54,6 +54,8 @@ class Settings(BaseModel):
     """Address that the server binds; another than loopback needs ``token``."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8700
     """Port of the server; 0 takes a free one."""
+    grpc_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the inference protocol over gRPC, on the same address; 0 opens none."""
     token: str = ""
     """Secret whose bearer may do everything over HTTP (``Authorization: Bearer ...``), beside those of ``tokens``."""
     requests_per_s: Annotated[float, Field(ge=0)] = 0.0

@@ -20,6 +20,7 @@ from loopworks.server.inferring import Inferring
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
+    from loopworks.server.grpc_server import GrpcServer
     from loopworks.workspace import Workspace
 
 START_S = 60.0
@@ -28,46 +29,61 @@ KEEP_S = 30
 
 
 def serve(
-    space: "Workspace", *, host: str | None = None, port: int | None = None, ready: Callable[[str], None] | None = None
+    space: "Workspace",
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    grpc_port: int | None = None,
+    ready: Callable[[str], None] | None = None,
 ) -> None:
     """Answer until SIGINT or SIGTERM; requests that are under way are finished first.
 
     Args:
         space: the workspace.
         host, port: over the settings; port 0 takes a free one.
+        grpc_port: over the settings; 0 opens none.
         ready: called with the URL once the server answers.
     Raises:
         Denied: another host than loopback without a token.
         Conflict: the port is in use.
     """
-    settings = _settings(space, host, port)
-    with _bound(settings) as bound, closing(Serving(space)) as serving:
-        _Server(_config(space, settings, serving), serving, ready, bound).run(sockets=[bound])
+    settings = _settings(space, host, port, grpc_port)
+    with _bound(settings) as bound, closing(Serving(space)) as serving, ExitStack() as more:
+        rules = Rules(settings, serving.tokens)
+        if settings.grpc_port:
+            more.enter_context(_grpc(serving, rules))
+        _Server(_config(space, rules, serving), serving, ready, bound).run(sockets=[bound])
 
 
 class ServerThread:
     """The server in a thread on a free port of 127.0.0.1, as a context manager."""
 
-    def __init__(self, space: "Workspace") -> None:
-        """Serve ``space``."""
+    def __init__(self, space: "Workspace", *, grpc: bool = False) -> None:
+        """Serve ``space``; with ``grpc`` on a second free port too."""
         self._space = space
+        self._has_grpc = grpc
         self._closing = ExitStack()
         self.url = ""
         """Where it answers, once entered."""
+        self.grpc = ""
+        """Where it answers over gRPC: HOST:PORT."""
 
     def __enter__(self) -> Self:
         """Start, and wait until it answers."""
-        settings = _settings(self._space, "127.0.0.1", 0)
+        settings = _settings(self._space, "127.0.0.1", 0, 0)
         with ExitStack() as opened:
             bound = opened.enter_context(_bound(settings))
             self.serving = opened.enter_context(closing(Serving(self._space)))
+            rules = Rules(settings, self.serving.tokens)
+            if self._has_grpc:
+                self.grpc = opened.enter_context(_grpc(self.serving, rules)).address
             started = threading.Event()
 
             def ready(url: str) -> None:
                 self.url = url
                 started.set()
 
-            server = _Server(_config(self._space, settings, self.serving), self.serving, ready, bound)
+            server = _Server(_config(self._space, rules, self.serving), self.serving, ready, bound)
 
             def run() -> None:
                 try:
@@ -128,8 +144,14 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _settings(space: "Workspace", host: str | None, port: int | None) -> Settings:
-    given = {"host": host, "port": port}
+def _grpc(serving: Serving, rules: Rules) -> "GrpcServer":
+    from loopworks.server.grpc_server import GrpcServer  # a quarter of a second that only those pay who want it
+
+    return GrpcServer(serving, rules)
+
+
+def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port: int | None) -> Settings:
+    given = {"host": host, "port": port, "grpc_port": grpc_port}
     settings = space.settings.model_copy(update={k: v for k, v in given.items() if v is not None})
     if settings.host not in LOOPBACK and not settings.token and not space.tokens():
         raise Denied(
@@ -139,10 +161,9 @@ def _settings(space: "Workspace", host: str | None, port: int | None) -> Setting
     return settings
 
 
-def _config(space: "Workspace", settings: Settings, serving: Serving) -> uvicorn.Config:
-    rules = Rules(settings, serving.tokens)
+def _config(space: "Workspace", rules: Rules, serving: Serving) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(space, settings, serving, rules),
+        create_app(space, rules.settings, serving, rules),
         log_config=None,
         access_log=False,
         proxy_headers=False,  # limits go by the address that really asks

@@ -10,19 +10,15 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks import __version__
 from loopworks.core.errors import Cancelled
-from loopworks.core.values import TensorSpec
 from loopworks.infer.engine import Served
-from loopworks.server import answer
+from loopworks.server import answer, described, extensions, fields
 from loopworks.server.inferring import Asked, Inferring
-from loopworks.server.route import Api
+from loopworks.server.route import Api, Endpoint
 from loopworks.server.serving import Serving
 from loopworks.server.telling import NOTE, Note
 from loopworks.server.waiting import unless_gone
 
-EXTENSIONS = ["binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification"]
-PLATFORMS = {"onnxruntime": "onnx_onnxv1", "openvino": "openvino_ir"}
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
 
@@ -48,28 +44,12 @@ async def ready(request: Request) -> Response:
 
 async def server(request: Request) -> Response:
     """What this server is."""
-    return answer.json({"name": "loopworks", "version": __version__, "extensions": EXTENSIONS})
+    return answer.json(described.server())
 
 
 async def model(request: Request) -> Response:
     """What a model takes and gives."""
-    served = _served(request)
-    bundle = served.bundle
-    return answer.json({
-        "name": served.name,
-        "versions": _serving(request).engine.versions(served.name),
-        "platform": PLATFORMS.get(served.variant.runtime, served.variant.runtime),
-        "inputs": [spec.to_json() for spec in bundle.inputs],
-        "outputs": [spec.to_json() for spec in bundle.outputs],
-        "parameters": {
-            "task": bundle.task,
-            "classes": list(bundle.schema.classes),
-            "preprocessing": bundle.rule.to_json(),
-            "variant": served.variant.name,
-            "device": served.device,
-            "limits": served.limits.model_dump(exclude={"memory_mb"}),
-        },
-    })
+    return answer.json(described.model(_served(request), _serving(request).engine.versions(_served(request).name)))
 
 
 async def model_ready(request: Request) -> Response:
@@ -97,90 +77,63 @@ async def infer(request: Request) -> Response:
 
 async def config(request: Request) -> Response:
     """A model's configuration, as load generators ask for it."""
-    served = _served(request)
-    return answer.json({
-        "name": served.name,
-        "platform": PLATFORMS.get(served.variant.runtime, served.variant.runtime),
-        "backend": served.variant.runtime,
-        "max_batch_size": served.max_batch if served.is_batched else 0,
-        "input": [_config(spec, served.is_batched) for spec in served.bundle.inputs],
-        "output": [_config(spec, served.is_batched) for spec in served.bundle.outputs],
-        "dynamic_batching": {"max_queue_delay_microseconds": 0},
-    })
-
-
-def _config(spec: TensorSpec, is_batched: bool) -> dict[str, Any]:
-    name = {"BYTES": "STRING"}.get(spec.datatype, spec.datatype)
-    return {"name": spec.name, "data_type": f"TYPE_{name}", "dims": list(spec.shape[1:] if is_batched else spec.shape)}
+    return answer.json(described.config(_served(request)))
 
 
 async def statistics(request: Request) -> Response:
     """What the models did since they were loaded."""
     engine = _serving(request).engine
     served = [_served(request)] if "model" in request.path_params else engine.models()
-    return answer.json({"model_stats": [_statistics(one) for one in served]})
-
-
-def _statistics(served: Served) -> dict[str, Any]:
-    found = served.statistics
-    return {
-        "name": served.name,
-        "version": served.version,
-        "last_inference": found.last_ms,
-        "inference_count": found.inferences,
-        "execution_count": found.executions,
-        "inference_stats": {
-            "success": _duration(found.success, found.success_ns),
-            "fail": _duration(found.failure, found.failure_ns),
-            "queue": _duration(found.success, found.queue_ns),
-            "compute_input": _duration(found.success, found.input_ns),
-            "compute_infer": _duration(found.success, found.compute_ns),
-            "compute_output": _duration(found.success, found.output_ns),
-            "cache_hit": _duration(0, 0),
-            "cache_miss": _duration(0, 0),
-        },
-        "batch_stats": [
-            {"batch_size": size, "compute_infer": _duration(count, found.batch_ns[size])}
-            for size, count in sorted(dict(found.batches).items())
-        ],
-    }
-
-
-def _duration(count: int, ns: int) -> dict[str, int]:
-    return {"count": count, "ns": ns}
+    return answer.json({"model_stats": [described.statistics(one) for one in served]})
 
 
 async def index(request: Request) -> Response:
     """Which models there are, and whether they are loaded."""
-    is_ready_only = (await answer.body(request)).get("ready") is True
-    serving = _serving(request)
-    loaded = {served.name: served for served in serving.engine.models()}
-    listed = []
-    for deployment in await run_in_threadpool(serving.space.deployments):
-        served = loaded.get(deployment.name)
-        if served is None and is_ready_only:
-            continue
-        why = serving.problem(deployment.name)
-        listed.append({
-            "name": deployment.name,
-            "version": served.version if served else str(deployment.revision),
-            "state": "READY" if served else "UNAVAILABLE",
-            "reason": why or ("" if served else "unloaded"),
-        })
-    return answer.json(listed)
+    is_ready_only = fields.flag(await answer.body(request), "ready")
+    return answer.json(await run_in_threadpool(described.index, _serving(request), is_ready_only))
 
 
 async def load(request: Request) -> Response:
     """Load a deployment, again if it is loaded."""
+    extensions.check_load(fields.mapping(await answer.body(request), "parameters"))
     served = await run_in_threadpool(_serving(request).load, request.path_params["model"])
     return answer.json({"name": served.name, "version": served.version})
 
 
 async def unload(request: Request) -> Response:
-    """Take a model out of memory; it stays deployed."""
+    """Take a model out of memory; it stays deployed, and no other model depends on it."""
+    extensions.check_unload(fields.mapping(await answer.body(request), "parameters"))
     name = request.path_params["model"]
     await run_in_threadpool(_serving(request).unload, name)
     return answer.json({"name": name})
+
+
+async def trace(request: Request) -> Response:
+    """The trace settings; none can be changed."""
+    if "model" in request.path_params:
+        _served(request)
+    return answer.json(extensions.trace(await answer.body(request)))
+
+
+async def logs(request: Request) -> Response:
+    """The log settings; none can be changed."""
+    return answer.json(extensions.logs(await answer.body(request)))
+
+
+async def memory(request: Request) -> Response:
+    """The regions of shared memory: there is none."""
+    return answer.json([])
+
+
+async def register(request: Request) -> Response:
+    """Refuse a region of shared memory."""
+    extensions.refuse_memory("CUDA" if "/cuda" in request.scope["path"] else "system")
+    return answer.json({})
+
+
+async def unregister(request: Request) -> Response:
+    """Forget regions of shared memory: there is none."""
+    return answer.json({})
 
 
 _INFER: dict[str, Any] = {
@@ -193,6 +146,35 @@ _INFER: dict[str, Any] = {
         "outputs": {"type": "array", "items": {"type": "object", "required": ["name"]}},
     },
 }
+
+_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {"parameters": {"type": "object"}}}
+
+
+def _settings(path: str, endpoint: Endpoint, summary: str) -> tuple[Api, ...]:
+    change = Api(method="POST", path=path, endpoint=endpoint, summary=summary, body={"type": "object"})
+    return Api(method="GET", path=path, endpoint=endpoint, summary=summary), change
+
+
+def _memory(path: str) -> tuple[Api, ...]:
+    region = f"{path}/region/{{region}}"
+    return (
+        *(
+            Api(method="GET", path=f"{at}/status", endpoint=memory, summary="Shared memory: none")
+            for at in (path, region)
+        ),
+        *(
+            Api(method="POST", path=f"{at}/unregister", endpoint=unregister, summary="Forget shared memory")
+            for at in (path, region)
+        ),
+        Api(
+            method="POST",
+            path=f"{region}/register",
+            endpoint=register,
+            summary="Refused: shared memory is not offered",
+            body={"type": "object"},
+        ),
+    )
+
 
 ROUTES = (
     Api(method="GET", path="/v2/health/live", endpoint=live, summary="The server runs"),
@@ -216,6 +198,23 @@ ROUTES = (
         summary="Models and their state",
         body={"type": "object", "properties": {"ready": {"type": "boolean"}}},
     ),
-    Api(method="POST", path="/v2/repository/models/{model}/load", endpoint=load, summary="Load a deployment"),
-    Api(method="POST", path="/v2/repository/models/{model}/unload", endpoint=unload, summary="Unload a model"),
+    Api(
+        method="POST",
+        path="/v2/repository/models/{model}/load",
+        endpoint=load,
+        summary="Load a deployment",
+        body=_PARAMETERS,
+    ),
+    Api(
+        method="POST",
+        path="/v2/repository/models/{model}/unload",
+        endpoint=unload,
+        summary="Unload a model",
+        body=_PARAMETERS,
+    ),
+    *_settings("/v2/logging", logs, "Log settings"),
+    *_settings("/v2/trace/setting", trace, "Trace settings"),
+    *_settings(f"{_MODEL}/trace/setting", trace, "Trace settings of a model"),
+    *_memory("/v2/systemsharedmemory"),
+    *_memory("/v2/cudasharedmemory"),
 )

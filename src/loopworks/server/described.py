@@ -1,0 +1,107 @@
+"""What the inference protocol says of the server and its models: the same values over HTTP and gRPC."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from loopworks import __version__
+from loopworks.core.values import TensorSpec
+from loopworks.infer.engine import Served
+from loopworks.server.serving import Serving
+
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification")
+PLATFORMS = {"onnxruntime": "onnx_onnxv1", "openvino": "openvino_ir"}
+
+
+def server() -> dict[str, Any]:
+    """What this server is."""
+    return {"name": "loopworks", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def model(served: Served, versions: Sequence[str]) -> dict[str, Any]:
+    """What a model takes and gives, and which of its versions can be asked."""
+    bundle = served.bundle
+    return {
+        "name": served.name,
+        "versions": list(versions),
+        "platform": _platform(served),
+        "inputs": [spec.to_json() for spec in bundle.inputs],
+        "outputs": [spec.to_json() for spec in bundle.outputs],
+        "parameters": {
+            "task": bundle.task,
+            "classes": list(bundle.schema.classes),
+            "preprocessing": bundle.rule.to_json(),
+            "variant": served.variant.name,
+            "device": served.device,
+            "limits": served.limits.model_dump(exclude={"memory_mb"}),
+        },
+    }
+
+
+def config(served: Served) -> dict[str, Any]:
+    """A model's configuration, as load generators ask for it."""
+    return {
+        "name": served.name,
+        "platform": _platform(served),
+        "backend": served.variant.runtime,
+        "max_batch_size": served.max_batch if served.is_batched else 0,
+        "input": [_config(spec, served.is_batched) for spec in served.bundle.inputs],
+        "output": [_config(spec, served.is_batched) for spec in served.bundle.outputs],
+        "dynamic_batching": {"max_queue_delay_microseconds": 0},
+    }
+
+
+def statistics(served: Served) -> dict[str, Any]:
+    """What a model did since it was loaded."""
+    found = served.statistics
+    return {
+        "name": served.name,
+        "version": served.version,
+        "last_inference": found.last_ms,
+        "inference_count": found.inferences,
+        "execution_count": found.executions,
+        "inference_stats": {
+            "success": _duration(found.success, found.success_ns),
+            "fail": _duration(found.failure, found.failure_ns),
+            "queue": _duration(found.success, found.queue_ns),
+            "compute_input": _duration(found.success, found.input_ns),
+            "compute_infer": _duration(found.success, found.compute_ns),
+            "compute_output": _duration(found.success, found.output_ns),
+            "cache_hit": _duration(0, 0),
+            "cache_miss": _duration(0, 0),
+        },
+        "batch_stats": [
+            {"batch_size": size, "compute_infer": _duration(count, found.batch_ns[size])}
+            for size, count in sorted(dict(found.batches).items())
+        ],
+    }
+
+
+def index(serving: Serving, is_ready_only: bool) -> list[dict[str, str]]:
+    """Which deployments there are, and whether they are loaded."""
+    loaded = {served.name: served for served in serving.engine.models()}
+    listed = []
+    for deployment in serving.space.deployments():
+        served = loaded.get(deployment.name)
+        if served is None and is_ready_only:
+            continue
+        why = serving.problem(deployment.name)
+        listed.append({
+            "name": deployment.name,
+            "version": served.version if served else str(deployment.revision),
+            "state": "READY" if served else "UNAVAILABLE",
+            "reason": why or ("" if served else "unloaded"),
+        })
+    return listed
+
+
+def _platform(served: Served) -> str:
+    return PLATFORMS.get(served.variant.runtime, served.variant.runtime)
+
+
+def _config(spec: TensorSpec, is_batched: bool) -> dict[str, Any]:
+    name = {"BYTES": "STRING"}.get(spec.datatype, spec.datatype)
+    return {"name": spec.name, "data_type": f"TYPE_{name}", "dims": list(spec.shape[1:] if is_batched else spec.shape)}
+
+
+def _duration(count: int, ns: int) -> dict[str, int]:
+    return {"count": count, "ns": ns}

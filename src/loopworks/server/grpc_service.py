@@ -1,0 +1,289 @@
+"""What each gRPC method does: the Open Inference Protocol v2 with its extensions, and gRPC's own health service."""
+
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+
+from loopworks.core.errors import Busy, Cancelled, Invalid, LoopworksError, NotFound, TimedOut
+from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced
+from loopworks.server import described, extensions, grpc_tensors
+from loopworks.server.protos import health_pb2, inference_pb2
+from loopworks.server.serving import KEY_HEADER, Serving
+
+AHEAD = 64
+"""Requests of one stream that may wait at once, so that they share batches."""
+Method = tuple[Any, Any, Callable[[Any, grpc.ServicerContext], Any]]
+
+
+class Inference:
+    """``inference.GRPCInferenceService``."""
+
+    def __init__(self, serving: Serving, streams: int) -> None:
+        """Answer for ``serving``; at most ``streams`` streams at once."""
+        self._serving = serving
+        self._streams = threading.BoundedSemaphore(streams)
+
+    def unary(self) -> dict[str, Method]:
+        """Methods that take one message and give one, with the types of both."""
+        calls = {
+            "ServerLive": lambda m, c: {"live": True},
+            "ServerReady": lambda m, c: {"ready": not self._serving.stopping.is_set()},
+            "ModelReady": self._is_ready,
+            "ServerMetadata": lambda m, c: described.server(),
+            "ModelMetadata": self._metadata,
+            "ModelConfig": lambda m, c: {"config": described.config(self._serving.model(m.name, m.version))},
+            "ModelStatistics": self._statistics,
+            "RepositoryIndex": lambda m, c: {"models": described.index(self._serving, m.ready)},
+            "RepositoryModelLoad": self._load,
+            "RepositoryModelUnload": self._unload,
+            "SystemSharedMemoryStatus": lambda m, c: {},
+            "SystemSharedMemoryRegister": lambda m, c: extensions.refuse_memory("system"),
+            "SystemSharedMemoryUnregister": lambda m, c: {},
+            "CudaSharedMemoryStatus": lambda m, c: {},
+            "CudaSharedMemoryRegister": lambda m, c: extensions.refuse_memory("CUDA"),
+            "CudaSharedMemoryUnregister": lambda m, c: {},
+            "TraceSetting": self._trace,
+            "LogSettings": self._logs,
+        }
+        found = {name: _described(name, call) for name, call in calls.items()}
+        return {**found, "ModelInfer": (inference_pb2.ModelInferRequest, inference_pb2.ModelInferResponse, self._infer)}
+
+    def streams(self) -> dict[str, Method]:
+        """Methods that give a stream, with the types of both."""
+        kinds = inference_pb2.ModelInferRequest, inference_pb2.ModelStreamInferResponse
+        return {"ModelStreamInfer": (*kinds, self._stream)}
+
+    # ---- inference
+
+    def _infer(
+        self, message: inference_pb2.ModelInferRequest, context: grpc.ServicerContext
+    ) -> inference_pb2.ModelInferResponse:
+        return _Asked(self._serving, message, context).answer()
+
+    def _stream(
+        self, messages: Iterator[inference_pb2.ModelInferRequest], context: grpc.ServicerContext
+    ) -> Iterator[inference_pb2.ModelStreamInferResponse]:
+        """Answers in the order of the requests, which a thread reads ahead."""
+        if not self._streams.acquire(blocking=False):
+            raise Busy("fewer streams must be open at once; got one more", "close one, or use single requests")
+        asked: queue.Queue[_Asked | None] = queue.Queue(AHEAD)
+
+        def read() -> None:
+            try:
+                with contextlib.suppress(grpc.RpcError):  # the client has left
+                    for message in messages:
+                        asked.put(_Asked(self._serving, message, context))
+            finally:
+                asked.put(None)
+
+        reader = threading.Thread(target=read, name="grpc-stream", daemon=True)
+        reader.start()
+        try:
+            while (one := asked.get()) is not None:
+                yield one.streamed()
+        finally:
+            self._streams.release()
+            while reader.is_alive():  # where the client has gone, it may wait for a place
+                with contextlib.suppress(queue.Empty):
+                    if (left := asked.get(timeout=0.01)) is not None:
+                        left.cancel()
+
+    # ---- models
+
+    def _is_ready(self, message: Any, context: Any) -> dict[str, Any]:
+        try:
+            self._serving.model(message.name, message.version)
+        except NotFound:
+            return {"ready": False}
+        return {"ready": True}
+
+    def _metadata(self, message: Any, context: Any) -> dict[str, Any]:
+        served = self._serving.model(message.name, message.version)
+        found = described.model(served, self._serving.engine.versions(served.name))
+        facts = found.pop("parameters")
+        return {**found, "properties": {name: str(facts[name]) for name in ("task", "variant")}}
+
+    def _statistics(self, message: Any, context: Any) -> dict[str, Any]:
+        serving = self._serving
+        models = [serving.model(message.name, message.version)] if message.name else serving.engine.models()
+        return {"model_stats": [described.statistics(served) for served in models]}
+
+    def _load(self, message: Any, context: Any) -> dict[str, Any]:
+        extensions.check_load(message.parameters)
+        self._serving.load(message.model_name)
+        return {}
+
+    def _unload(self, message: Any, context: Any) -> dict[str, Any]:
+        extensions.check_unload(message.parameters)
+        self._serving.unload(message.model_name)
+        return {}
+
+    # ---- settings
+
+    def _trace(self, message: Any, context: Any) -> dict[str, Any]:
+        if message.model_name:
+            self._serving.model(message.model_name)
+        found = extensions.trace({name: list(one.value) for name, one in message.settings.items()})
+        listed = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
+        return {"settings": {name: {"value": value} for name, value in listed.items()}}
+
+    def _logs(self, message: Any, context: Any) -> dict[str, Any]:
+        asked = {
+            name: getattr(one, one.WhichOneof("parameter_choice") or "_", None)
+            for name, one in message.settings.items()
+        }
+        kinds: Mapping[type, str] = {bool: "bool_param", int: "uint32_param", str: "string_param"}
+        return {"settings": {name: {kinds[type(value)]: value} for name, value in extensions.logs(asked).items()}}
+
+
+class Health:
+    """``grpc.health.v1.Health``: the server is well until it stops."""
+
+    SERVICES = ("", "inference.GRPCInferenceService", "grpc.health.v1.Health")
+
+    def __init__(self, stopping: threading.Event, watchers: int) -> None:
+        """Say that the server is well until ``stopping``; at most ``watchers`` may watch at once."""
+        self._stopping = stopping
+        self._closed = threading.Event()
+        self._watchers = threading.BoundedSemaphore(watchers)
+
+    def close(self) -> None:
+        """Tell those who watch that it ends."""
+        self._closed.set()
+
+    def unary(self) -> dict[str, Method]:
+        """Methods that take one message and give one, with the types of both."""
+        return {"Check": (health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse, self._check)}
+
+    def streams(self) -> dict[str, Method]:
+        """Methods that give a stream, with the types of both."""
+        return {"Watch": (health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse, self._watch)}
+
+    def _check(self, message: Any, context: Any) -> Any:
+        if message.service not in self.SERVICES:
+            raise NotFound("service", message.service, self.SERVICES[1:])
+        return self._status("NOT_SERVING" if self._is_ending() else "SERVING")
+
+    def _watch(self, message: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        if message.service not in self.SERVICES:
+            yield self._status("SERVICE_UNKNOWN")
+            return
+        if not self._watchers.acquire(blocking=False):
+            raise Busy("fewer clients must watch at once; got one more", "ask Check")
+        try:
+            if not self._is_ending():
+                yield self._status("SERVING")
+            while context.is_active() and not self._is_ending():
+                self._closed.wait(0.5)
+            yield self._status("NOT_SERVING")
+        finally:
+            self._watchers.release()
+
+    def _is_ending(self) -> bool:
+        return self._closed.is_set() or self._stopping.is_set()
+
+    def _status(self, word: str) -> Any:
+        found = health_pb2.HealthCheckResponse()
+        return json_format.ParseDict({"status": word}, found)
+
+
+class _Asked:
+    """One inference request: checked and queued at once, answered when somebody asks for the answer."""
+
+    def __init__(
+        self, serving: Serving, message: inference_pb2.ModelInferRequest, context: grpc.ServicerContext
+    ) -> None:
+        self._serving, self._id = serving, message.id
+        self._began = time.perf_counter()
+        self._name = self._version = ""
+        self._future: Future[Answer] | None = None
+        self._error: Exception | None = None
+        try:
+            name, version = message.model_name, message.model_version
+            key = str(dict(context.invocation_metadata()).get(KEY_HEADER, ""))
+            served = serving.pick(name, version, key)
+            self._name = served.name
+            self._request = grpc_tensors.read(message)
+            if not key and (key := str(self._request.parameters.get("key") or "")):
+                served = serving.pick(name, version, key)
+            self._version = served.version
+            known = [spec.name for spec in served.bundle.outputs]
+            if (unknown := [one.name for one in self._request.outputs if one.name not in known]) != []:
+                raise Invalid("outputs", f"among {', '.join(known)}", ", ".join(unknown))
+            left = context.time_remaining()
+            self._limit_s = min(self._request.timeout_s or TIMEOUT_S, TIMEOUT_S, TIMEOUT_S if left is None else left)
+            while True:
+                try:
+                    future = served.submit(self._request.inputs, self._limit_s)
+                    break
+                except Replaced:  # its successor is in place already, so the next look finds another, or none
+                    served = serving.pick(name, version, key)
+            self._future = future
+            if not context.add_callback(future.cancel):
+                future.cancel()  # the client has gone already
+        except Exception as error:  # told when the answer is asked for, in its turn
+            self._error = error
+
+    def answer(self) -> inference_pb2.ModelInferResponse:
+        """The answer; raises what went wrong."""
+        outcome = "internal"
+        try:
+            found = self._answer()
+            outcome = "done"
+            return found
+        except LoopworksError as error:
+            outcome = error.code
+            raise
+        finally:
+            if self._name:
+                self._serving.metrics.count(self._name, outcome, time.perf_counter() - self._began, self._version)
+
+    def streamed(self) -> inference_pb2.ModelStreamInferResponse:
+        """The answer as one message of a stream: what went wrong with it is a message too."""
+        try:
+            found = self.answer()
+        except LoopworksError as error:
+            text = error.message + (f" ({error.hint})" if error.hint else "")
+            failed = inference_pb2.ModelInferResponse(id=self._id)
+            return inference_pb2.ModelStreamInferResponse(error_message=text, infer_response=failed)
+        found.parameters["triton_final_response"].bool_param = True
+        return inference_pb2.ModelStreamInferResponse(infer_response=found)
+
+    def cancel(self) -> None:
+        """Nobody will ask for the answer."""
+        if self._future is not None:
+            self._future.cancel()
+
+    def _answer(self) -> inference_pb2.ModelInferResponse:
+        if self._error is not None or self._future is None:
+            raise self._error or Cancelled()
+        try:
+            found = self._future.result(max(0.0, self._began + self._limit_s - time.perf_counter()))
+        except CancelledError:
+            raise Cancelled("the client went away before the answer") from None
+        except TimeoutError:
+            self._future.cancel()
+            reason = f"the model must answer within {self._limit_s:g} s; got no answer"
+            raise TimedOut(reason, "try again later, or wait longer") from None
+        bundle = found.served.bundle
+        return grpc_tensors.write(
+            found.outputs,
+            self._request,
+            bundle.outputs,
+            model=self._name,
+            version=found.served.version,
+            classes=bundle.schema.classes,
+        )
+
+
+def _described(name: str, call: Callable[[Any, Any], Any]) -> Method:
+    """A method whose answer is a JSON-like value."""
+    request, response = getattr(inference_pb2, f"{name}Request"), getattr(inference_pb2, f"{name}Response")
+    return request, response, lambda message, context: json_format.ParseDict(call(message, context) or {}, response())
