@@ -53,9 +53,7 @@ def expected(method: str, path: str) -> set[str]:
         return {*SCOPES, "other"}
     if path.startswith("/predict/") or path.endswith("/infer"):
         return asks
-    if path.endswith("/trace/setting") and method == "POST":
-        return {"write", "admin"}
-    if path.startswith("/v2/models") or path == "/v2/repository/index":
+    if (path.startswith("/v2/models") and method == "GET") or path == "/v2/repository/index":
         return asks | {"read"}
     return {"write", "admin"} if method != "GET" else {"read", "write", "admin"}
 

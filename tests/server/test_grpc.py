@@ -21,6 +21,7 @@ from loopworks.server import grpc_server
 from loopworks.server.guard import Rules
 from loopworks.server.protos import health_pb2, inference_pb2
 from loopworks.server.run import ServerThread
+from loopworks.server.serving import point
 
 triton = pytest.importorskip("tritonclient.grpc", reason="needs the [demo] extra")
 import tritonclient.grpc.aio as triton_aio  # noqa: E402
@@ -446,6 +447,54 @@ def test_the_token_is_asked_for_everywhere_but_for_health(
         bare.channel.close()
 
 
+def test_a_token_may_do_over_grpc_what_it_may_over_http(space: lw.Workspace, pixels: NDArray[np.uint8]) -> None:
+    space.deploy("colors:1", "shop")
+    made = {"all": space.add_token("all").text, "shop": space.add_token("shop", deployments=["shop"]).text}
+    made["read"] = space.add_token("read", ["read"]).text
+    with ServerThread(space, grpc=True) as server:
+        bare = Bare(server.grpc)
+        other = message(pixels)
+        other.model_name = "shop"
+        load = inference_pb2.RepositoryModelLoadRequest(model_name="colors")
+        let_in = set()
+        for name, text in made.items():
+            how: Any = {"metadata": (("authorization", f"Bearer {text}"),)}
+            assert bare.call("ServerMetadata", **how).name == "loopworks"
+            for label, call in (
+                ("colors", lambda how=how: bare.call("ModelInfer", message(pixels), **how)),
+                ("shop", lambda how=how: bare.call("ModelInfer", other, **how)),
+                ("stream", lambda how=how: list(_stream(bare, [message(pixels)], how["metadata"]))),
+                ("index", lambda how=how: bare.call("RepositoryIndex", **how)),
+                ("load", lambda how=how: bare.call("RepositoryModelLoad", load, **how)),
+            ):
+                try:
+                    call()
+                    let_in.add((name, label))
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.PERMISSION_DENIED:
+                        raise
+        bare.channel.close()
+    asks = {("all", label) for label in ("colors", "shop", "stream", "index")}
+    assert let_in == asks | {("shop", "shop"), ("read", "index")}
+
+
+def test_a_canary_answers_over_grpc_by_key(
+    space: lw.Workspace, pixels: NDArray[np.uint8], add_model: Any, colors: Any, tmp_path: Any
+) -> None:
+    second = add_model(space, colors.write(tmp_path / "second", weight=24.0))
+    space.deploy(second.ref, "colors", canary=50)
+    with ServerThread(space, grpc=True) as server:
+        bare = Bare(server.grpc)
+        for key in "abcdef":
+            expected = "2" if point("colors", key) < 50 else "1"
+            by_metadata = bare.call("ModelInfer", message(pixels), metadata=(("x-loopworks-key", key),))
+            asked = message(pixels)
+            asked.parameters["key"].string_param = key
+            assert (by_metadata.model_version, bare.call("ModelInfer", asked).model_version) == (expected, expected)
+        assert bare.call("ModelInfer", message(pixels, model_version="2")).model_version == "2"
+        bare.channel.close()
+
+
 def server_methods() -> set[str]:
     from loopworks.server import protos
 
@@ -514,7 +563,7 @@ def test_streams_are_limited_and_one_that_ends_makes_room(
 def test_a_port_in_use_is_said(space: lw.Workspace, server: ServerThread) -> None:
     settings = space.settings.model_copy(update={"grpc_port": int(server.grpc.rpartition(":")[2])})
     with pytest.raises(Conflict, match="must be free for gRPC"):
-        grpc_server.GrpcServer(server.serving, settings, Rules(settings, server.serving.tokens))
+        grpc_server.GrpcServer(server.serving, Rules(settings, server.serving.tokens))
 
 
 def test_nothing_is_left_when_it_has_stopped(space: lw.Workspace, pixels: NDArray[np.uint8]) -> None:

@@ -31,8 +31,8 @@ def _written(name: str) -> str:
 
 
 def test_tritons_names_count_what_triton_counts(client: TestClient, photo: Callable[..., bytes]) -> None:
-    for body in ({"inputs": [TENSOR]}, {"inputs": [TENSOR]}, {"inputs": []}):
-        client.post("/v2/models/colors/infer", json=body)
+    for inputs in ([TENSOR], [TENSOR], []):
+        client.post("/v2/models/colors/infer", json={"inputs": inputs})
     client.post("/predict/colors", content=photo("red"), headers={"content-type": "image/png"})
     assert 'nv_inference_count{model="colors",version="1"} 5' in client.get("/metrics").text.splitlines()
     found = read(client)

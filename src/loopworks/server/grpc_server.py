@@ -15,7 +15,6 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, Missing, Unsupported
-from loopworks.core.settings import Settings
 from loopworks.server import grpc_paths
 from loopworks.server.grpc_service import Health, Inference
 from loopworks.server.guard import Rules
@@ -52,14 +51,15 @@ Call = Callable[[Any, grpc.ServicerContext], Any]
 class GrpcServer:
     """The inference protocol and gRPC's own health service on a port of their own, as a context manager."""
 
-    def __init__(self, serving: Serving, settings: Settings, rules: Rules) -> None:
-        """Bind ``settings.host``, ``settings.grpc_port`` (here 0 takes a free port), for whom ``rules`` let in.
+    def __init__(self, serving: Serving, rules: Rules) -> None:
+        """Answer those whom ``rules`` let in.
 
-        It starts on entering.
+        Bind ``settings.host``, ``settings.grpc_port`` (here 0 takes a free port); start on entering.
 
         Raises: Conflict: the port is in use, or cannot be bound.
         """
         self._rules = rules
+        settings = rules.settings
         self._health = Health(serving.stopping, WATCHERS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="grpc")
         self._server = grpc.server(

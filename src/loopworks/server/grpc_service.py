@@ -204,7 +204,7 @@ class _Asked:
     def __init__(self, serving: Serving, message: Any, context: grpc.ServicerContext, admit: Admit) -> None:
         self._serving, self._id = serving, getattr(message, "id", "")
         self._began = time.perf_counter()
-        self._name = ""
+        self._name = self._version = ""
         self._future: Future[Answer] | None = None
         self._error: Exception | None = None
         try:
@@ -225,7 +225,7 @@ class _Asked:
         """Queue it for whoever answers now."""
         while True:
             served = self._serving.pick(name, version, key)
-            self._name = served.name
+            self._name, self._version = served.name, served.version
             known = [spec.name for spec in served.bundle.outputs]
             if (unknown := [one.name for one in self._request.outputs if one.name not in known]) != []:
                 raise Invalid("outputs", f"among {', '.join(known)}", ", ".join(unknown))
@@ -246,7 +246,7 @@ class _Asked:
             raise
         finally:
             if self._name:
-                self._serving.metrics.count(self._name, outcome, time.perf_counter() - self._began)
+                self._serving.metrics.count(self._name, outcome, time.perf_counter() - self._began, self._version)
 
     def streamed(self) -> inference_pb2.ModelStreamInferResponse:
         """The answer as one message of a stream: what went wrong with it is a message too."""

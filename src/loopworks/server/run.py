@@ -58,8 +58,8 @@ def serve(
     with _bound(settings) as bound, closing(Serving(space)) as serving, ExitStack() as more:
         rules = Rules(settings, serving.tokens)
         if settings.grpc_port:
-            more.enter_context(_grpc(serving, settings, rules))
-        _Server(_config(space, settings, serving, rules), serving, ready, bound).run(sockets=[bound])
+            more.enter_context(_grpc(serving, rules))
+        _Server(_config(space, rules, serving), serving, ready, bound).run(sockets=[bound])
 
 
 class ServerThread:
@@ -83,14 +83,14 @@ class ServerThread:
             self.serving = opened.enter_context(closing(Serving(self._space)))
             rules = Rules(settings, self.serving.tokens)
             if self._has_grpc:
-                self.grpc = opened.enter_context(_grpc(self.serving, settings, rules)).address
+                self.grpc = opened.enter_context(_grpc(self.serving, rules)).address
             started = threading.Event()
 
             def ready(url: str) -> None:
                 self.url = url
                 started.set()
 
-            server = _Server(_config(self._space, settings, self.serving, rules), self.serving, ready, bound)
+            server = _Server(_config(self._space, rules, self.serving), self.serving, ready, bound)
 
             def run() -> None:
                 try:
@@ -151,10 +151,10 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
-def _grpc(serving: Serving, settings: Settings, rules: Rules) -> "GrpcServer":
+def _grpc(serving: Serving, rules: Rules) -> "GrpcServer":
     from loopworks.server.grpc_server import GrpcServer  # a quarter of a second that only those pay who want it
 
-    return GrpcServer(serving, settings, rules)
+    return GrpcServer(serving, rules)
 
 
 def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port: int | None) -> Settings:
@@ -168,9 +168,9 @@ def _settings(space: "Workspace", host: str | None, port: int | None, grpc_port:
     return settings
 
 
-def _config(space: "Workspace", settings: Settings, serving: Serving, rules: Rules) -> uvicorn.Config:
+def _config(space: "Workspace", rules: Rules, serving: Serving) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(space, settings, serving, rules),
+        create_app(space, rules.settings, serving, rules),
         log_config=None,
         access_log=False,
         proxy_headers=False,  # limits go by the address that really asks
