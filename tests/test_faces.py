@@ -36,6 +36,8 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "register": ("models add", "POST /api/models"),
         "search": ("train", "POST /api/search"),
         "search_job": ("train", "POST /api/search"),
+        "score_files": ("score", "POST /api/score"),
+        "score_files_job": ("score", "POST /api/score"),
         "check_job": ("data check", f"POST {DATASET}/check"),
         "dataset": ("data create", "POST /api/datasets"),
         "datasets": ("data ls", "GET /api/datasets"),

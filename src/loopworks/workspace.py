@@ -22,6 +22,7 @@ from loopworks.models import Models
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
+from loopworks.streaming import Streaming
 from loopworks.train import recipes as recipes_
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Models):
+class Workspace(Exchange, Errands, Models, Streaming):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:
