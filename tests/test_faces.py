@@ -12,6 +12,7 @@ from loopworks.data.stage import Dataset
 from loopworks.data.tables.table import Table
 from loopworks.data.tables.version import TableVersion
 from loopworks.data.version import Version
+from loopworks.infer.live.stage import Live
 from loopworks.server.app import ROUTES
 from loopworks.workspace import Workspace
 
@@ -19,7 +20,7 @@ DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
 ELSEWHERE = (
     "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
-    "lineage model models optimize optimize_job predict predict_many result settings train train_job work scorer"
+    "lineage live model models optimize optimize_job predict predict_many result settings train train_job work scorer"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 
@@ -124,6 +125,15 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "undo": ("data table undo", f"POST {DATASET}/table/undo"),
         "versions": ("data versions", f"GET {DATASET}/versions"),
     },
+    Live: {
+        "add": ("live add", "POST /api/live"),
+        "list": ("live list", "GET /api/live"),
+        "remove": ("live remove", "DELETE /api/live/{name}"),
+        "run": ("live run", "POST /api/live/{name}/start"),
+        "start": ("live start", "POST /api/live/{name}/start"),
+        "status": ("live status", "GET /api/live/{name}"),
+        "stop": ("live stop", "POST /api/live/{name}/stop"),
+    },
     Version: {
         "authors": ("data version", f"GET {DATASET}/versions/{{version}}"),
         "diff": ("data diff", f"GET {DATASET}/diff"),
@@ -148,6 +158,7 @@ PYTHON: dict[type, dict[str, str]] = {
         "task": "in to_json",
     },
     Clean: {},
+    Live: dict.fromkeys(["begin", "claim", "kept", "names", "running", "tell"], "for whoever runs pipelines"),
     Look: {"keep": "what `score` does with a model's answers"},
     Table: dict.fromkeys(
         ["commit", "dataset", "home", "live", "name", "rows", "scan", "task"], "for the modules beside it"

@@ -3,17 +3,20 @@
 ``Workspace`` inherits ``Streaming``; nothing else does.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from loopworks.core.errors import LoopworksError
+from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home
 
 if TYPE_CHECKING:
     from loopworks.core.bundle import Bundle
     from loopworks.data.stage import Dataset
+    from loopworks.infer.live.looking import Pick
+    from loopworks.infer.live.stage import Live
     from loopworks.jobs import Job, Jobs
     from loopworks.store.models import Model
 
@@ -42,6 +45,13 @@ class Streaming:
             """The bundle of a model or deployment."""
 
         def _queued(self, step: str, params: Mapping[str, Any], title: str) -> Job: ...
+
+    @property
+    def live(self) -> "Live":
+        """Live pipelines: a source, a model, sinks; docs/live.md."""
+        from loopworks.infer.live.stage import Live
+
+        return Live(self.home, lambda name: self._deployed(name)[0].rule.media, self._engine)
 
     def score_files(
         self,
@@ -78,6 +88,22 @@ class Streaming:
         where = self._source(source)
         params = {"model": model, "variant": variant, "author": author, "source": where, "out": str(target)}
         return self._queued("batch", params, f"score {Path(where).name} by {name}")
+
+    def _deployed(self, name: str) -> "tuple[Bundle, Deployment]":
+        for used in (deployed := self.deployments()):
+            if used.name == name:
+                return self.bundle(used), used
+        raise NotFound("deployment", name, [one.name for one in deployed])
+
+    @contextmanager
+    def _engine(self, name: str) -> "Iterator[Pick]":
+        """An engine in this process with one deployment, for a pipeline without a server."""
+        from loopworks.infer.engine import Engine
+
+        bundle, used = self._deployed(name)
+        with Engine(workers=1) as engine:
+            engine.load(name, bundle, variant=used.variant, version=str(used.revision), facts=used.to_json())
+            yield engine.model
 
     def _source(self, source: str | Path) -> str:
         """A dataset's name as it is, a path in full."""

@@ -96,19 +96,29 @@ def decode(data: bytes, rule: ImageRule, name: str = "image", max_pixels: int = 
         max_pixels: the largest width x height that is decoded.
     Raises: Invalid: not an image, too large, or cut off.
     """
-    from PIL import Image
-
     with _opened(data, name, max_pixels) as image, _refusing(name, "a whole image", "copy the file again"):
         if _is_jpeg(image.format):
             image.draft("RGB", _draft_size(image, rule))
-        rgb = _rgb(image)
-        box, size, corner = _geometry(rgb.width, rgb.height, rule)
-        scaled = rgb.resize(size, Image.Resampling.BILINEAR, box=box)
-        if corner is None:
-            return np.array(scaled)
-        canvas = Image.new("RGB", (rule.width, rule.height))
-        canvas.paste(scaled, corner)
-        return np.array(canvas)
+        return _fitted(_rgb(image), rule)
+
+
+def fit(pixels: NDArray[np.uint8], rule: ImageRule) -> NDArray[np.uint8]:
+    """Pixels ``(height, width, 3)`` that are decoded already, such as a video's, by the rule; as ``decode`` does it."""
+    from PIL import Image
+
+    return _fitted(Image.fromarray(np.ascontiguousarray(pixels)), rule)
+
+
+def _fitted(rgb: "Image.Image", rule: ImageRule) -> NDArray[np.uint8]:
+    from PIL import Image
+
+    box, size, corner = _geometry(rgb.width, rgb.height, rule)
+    scaled = rgb.resize(size, Image.Resampling.BILINEAR, box=box)
+    if corner is None:
+        return np.array(scaled)
+    canvas = Image.new("RGB", (rule.width, rule.height))
+    canvas.paste(scaled, corner)
+    return np.array(canvas)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from loopworks.core.settings import Settings
 from loopworks.data.preparing import Preparer
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard
+from loopworks.server.live import Pipelines
 from loopworks.server.route import Api
 from loopworks.server.routes import (
     clean,
@@ -75,11 +76,13 @@ def create_app(workspace: "Workspace", settings: Settings | None = None, serving
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         app.state.serving = serving or Serving(workspace)
+        app.state.pipelines = Pipelines(app.state.serving)
         preparer = Preparer(workspace.home)
         try:
             yield
         finally:
             preparer.close()
+            app.state.pipelines.close()
             if serving is None:
                 app.state.serving.close()
 
