@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -30,6 +31,9 @@ class Pipelines:
         self._live = serving.space.live
         self._running: dict[str, tuple[Runner, int]] = {}
         self._lock = threading.Lock()
+        """Of the table of those that run; held for moments only."""
+        self._turn = threading.Lock()
+        """Of whoever starts and stops them, which takes as long as sinks and cameras let it."""
         self._ended = threading.Event()
         serving.metrics.registry.register(_Metrics(self))
         self._watcher = threading.Thread(target=self._watch, name="pipelines", daemon=True)
@@ -39,9 +43,8 @@ class Pipelines:
         """Stop all of them; they are wanted still, so the next server starts them again."""
         self._ended.set()
         self._watcher.join()
-        with self._lock:
-            for name in list(self._running):
-                self._end(name)
+        with self._turn, ThreadPoolExecutor(max(1, len(self._running))) as pool:
+            list(pool.map(self._end, list(self._running)))
 
     def runner(self, name: str) -> "Runner":
         """A pipeline that runs here; ``NotFound`` where it does not."""
@@ -59,7 +62,7 @@ class Pipelines:
 
     def sync(self) -> None:
         """Start and stop what has changed, and write down how it goes."""
-        with self._lock:
+        with self._turn:
             kept = {name: self._kept(name) for name in self._live.names()}
             for name, (runner, _) in list(self._running.items()):
                 one = kept.get(name)
@@ -87,16 +90,20 @@ class Pipelines:
         except Busy:
             return  # another server of this workspace runs it
         try:
-            self._running[name] = self._live.begin(name, self._serving.model), claim
+            begun = self._live.begin(name, self._serving.model)
         except Exception:
             os.close(claim)
             raise
+        with self._lock:
+            self._running[name] = begun, claim
         log.info("pipeline started name=%s", name)
 
     def _end(self, name: str) -> None:
-        runner, claim = self._running.pop(name)
+        runner, claim = self._running[name]
         runner.stop()
         self._live.tell(runner)
+        with self._lock:
+            del self._running[name]
         os.close(claim)
 
     def _watch(self) -> None:

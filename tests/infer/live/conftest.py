@@ -258,6 +258,24 @@ class Camera(Server):
             time.sleep(self.pause_s)
 
 
+class Page(Server):
+    """Answers every request with the same bytes."""
+
+    def __init__(self, body: bytes, kind: str) -> None:
+        self.body, self.kind, self.asked = body, kind, 0
+        super().__init__()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def serve(self, client: socket.socket) -> None:
+        client.recv(65536)
+        self.asked += 1
+        head = f"HTTP/1.0 200 OK\r\nContent-Type: {self.kind}\r\nContent-Length: {len(self.body)}\r\n\r\n"
+        client.sendall(head.encode() + self.body)
+
+
 class Hook(Server):
     """A webhook that answers with the statuses of a script, then with 200; keeps what it was sent."""
 
@@ -392,9 +410,9 @@ def servers() -> Iterator[Callable[[Any], Any]]:
 
 @pytest.fixture(scope="session")
 def doubles() -> Any:
-    """The kinds of servers: ``Camera``, ``Hook``, ``Broker``."""
+    """The kinds of servers: ``Camera``, ``Hook``, ``Broker``, ``Page``."""
 
     class Kinds:
-        camera, hook, broker = Camera, Hook, Broker
+        camera, hook, broker, page = Camera, Hook, Broker, Page
 
     return Kinds

@@ -169,6 +169,48 @@ def test_a_watched_folder_gives_each_file_once_and_whole(
         assert [row["name"] for row in csv.DictReader(file)] == ["a.jpg", "b.jpg", "c.jpg"]
 
 
+def test_files_that_wait_when_a_pipeline_is_killed_are_given_again(
+    space: lw.Workspace, tmp_path: Path, paint: Any, wait_until: Any
+) -> None:
+    (folder := tmp_path / "in").mkdir()
+    for i in range(6):
+        (folder / f"{i}.jpg").write_bytes(jpeg(paint(8 + i), 95))
+    source = {"kind": "folder", "path": str(folder), "poll_s": 0.05}
+    space.live.add(definition(source, {"kind": "csv", "path": str(tmp_path / "out.csv")}))
+    gate = threading.Event()
+    asked: list[int] = []
+    with space._engine("balls") as pick:
+
+        def stuck(name: str) -> Any:
+            asked.append(1)
+            if len(asked) > 4:  # once for what the model takes, then for the files 0, 1 and 2
+                assert gate.wait(30)
+                raise NotFound("model", name)
+            return pick(name)
+
+        with space.live.running("street", stuck) as runner:
+            wait_until(lambda: runner.frames_in == 6 and runner.frames_out == 3)
+            threading.Timer(0.2, gate.set).start()  # leaving the block stops it, with three files that wait
+        with space.live.running("street", pick) as runner:
+            wait_until(lambda: runner.frames_out == 3)
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [f"{i}.jpg" for i in range(6)]
+
+
+def test_a_playlist_from_outside_cannot_open_files_of_this_machine(
+    space: lw.Workspace, tmp_path: Path, make_film: Film, servers: Any, doubles: Any, wait_until: Any
+) -> None:
+    secret = make_film(tmp_path / "secret.ts", WALK)
+    text = f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:1.2,\nfile://{secret}\n#EXT-X-ENDLIST\n"
+    site = servers(doubles.page(text.encode(), "application/vnd.apple.mpegurl"))
+    source = {"kind": "stream", "url": f"{site.url}/list.m3u8", "timeout_s": 2, "backoff_s": 0.05}
+    space.live.add(definition(source))
+    with space._engine("balls") as pick, space.live.running("street", pick) as runner:
+        wait_until(lambda: runner.reconnects >= 2)
+        assert runner.frames_in == 0
+    assert site.asked
+
+
 def test_messages_come_in_and_go_out_by_mqtt(
     space: lw.Workspace, paint: Any, servers: Any, doubles: Any, wait_until: Any
 ) -> None:

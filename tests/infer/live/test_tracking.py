@@ -127,7 +127,7 @@ def walk(places: Places, ways: dict[int, list[tuple[float, float]]], labels: dic
 
 def test_lines_count_by_class_and_direction() -> None:
     places = Places([DOWN], [])
-    ways = {
+    ways: dict[int, list[tuple[float, float]]] = {
         1: [(x, 50.0) for x in range(30, 71, 5)],
         2: [(x, 40.0) for x in range(70, 29, -5)],
         3: [(x, 30.0) for x in range(70, 29, -5)],
@@ -155,7 +155,7 @@ def test_a_fast_thing_that_jumps_over_a_line_is_counted() -> None:
 def test_zones_say_who_is_there_and_for_how_long() -> None:
     zone = Zone(name="island", corners=((0.4, 0.4), (0.6, 0.4), (0.6, 0.6), (0.4, 0.6)))
     places = Places([], [zone])
-    ways = {
+    ways: dict[int, list[tuple[float, float]]] = {
         1: [(30.0, 50.0), (45.0, 50.0), (50.0, 50.0), (55.0, 50.0), (70.0, 50.0), (80.0, 50.0)],  # inside from 1 to 4
         2: [(50.0, 50.0)] * 6,
         3: [(50.0, 45.0)] * 2,  # is lost inside: last seen at 1

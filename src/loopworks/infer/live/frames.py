@@ -3,7 +3,7 @@
 import io
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from threading import Condition
@@ -31,6 +31,8 @@ class Frame:
     """RGB, shape ``(height, width, 3)``, where it is decoded."""
     content: Any = None
     """Bytes of an image file, a text or a row, where it is not decoded."""
+    settle: Callable[[], None] | None = None
+    """Called once the frame is answered, or never will be: its source need not give it again after a restart."""
 
     def picture(self, max_pixels: int) -> NDArray[np.uint8]:
         """Its pixels, decoded where need be; upright."""

@@ -119,8 +119,9 @@ class Runner:
             )
             self._reader.start()
             while not self._stop.is_set() and not self._box.is_done:
-                if (frame := self._box.take(0.5)) is not None:
-                    self._answer(frame)
+                frame = self._box.take(0.5)
+                if frame is not None and self._answer(frame) and frame.settle is not None:
+                    frame.settle()
             state = "stopped" if self._stop.is_set() else self.state if self.state == "failed" else "done"
         except Exception as error:  # the top of a thread: a pipeline that cannot work says why, the others go on
             state = "stopped" if self._stop.is_set() else "failed"
@@ -144,7 +145,8 @@ class Runner:
                 wait(pause, self._stop.is_set)
         raise AssertionError("pauses never end")
 
-    def _answer(self, frame: Frame) -> None:
+    def _answer(self, frame: Frame) -> bool:
+        """Answer a frame and hand the result on; ``False`` where the pipeline was stopped before it could."""
         for pause in pauses(0.05, 2):
             try:
                 result = self._looker.look(frame)
@@ -152,15 +154,15 @@ class Runner:
             except (Busy, TimedOut, NotFound) as error:  # the engine is full, or the model is being changed
                 self.error = error.message
                 if self._stop.is_set():
-                    return
+                    return False
                 if not self.pipeline.is_lossless:
                     self.failed += 1
-                    return
+                    return True
                 wait(pause, self._stop.is_set)
             except LoopworksError as error:  # a frame that cannot be read: the next one may be
                 self.failed += 1
                 self._tell(error)
-                return
+                return True
         self.frames_out += 1
         self.last_index = frame.index
         self._lag_s = time.time() - frame.came_s
@@ -171,6 +173,7 @@ class Runner:
         if self._passes(result):
             for outlet in self._outlets:
                 outlet.put(result)
+        return True
 
     def _passes(self, result: Result) -> bool:
         """Leave in the result what the filters let through; whether it goes on."""

@@ -4,6 +4,7 @@ A source gives frames until it ends, or raises: ``Unreachable`` where another at
 will.
 """
 
+import functools
 import json
 import logging
 import os
@@ -174,6 +175,8 @@ def _watched(source: said.FolderSource, folder: Path, stopped: Stopped) -> Itera
     root = Path(source.path)
     seen = Seen(folder / "seen.txt")
     before: dict[str, str] = {}
+    given: set[str] = set()
+    """Those that wait for their answer; a kill before it gives them again."""
     index = 0
     if seen.is_new and not source.existing:
         for name, key in _listed(root).items():
@@ -182,15 +185,15 @@ def _watched(source: said.FolderSource, folder: Path, stopped: Stopped) -> Itera
         now = _listed(root)
         for name, key in sorted(now.items()):
             mark = f"{name}\t{key}"
-            if mark in seen or before.get(name) != key:
+            if mark in seen or mark in given or before.get(name) != key:
                 continue  # a file that has changed since the last look may still be written
             try:
                 data = (root / name).read_bytes()
             except FileNotFoundError:
                 continue  # moved away meanwhile
-            yield Frame(index=index, time_s=time.time(), name=name, content=data)
-            # Only when the next one is asked for: a kill in between asks again rather than never.
-            seen.add(mark)
+            given.add(mark)
+            settle = functools.partial(seen.add, mark)
+            yield Frame(index=index, time_s=time.time(), name=name, content=data, settle=settle)
             index += 1
             if stopped():
                 return

@@ -89,7 +89,7 @@ def picture(request: Request) -> Response:
 
 async def preview(request: Request) -> Response:
     """The frames with what was found in them, one JPEG after another, as browsers show it in an ``img``."""
-    found = _preview(request)
+    found = await run_in_threadpool(_preview, request)  # it reads a file, and may wait
     watching = found.watching()
     watching.__enter__()  # before the answer begins: one viewer too many gets a clear error
     serving: Serving = request.app.state.serving
