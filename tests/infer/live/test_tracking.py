@@ -64,8 +64,8 @@ def test_one_box_alone_is_no_track() -> None:
 
 
 def test_a_track_keeps_its_class() -> None:
-    frames: list[list[Row]] = [[(10, 10, 30, 60, 0.9, 0)]] * 3 + [[(10, 10, 30, 60, 0.9, 1)]] * 3
-    told = follow(frames)
+    rows: list[Row] = [(10, 10, 30, 60, 0.9, int(time >= 3)) for time in range(6)]
+    told = follow([[row] for row in rows])
     assert told[:3] == [[1]] * 3
     assert 1 not in [one for some in told[3:] for one in some]
 
