@@ -19,6 +19,7 @@ from loopworks.server.guard import Guard
 from loopworks.server.live import Pipelines
 from loopworks.server.route import Api
 from loopworks.server.routes import (
+    chains,
     clean,
     events,
     formats,
@@ -55,6 +56,7 @@ ROUTES: tuple[Api, ...] = (
     *clean.ROUTES,
     *formats.ROUTES,
     *live.ROUTES,
+    *chains.ROUTES,
     *look.ROUTES,
     *versions.ROUTES,
     *items.ROUTES,

@@ -1,6 +1,7 @@
 """What flows through a pipeline: frames, and what was found in them."""
 
 import io
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -58,6 +59,8 @@ class Found:
     zones: tuple[str, ...] = ()
     crossed: tuple[str, ...] = ()
     """Lines that it crossed in this frame, as ``NAME:in`` or ``NAME:out``."""
+    then: Mapping[str, Any] = field(default_factory=dict)
+    """What later steps of a chain say of it."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -67,7 +70,7 @@ class Found:
         if self.track is not None:
             told["track"] = self.track
         told |= {name: list(getattr(self, name)) for name in ("zones", "crossed") if getattr(self, name)}
-        return told
+        return {**told, "then": dict(self.then)} if self.then else told
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,6 +133,7 @@ class Result:
                 "track": one.track,
                 "zones": " ".join(one.zones),
                 "crossed": " ".join(one.crossed),
+                "then": json.dumps(one.then, ensure_ascii=False) if one.then else "",
             }
             for one in self.objects
         ]
@@ -152,6 +156,7 @@ COLUMNS: dict[str, type] = {
     "track": int,
     "zones": str,
     "crossed": str,
+    "then": str,
 }
 """Columns of a table of results."""
 WAITING = 8

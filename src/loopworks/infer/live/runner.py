@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from loopworks.core.errors import Busy, Invalid, LoopworksError, NotFound, TimedOut, Unreachable
+from loopworks.infer.chains.stage import find
 from loopworks.infer.live import definition as said
 from loopworks.infer.live.definition import Pipeline
 from loopworks.infer.live.frames import Frame, Mailbox, Result
@@ -41,7 +42,8 @@ class Runner:
         """
         self.pipeline = pipeline
         self._folder, self._home, self._after = folder, home, after
-        self._looker = Looker(pipeline, pick, home.settings.max_image_pixels)
+        chain = find(home, pipeline.model)
+        self._looker = Looker(pipeline, pick, home.settings.max_image_pixels, chain)
         self._box = Mailbox(is_lossless=pipeline.is_lossless)
         self._stop = threading.Event()
         self._outlets: list[Outlet] = []
