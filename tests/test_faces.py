@@ -21,7 +21,8 @@ DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
 ELSEWHERE = (
     "aliases answer bundle chains champion close draw deploy deployment deployments find_version folder info jobs "
-    "labeling lineage live model models optimize optimize_job predict predict_many result settings train train_job work scorer"
+    "labeling lineage live model models optimize optimize_job predict predict_many result "
+    "settings train train_job work scorer"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 

@@ -26,7 +26,7 @@ def ball_bundle(folder: Path, size: int = SIZE) -> Bundle:
 
     folder.mkdir(parents=True, exist_ok=True)
     step = np.arange(size, dtype=np.float32)
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "red": np.array([1, -1, 0], np.float32) / 255,
         "cut": np.array(0.3, np.float32),
         "steep": np.array(1000, np.float32),

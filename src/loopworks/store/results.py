@@ -45,8 +45,10 @@ class Results:
                 self._table.create(tx, checkfirst=True)
                 there = {column["name"] for column in sa.inspect(tx).get_columns(self._table.name)}
         except exc.SQLAlchemyError as error:
+            self._engine.dispose()
             raise self._away(error) from None
         if missing := sorted(set(self._table.c.keys()) - there):
+            self._engine.dispose()
             raise Invalid(f"table {self._table.name} of {self._where}", "one for results", f"none of {missing}")
         return self
 

@@ -16,7 +16,9 @@ from PIL import Image
 
 import loopworks as lw
 from loopworks.core.errors import Busy, Conflict, Invalid, NotFound
-from loopworks.infer.live.frames import jpeg
+from loopworks.infer.live.frames import Frame, Result, jpeg
+from loopworks.infer.live.sinks import Queued
+from loopworks.infer.live.sources import _content
 
 pytestmark = pytest.mark.video
 Film = Callable[..., Path]
@@ -50,8 +52,11 @@ def test_a_file_reaches_every_sink_and_nothing_is_dropped(space: lw.Workspace, t
     )
     told = space.live.run("street")
     assert (told["state"], told["frames_in"], told["frames_out"], told["frames_dropped"]) == ("done", 12, 12, 0)
+    items = space.dataset("inbox").items()
+    assert 2 <= len(items) <= 4  # twelve frames in 1.2 s, one each half second
     assert [(sink["kind"], sink["sent"], sink["error"]) for sink in told["sinks"]] == [
-        (kind, 12, "") for kind in ("csv", "parquet", "database", "folder", "dataset")
+        *((kind, 12, "") for kind in ("csv", "parquet", "database", "folder")),
+        ("dataset", len(items), ""),
     ]
     # From left to right, looking downwards: from the line's right (west) to its left (east) is out.
     assert told["counts"]["lines"] == {"gate": {"in": {}, "out": {"ball": 1}}}
@@ -71,8 +76,6 @@ def test_a_file_reaches_every_sink_and_nothing_is_dropped(space: lw.Workspace, t
     assert first["objects"][0]["label"] == "ball"
     with Image.open(sorted((tmp_path / "pictures").glob("*.jpg"))[0]) as shown:
         assert shown.size == (64, 64)
-    items = space.dataset("inbox").items()
-    assert 2 <= len(items) <= 4  # twelve frames in 1.2 s, one each half second
     assert all(item.tags == ("inbox",) and not item.labels for item in items)
     assert [scored.model for scored in space.dataset("inbox").look.scored()] == ["balls:1"]
 
@@ -252,6 +255,66 @@ def test_a_webhook_that_fails_twice_gets_each_result_once(
     assert [(sink["sent"], sink["failed"]) for sink in told["sinks"]] == [(3, 0), (0, 3)]
     assert "must take results; got status 403" in told["sinks"][1]["error"]
     assert "hidden" not in json.dumps(told)
+
+
+def test_results_that_wait_hold_no_pictures_and_the_oldest_go_when_there_are_too_many() -> None:
+    gate, seen = threading.Event(), list[Result]()
+
+    class Slow:
+        def write(self, results: list[Result]) -> None:
+            assert gate.wait(30)
+            seen.extend(results)
+
+        def close(self) -> None:
+            """Nothing is held back."""
+
+    sink = Queued("slow", Slow(), 3, is_lossless=False)
+    for i in range(10):
+        pixels = np.zeros((8, 8, 3), np.uint8)
+        sink.put(Result(pipeline="p", frame=Frame(index=i, time_s=0.0, pixels=pixels), model="m/1"))
+    gate.set()
+    sink.close()
+    assert sink.tally.dropped in (6, 7)  # one may have been taken before the queue was full
+    assert [result.frame.index for result in seen][-3:] == [7, 8, 9]
+    assert len(seen) + sink.tally.dropped == 10
+    assert all(result.frame.pixels is None for result in seen)
+
+
+def test_a_damaged_film_is_answered_as_far_as_it_goes_and_says_so(
+    space: lw.Workspace, tmp_path: Path, make_film: Film
+) -> None:
+    data = make_film(tmp_path / "walk.avi", WALK * 4).read_bytes()
+    (tmp_path / "walk.avi").write_bytes(data[: len(data) * 7 // 10])
+    space.live.add(definition({"kind": "file", "path": str(tmp_path / "walk.avi")}))
+    with pytest.raises(Invalid, match="whole to its end"):
+        space.live.run("street")
+    told = space.live.status("street")
+    assert told["state"] == "failed"
+    assert 10 < told["frames_out"] < 48
+
+
+@pytest.mark.parametrize(
+    ("payload", "media", "content"),
+    [
+        (b'{"age": 41}', "row", {"age": 41}),
+        (b"[1]", "row", None),
+        (b"no JSON", "row", None),
+        (b'{"text": "my card"}', "text", "my card"),
+        (b'"my card"', "text", "my card"),
+        (b"my card", "text", "my card"),
+        (b'{"age": 41}', "text", None),
+        (b"", "image", None),
+    ],
+)
+def test_messages_for_models_of_rows_and_texts(payload: bytes, media: str, content: Any) -> None:
+    assert _content(payload, media) == content
+
+
+def test_a_device_that_is_not_there_is_waited_for(space: lw.Workspace, wait_until: Any) -> None:
+    space.live.add(definition({"kind": "device", "path": "/dev/video99", "backoff_s": 0.05}))
+    with space._engine("balls") as pick, space.live.running("street", pick) as runner:
+        wait_until(lambda: runner.reconnects >= 2)
+        assert (runner.state, "/dev/video99 must be there" in runner.error) == ("reconnecting", True)
 
 
 def test_filters_keep_what_is_asked_for(space: lw.Workspace, tmp_path: Path, make_film: Film) -> None:

@@ -5,7 +5,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Condition
 from typing import Any
@@ -91,6 +91,10 @@ class Result:
     shapes: tuple[Shape, ...] = ()
     confidences: tuple[float, ...] = ()
     uncertainty: float = 0.0
+
+    def without_picture(self) -> "Result":
+        """The same without the frame's pixels, so that many may wait in little memory."""
+        return replace(self, frame=replace(self.frame, pixels=None, content=None, settle=None))
 
     @property
     def at(self) -> str:

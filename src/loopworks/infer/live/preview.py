@@ -42,12 +42,20 @@ class Preview:
             self._is_open = False
             self._changed.notify_all()
 
+    def check(self) -> None:
+        """``Busy`` where too many look already; before an answer begins."""
+        with self._changed:
+            self._check()
+
+    def _check(self) -> None:
+        if self.viewers >= self.settings.clients:
+            raise Busy(f"at most {self.settings.clients} may watch a preview; got one more", "try again later")
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Count a viewer in; ``Busy`` where too many look already."""
         with self._changed:
-            if self.viewers >= self.settings.clients:
-                raise Busy(f"at most {self.settings.clients} may watch a preview; got one more", "try again later")
+            self._check()
             self.viewers += 1
         try:
             yield

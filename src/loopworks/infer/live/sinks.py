@@ -27,6 +27,7 @@ FLUSH_S = 10.0
 """How long a sink may work on what waits when its pipeline ends."""
 Draw = Callable[[Result], Any]
 """Pixels of a result's frame with what was found in it."""
+Keep = Callable[[Result], Result | None]
 
 
 class Sink(Protocol):
@@ -93,10 +94,16 @@ class Outlet:
 class Queued(Outlet):
     """A sink whose results wait in a queue with a limit, and are written by a thread."""
 
-    def __init__(self, kind: str, sink: Sink, limit: int, *, is_lossless: bool, most: int = 1) -> None:
-        """``most`` results are written at once; where the queue is full, ``put`` waits (``is_lossless``) or drops."""
+    def __init__(
+        self, kind: str, sink: Sink, limit: int, *, is_lossless: bool, most: int = 1, keep: Keep | None = None
+    ) -> None:
+        """``most`` results are written at once; where the queue is full, ``put`` waits (``is_lossless``) or drops.
+
+        ``keep`` makes of a result what waits, or nothing; by default it waits without its picture.
+        """
         super().__init__(kind, sink)
         self._limit, self._is_lossless, self._most = limit, is_lossless, most
+        self._keep: Keep = keep or Result.without_picture
         self._waiting: deque[Result] = deque()
         self._changed = threading.Condition()
         self._is_open = True
@@ -105,13 +112,20 @@ class Queued(Outlet):
 
     def put(self, result: Result) -> None:
         """Queue a result."""
+        try:
+            kept = self._keep(result)
+        except Exception as error:  # a picture that cannot be drawn or packed must not stop the pipeline
+            self._fail(error, 1)
+            return
+        if kept is None:
+            return
         with self._changed:
             if self._is_lossless:
                 self._changed.wait_for(lambda: len(self._waiting) < self._limit or not self._is_open)
             elif len(self._waiting) >= self._limit:
                 self._waiting.popleft()
                 self.tally.dropped += 1
-            self._waiting.append(result)
+            self._waiting.append(kept)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -167,7 +181,8 @@ def outlets(
             sink = senders.Database(one, folder, stopped)
             made.append(Queued(one.kind, sink, one.queue, is_lossless=is_lossless, most=100))
         else:
-            made.append(Queued(one.kind, senders.Inbox(one, home), one.queue, is_lossless=is_lossless, most=16))
+            inbox = senders.Inbox(one, home)
+            made.append(Queued(one.kind, inbox, one.queue, is_lossless=is_lossless, most=16, keep=inbox.keep))
     return made
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.errors import Invalid, LoopworksError, Missing, NotFound, Unreachable
+from loopworks.core.errors import Invalid, Missing, NotFound, Unreachable
 from loopworks.core.image import SUFFIXES
 from loopworks.infer.live import definition as said
 from loopworks.infer.live.definition import hidden
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 Stopped = Callable[[], bool]
 MOST_BYTES = 32 * 1024 * 1024
 """Largest message or watched file."""
+DAMAGED = 50
+"""Packets in a row that cannot be decoded, after which a stream is opened anew."""
 PROTOCOLS = "rtsp,rtp,rtcp,udp,tcp,tls,http,https,httpproxy,rtmp,rtmps,srt,crypto"
 """What a stream may lead to: a playlist from outside must not open files of this machine."""
 
@@ -97,24 +99,49 @@ def _decoded(
         stream = container.streams.video[0]
         stream.thread_type = "AUTO" if is_file else "SLICE"  # threads by frame hold frames back
         began = time.time()
-        try:
-            for index, frame in enumerate(container.decode(stream)):
-                if stopped():
-                    return
-                if frame.width * frame.height > max_pixels:
-                    size = f"{frame.width} x {frame.height}"
-                    raise Invalid(hidden(what), f"of frames with at most {max_pixels} pixels", size)
-                at = frame.time if frame.time is not None else index / 25
-                yield Frame(index=index, time_s=float(at) if is_file else time.time(), pixels=_upright(frame))
-        except faults as error:
-            if isinstance(error, LoopworksError):
-                raise
-            if is_file:  # what came before the damage was answered
-                log.warning("video broke off source=%s error=%s", what, _reason(error))
+        for index, frame in enumerate(_whole(container, stream, hidden(what), faults, is_file=is_file)):
+            if stopped():
                 return
-            raise Unreachable(f"{hidden(what)} must go on; got: {_reason(error)}") from None
+            if frame.width * frame.height > max_pixels:
+                size = f"{frame.width} x {frame.height}"
+                raise Invalid(hidden(what), f"of frames with at most {max_pixels} pixels", size)
+            at = frame.time if frame.time is not None else index / 25
+            yield Frame(index=index, time_s=float(at) if is_file else time.time(), pixels=_upright(frame))
     if not is_file:
         raise Unreachable(f"{hidden(what)} must go on; it ended after {time.time() - began:.1f} s")
+
+
+def _whole(container: Any, stream: Any, name: str, faults: Any, *, is_file: bool) -> Iterator[Any]:
+    """What the decoder gives; where it stumbles over a packet the next one is tried.
+
+    Raises: Unreachable: a stream broke off. Invalid: a file did, after all that it held was given.
+    """
+    packets = container.demux(stream)
+    damaged, told, count = 0, "", 0
+    while True:
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
+        except faults as error:
+            if not is_file:
+                raise Unreachable(f"{name} must go on; got: {_reason(error)}") from None
+            told = _reason(error)
+            break
+        try:
+            found = packet.decode()
+        except faults as error:
+            damaged, told = damaged + 1, _reason(error)
+            if damaged > DAMAGED and not is_file:
+                raise Unreachable(f"{name} must be decodable; got {damaged} damaged packets: {told}") from None
+            continue
+        yield from found
+        count += len(found)
+        damaged = damaged if is_file else 0
+    if is_file and not told and count < int(stream.frames or 0):  # a file that was cut off often ends without an error
+        told = f"{count} of {stream.frames} frames"
+    if is_file and told:
+        raise Invalid(name, "whole to its end", told, "the frames that could be read were answered")
 
 
 def _opening(source: said.FileSource | said.StreamSource | said.DeviceSource) -> tuple[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import anyio
@@ -9,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from loopworks.core.errors import NotFound
+from loopworks.core.errors import Busy, NotFound
 from loopworks.server import answer
 from loopworks.server.fields import flag, mapping, text
 from loopworks.server.nearby import nearby
@@ -90,26 +91,20 @@ def picture(request: Request) -> Response:
 async def preview(request: Request) -> Response:
     """The frames with what was found in them, one JPEG after another, as browsers show it in an ``img``."""
     found = await run_in_threadpool(_preview, request)  # it reads a file, and may wait
-    watching = found.watching()
-    watching.__enter__()  # before the answer begins: one viewer too many gets a clear error
+    found.check()  # before the answer begins: one viewer too many gets a clear error
     serving: Serving = request.app.state.serving
 
     async def parts() -> AsyncIterator[bytes]:
         number = 0
-        try:
+        # NotFound: the pipeline has ended. Busy: others were quicker. The answer has begun, so it just ends.
+        with suppress(NotFound, Busy), found.watching():
             while not serving.stopping.is_set() and not await request.is_disconnected():
                 began = time.monotonic()
-                try:
-                    newer = await run_in_threadpool(found.after, number)
-                except NotFound:  # the pipeline has ended
-                    return
-                if newer is not None:
+                if (newer := await run_in_threadpool(found.after, number)) is not None:
                     number, data = newer
                     head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
                     yield head.encode() + data + b"\r\n"
                     await anyio.sleep(max(0.0, 1 / found.settings.rate - (time.monotonic() - began)))
-        finally:
-            watching.__exit__(None, None, None)
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(parts(), media_type="multipart/x-mixed-replace; boundary=frame", headers=headers)
