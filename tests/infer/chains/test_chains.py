@@ -137,7 +137,7 @@ def test_the_faces_say_the_same(space: lw.Workspace, tmp_path: Path, photo: byte
     assert CliRunner().invoke(app, ["chain", "remove", "sorter", *where]).exit_code == 0
 
 
-@pytest.mark.video
+@pytest.mark.live
 def test_a_pipeline_goes_through_a_chain(space: lw.Workspace, tmp_path: Path, make_film: Callable[..., Path]) -> None:
     space.chains.add(CHAIN)
     source = {"kind": "file", "path": str(make_film(tmp_path / "walk.mp4", [0, 4, None, 12]))}

@@ -20,7 +20,7 @@ from loopworks.infer.live.frames import Frame, Result, jpeg
 from loopworks.infer.live.sinks import Queued
 from loopworks.infer.live.sources import _content
 
-pytestmark = pytest.mark.video
+pytestmark = pytest.mark.live
 Film = Callable[..., Path]
 WALK = list(range(0, 48, 4))
 """The square goes from the left to the right; its middle passes 24 + 8 = half of the picture."""

@@ -15,6 +15,7 @@ from loopworks.infer.live.tracking import Tracker, overlaps
 Row = tuple[float, float, float, float, float, int]
 """x, y, width, height, score, class."""
 STEP_S = 0.1
+pytestmark = pytest.mark.live
 
 
 def follow(frames: Sequence[Sequence[Row]], tracker: Tracker | None = None, step_s: float = STEP_S) -> list[list[int]]:
