@@ -74,7 +74,7 @@ def _bare(bundle: Bundle, video: Path) -> float:
     with av.open(str(video)) as container:
         for frame in container.decode(video=0):
             pixels: Any = frame.to_ndarray(format="rgb24")
-            outputs = predictor.predict({"image": image.fit(pixels, bundle.rule)[None]})
+            outputs = predictor.predict({"image": image.fitted(pixels, bundle.rule)[None]})
             task.decode(outputs, bundle.schema)
             count += 1
     took = time.perf_counter() - began

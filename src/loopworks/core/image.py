@@ -102,11 +102,17 @@ def decode(data: bytes, rule: ImageRule, name: str = "image", max_pixels: int = 
         return _fitted(_rgb(image), rule)
 
 
-def fit(pixels: NDArray[np.uint8], rule: ImageRule) -> NDArray[np.uint8]:
-    """Pixels ``(height, width, 3)`` that are decoded already, such as a video's, by the rule; as ``decode`` does it."""
+def whole(data: bytes, name: str = "image", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """All pixels as the image is shown, RGB, shape ``(height, width, 3)``; ``Invalid`` as for ``decode``."""
+    with _opened(data, name, max_pixels) as image, _refusing(name, "a whole image", "copy the file again"):
+        return np.asarray(_rgb(image))
+
+
+def fitted(pixels: NDArray[np.uint8], rule: ImageRule) -> NDArray[np.uint8]:
+    """Decoded pixels (or a part of them) by the rule: what ``decode`` makes of a PNG file of just these."""
     from PIL import Image
 
-    return _fitted(Image.fromarray(np.ascontiguousarray(pixels)), rule)
+    return _fitted(Image.fromarray(pixels), rule)
 
 
 def _fitted(rgb: "Image.Image", rule: ImageRule) -> NDArray[np.uint8]:

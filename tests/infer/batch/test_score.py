@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.errors import Cancelled, Conflict, Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.infer.batch import score as batch
-from loopworks.jobs import Job
+from loopworks.jobs import Job, spread
 from loopworks.store import bundles, models
 from loopworks.testing.context import context
 
@@ -218,3 +219,24 @@ def test_rows_of_files_and_of_a_table_are_asked_alike(space: lw.Workspace, tmp_p
         assert sorted(str(piece.content["age"]) for piece in found) == ["40", "50", "60"]
     with pytest.raises(Invalid, match="of media image, as the model"):
         Pieces(space.home, "people", "image", tmp_path)
+
+
+def test_what_a_node_of_a_cluster_does_gives_the_same(
+    space: lw.Workspace, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The body of a Ray task, run here: pieces and scorer arrive pickled, rows leave pickled."""
+
+    def on_cluster(function: Any, items: Any, settings: Any, *, batch: int) -> Iterator[Any]:
+        found = list(items)
+        for at in range(0, len(found), batch):
+            some = found[at : at + batch]
+            sent = {"at": list(range(len(some))), "item": [pickle.dumps(one) for one in some]}
+            for result in spread._call(pickle.loads(pickle.dumps(function)), sent)["result"]:
+                yield pickle.loads(result)
+
+    paint(tmp_path / "in", 5)
+    (tmp_path / "in" / "x.png").write_bytes(b"no image")
+    run(space, bundle, tmp_path / "in", tmp_path / "here.parquet", tmp_path / "a")
+    monkeypatch.setattr(batch, "spread", on_cluster)
+    run(space, bundle, tmp_path / "in", tmp_path / "there.parquet", tmp_path / "b")
+    assert read(tmp_path / "here.parquet") == read(tmp_path / "there.parquet")

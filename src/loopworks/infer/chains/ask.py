@@ -102,7 +102,7 @@ def _look(step: Step, pick: Pick, pixels: NDArray[np.uint8], regions: Sequence[R
         (spec,) = rule.inputs()
         batch = np.empty((len(regions), *spec.shape[1:]), np.uint8)
         for place, (left, top, right, bottom) in enumerate(regions):
-            batch[place] = image.fit(pixels[top:bottom, left:right], rule)
+            batch[place] = image.fitted(pixels[top:bottom, left:right], rule)
         try:
             answer = served.submit({spec.name: batch}, TIMEOUT_S).result()
             break

@@ -10,7 +10,6 @@ from typing import Any
 
 from loopworks.core import image
 from loopworks.core.errors import Conflict, Invalid, NotFound
-from loopworks.core.values import ImageRule
 from loopworks.data.stage import read_file
 from loopworks.infer.chains.ask import Pick, ask
 from loopworks.infer.chains.definition import NAME, Chain, read
@@ -19,8 +18,6 @@ from loopworks.store.home import Home
 
 Serve = Callable[[Sequence[str]], contextlib.AbstractContextManager[Pick]]
 """Opens an engine with some deployments in this process."""
-LARGEST = 8192
-"""Longer side of a picture that is asked about whole, in pixels."""
 
 
 def find(home: Home, name: str) -> Chain | None:
@@ -99,10 +96,7 @@ class Chains:
         content = source if isinstance(source, bytes) else read_file(Path(source))
         limit = self._home.settings.max_image_pixels
         where = "image" if isinstance(source, bytes) else str(source)
-        width, height = image.displayed_size(content, where, limit)
-        if max(width, height) > LARGEST:
-            raise Invalid(where, f"at most {LARGEST} pixels on its longer side", f"{width} x {height}")
-        pixels = image.decode(content, ImageRule(width=width, height=height), where, limit)
+        pixels = image.whole(content, where, limit)
         if pick is not None:
             return {"chain": name, **ask(chain, pick, pixels).to_json()}
         with self._serve([step.model for step in chain.steps]) as own:

@@ -39,11 +39,8 @@ class Frame:
         """Its pixels, decoded where need be; upright."""
         if self.pixels is None:
             from loopworks.core import image
-            from loopworks.core.values import ImageRule
 
-            width, height = image.displayed_size(self.content, self.name or "frame", max_pixels)
-            rule = ImageRule(width=min(width, 8192), height=min(height, 8192))
-            self.pixels = image.decode(self.content, rule, self.name or "frame", max_pixels)
+            self.pixels = image.whole(self.content, self.name or "frame", max_pixels)
         return self.pixels
 
 

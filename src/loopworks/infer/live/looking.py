@@ -127,7 +127,7 @@ class Looker:
     def _packed(self, served: Served, frame: Frame) -> Arrays:
         rule = served.bundle.rule
         if frame.pixels is not None and isinstance(rule, ImageRule):
-            return {spec.name: image.fit(frame.pixels, rule)[None] for spec in rule.inputs()}
+            return {spec.name: image.fitted(frame.pixels, rule)[None] for spec in rule.inputs()}
         return stage.pack(served, frame.content, frame.name or "frame", self._max_pixels)
 
     def _size(self, frame: Frame) -> tuple[int, int]:
