@@ -12,7 +12,6 @@ from loopworks.data.stage import Dataset
 from loopworks.data.tables.table import Table
 from loopworks.data.tables.version import TableVersion
 from loopworks.data.version import Version
-from loopworks.infer.chains.stage import Chains
 from loopworks.infer.live.stage import Live
 from loopworks.server.app import ROUTES
 from loopworks.workspace import Workspace
@@ -20,9 +19,8 @@ from loopworks.workspace import Workspace
 DATASET = "/api/datasets/{dataset}"
 MODEL = "/api/models/{model}"
 ELSEWHERE = (
-    "aliases answer bundle chains champion close draw deploy deployment deployments find_version folder info jobs "
-    "labeling lineage live model models optimize optimize_job predict predict_many result "
-    "settings train train_job work scorer"
+    "aliases answer bundle champion close draw deploy deployment deployments find_version folder info jobs labeling "
+    "lineage live model models optimize optimize_job predict predict_many result settings train train_job work scorer"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 
@@ -127,13 +125,6 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "undo": ("data table undo", f"POST {DATASET}/table/undo"),
         "versions": ("data versions", f"GET {DATASET}/versions"),
     },
-    Chains: {
-        "add": ("chain add", "POST /api/chains"),
-        "ask": ("chain ask", "POST /api/chains/{name}/predict"),
-        "get": ("chain list", "GET /api/chains/{name}"),
-        "list": ("chain list", "GET /api/chains"),
-        "remove": ("chain remove", "DELETE /api/chains/{name}"),
-    },
     Live: {
         "add": ("live add", "POST /api/live"),
         "list": ("live list", "GET /api/live"),
@@ -167,7 +158,6 @@ PYTHON: dict[type, dict[str, str]] = {
         "task": "in to_json",
     },
     Clean: {},
-    Chains: {},
     Live: dict.fromkeys(["begin", "claim", "kept", "names", "running", "tell"], "for whoever runs pipelines"),
     Look: {"keep": "what `score` does with a model's answers"},
     Table: dict.fromkeys(

@@ -15,7 +15,6 @@ from loopworks.store.home import Home
 if TYPE_CHECKING:
     from loopworks.core.bundle import Bundle
     from loopworks.data.stage import Dataset
-    from loopworks.infer.chains.stage import Chains
     from loopworks.infer.live.looking import Pick
     from loopworks.infer.live.stage import Live
     from loopworks.jobs import Job, Jobs
@@ -52,14 +51,7 @@ class Streaming:
         """Live pipelines: a source, a model, sinks; docs/live.md."""
         from loopworks.infer.live.stage import Live
 
-        return Live(self.home, self._medium, lambda names: self._engine(*names))
-
-    @property
-    def chains(self) -> "Chains":
-        """Chains: models that ask about what others have found; docs/live.md."""
-        from loopworks.infer.chains.stage import Chains
-
-        return Chains(self.home, lambda name: self._deployed(name)[0].rule.media, lambda names: self._engine(*names))
+        return Live(self.home, lambda name: self._deployed(name)[0].rule.media, self._engine)
 
     def score_files(
         self,
@@ -97,12 +89,6 @@ class Streaming:
         params = {"model": model, "variant": variant, "author": author, "source": where, "out": str(target)}
         return self._queued("batch", params, f"score {Path(where).name} by {name}")
 
-    def _medium(self, name: str) -> str:
-        """What a deployment or chain takes; chains are of images."""
-        from loopworks.infer.chains.stage import find
-
-        return "image" if find(self.home, name) else self._deployed(name)[0].rule.media
-
     def _deployed(self, name: str) -> "tuple[Bundle, Deployment]":
         for used in (deployed := self.deployments()):
             if used.name == name:
@@ -110,14 +96,13 @@ class Streaming:
         raise NotFound("deployment", name, [one.name for one in deployed])
 
     @contextmanager
-    def _engine(self, *names: str) -> "Iterator[Pick]":
-        """An engine in this process with some deployments, for pipelines and chains without a server."""
+    def _engine(self, name: str) -> "Iterator[Pick]":
+        """An engine in this process with one deployment, for a pipeline without a server."""
         from loopworks.infer.engine import Engine
 
+        bundle, used = self._deployed(name)
         with Engine(workers=1) as engine:
-            for name in dict.fromkeys(names):
-                bundle, used = self._deployed(name)
-                engine.load(name, bundle, variant=used.variant, version=str(used.revision), facts=used.to_json())
+            engine.load(name, bundle, variant=used.variant, version=str(used.revision), facts=used.to_json())
             yield engine.model
 
     def _source(self, source: str | Path) -> str:

@@ -6,12 +6,12 @@ import typer
 from typer.core import TyperGroup
 
 from loopworks import __version__
-from loopworks.cli import chain, data, infer, jobs, label, live, model, models, space
+from loopworks.cli import data, infer, jobs, label, live, model, models, space
 from loopworks.cli.output import Options
 
 ORDER = (
-    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "serve", "predict",
-    "score", "live", "chain", "explain", "lineage",
+    "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "serve", "predict", "score",
+    "explain", "lineage",
     "jobs", "worker", "doctor", "demo",
 )  # fmt: skip
 
@@ -60,7 +60,6 @@ model.register(app)
 models.register(app)
 infer.register(app)
 live.register(app)
-chain.register(app)
 jobs.register(app)
 
 

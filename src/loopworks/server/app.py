@@ -19,7 +19,6 @@ from loopworks.server.guard import Guard
 from loopworks.server.live import Pipelines
 from loopworks.server.route import Api
 from loopworks.server.routes import (
-    chains,
     clean,
     events,
     formats,
@@ -56,7 +55,6 @@ ROUTES: tuple[Api, ...] = (
     *clean.ROUTES,
     *formats.ROUTES,
     *live.ROUTES,
-    *chains.ROUTES,
     *look.ROUTES,
     *versions.ROUTES,
     *items.ROUTES,

@@ -264,7 +264,7 @@ class Pipeline(_Part):
     name: Annotated[str, Field(pattern=NAME)]
     source: Source
     model: Annotated[str, Field(pattern=NAME)]
-    """Name of a deployment or chain."""
+    """Name of a deployment."""
     track: Track | None = None
     lines: tuple[Line, ...] = ()
     zones: tuple[Zone, ...] = ()

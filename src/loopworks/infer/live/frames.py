@@ -1,7 +1,6 @@
 """What flows through a pipeline: frames, and what was found in them."""
 
 import io
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -56,8 +55,6 @@ class Found:
     zones: tuple[str, ...] = ()
     crossed: tuple[str, ...] = ()
     """Lines that it crossed in this frame, as ``NAME:in`` or ``NAME:out``."""
-    then: Mapping[str, Any] = field(default_factory=dict)
-    """What later steps of a chain say of it."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -67,7 +64,7 @@ class Found:
         if self.track is not None:
             told["track"] = self.track
         told |= {name: list(getattr(self, name)) for name in ("zones", "crossed") if getattr(self, name)}
-        return {**told, "then": dict(self.then)} if self.then else told
+        return told
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,7 +131,6 @@ class Result:
                 "track": one.track,
                 "zones": " ".join(one.zones),
                 "crossed": " ".join(one.crossed),
-                "then": json.dumps(one.then, ensure_ascii=False) if one.then else "",
             }
             for one in self.objects
         ]
@@ -157,7 +153,6 @@ COLUMNS: dict[str, type] = {
     "track": int,
     "zones": str,
     "crossed": str,
-    "then": str,
 }
 """Columns of a table of results."""
 WAITING = 8

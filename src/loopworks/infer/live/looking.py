@@ -12,8 +12,6 @@ from loopworks.core.errors import Invalid
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
 from loopworks.infer import stage
-from loopworks.infer.chains.ask import Thing, around, go_on
-from loopworks.infer.chains.definition import Chain
 from loopworks.infer.engine import TIMEOUT_S, Replaced, Served
 from loopworks.infer.live.definition import Pipeline
 from loopworks.infer.live.frames import Found, Frame, Result
@@ -36,11 +34,9 @@ class Boxed(Protocol):
 class Looker:
     """What one pipeline sees; keeps its tracks and counts from frame to frame. For one thread."""
 
-    def __init__(self, pipeline: Pipeline, pick: Pick, max_pixels: int, chain: Chain | None = None) -> None:
-        """Begin with nothing seen; with a ``chain`` its first step is the model, and later ones go on from there."""
+    def __init__(self, pipeline: Pipeline, pick: Pick, max_pixels: int) -> None:
+        """Begin with nothing seen."""
         self._pipeline, self._pick, self._max_pixels = pipeline, pick, max_pixels
-        self._chain = chain
-        self._model = chain.steps[0].model if chain else pipeline.model
         self._tracker = Tracker(pipeline.track) if pipeline.track else None
         self.places = Places(pipeline.lines, pipeline.zones)
 
@@ -49,7 +45,7 @@ class Looker:
 
         Raises: NotFound: it is not loaded. Invalid: it cannot do what the pipeline asks for.
         """
-        served = self._pick(self._model)
+        served = self._pick(self._pipeline.model)
         if self._tracker is not None and not isinstance(plugins.get(f"task.{served.bundle.task}"), Boxed):
             got = f"{self._pipeline.model}, for {served.bundle.task}"
             raise Invalid("model of a pipeline with track", "one that gives boxes, as of object-detection", got)
@@ -64,7 +60,7 @@ class Looker:
             Busy, TimedOut, Failed: it could not answer.
         """
         while True:
-            served = self._pick(self._model)
+            served = self._pick(self._pipeline.model)
             inputs = self._packed(served, frame)
             try:
                 answer = served.submit(inputs, TIMEOUT_S).result()
@@ -103,26 +99,13 @@ class Looker:
             alive = self._tracker.alive if self._tracker is not None else frozenset()
             self.places.update(result.objects, sizes[0], frame.time_s, alive)
             result.counts = self.places.counts()
-        if self._chain is not None and len(self._chain.steps) > 1:
-            self._go_on(self._chain, result)
         return result
 
     def draw(self, result: Result) -> NDArray[np.uint8]:
         """The frame with what was found: boxes, masks, classes, numbers of tracks, lines and zones with counts."""
-        task: Learnable = plugins.get(f"task.{self._pick(self._model).bundle.task}")
+        task: Learnable = plugins.get(f"task.{self._pick(self._pipeline.model).bundle.task}")
         drawn = task.draw(result.frame.picture(self._max_pixels), list(result.shapes))
         return overlay(drawn, self._pipeline, result) if result.counts or self._tracker is not None else drawn
-
-    def _go_on(self, chain: Chain, result: Result) -> None:
-        pixels = result.frame.picture(self._max_pixels)
-        whole = (0, 0, pixels.shape[1], pixels.shape[0])
-        things = [
-            Thing(label=one.label, score=one.score, box=one.box, region=around(one.box) if one.box else whole)
-            for one in result.objects
-        ]
-        go_on(chain, self._pick, pixels, things)
-        for found, thing in zip(result.objects, things, strict=True):
-            found.then = {name: said.to_json() for name, said in thing.then.items()}
 
     def _packed(self, served: Served, frame: Frame) -> Arrays:
         rule = served.bundle.rule

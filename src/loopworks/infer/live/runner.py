@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from loopworks.core.errors import Busy, Invalid, LoopworksError, NotFound, TimedOut, Unreachable
-from loopworks.infer.chains.stage import find
 from loopworks.infer.live import definition as said
 from loopworks.infer.live.definition import Pipeline
 from loopworks.infer.live.frames import Frame, Mailbox, Result
@@ -42,8 +41,7 @@ class Runner:
         """
         self.pipeline = pipeline
         self._folder, self._home, self._after = folder, home, after
-        chain = find(home, pipeline.model)
-        self._looker = Looker(pipeline, pick, home.settings.max_image_pixels, chain)
+        self._looker = Looker(pipeline, pick, home.settings.max_image_pixels)
         self._box = Mailbox(is_lossless=pipeline.is_lossless)
         self._stop = threading.Event()
         self._outlets: list[Outlet] = []

@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from loopworks.core.errors import Busy, Conflict, Damaged, Invalid, LoopworksError, NotFound
-from loopworks.infer.chains.stage import find
 from loopworks.infer.live import definition as said
 from loopworks.infer.live import runner
 from loopworks.infer.live.definition import NAME, FileSource, Pipeline
@@ -24,8 +23,8 @@ from loopworks.store.blobs import write_error
 from loopworks.store.home import Home
 
 ORDER, STATUS, LOCK = "pipeline.json", "status.json", "lock"
-Serve = Callable[[Sequence[str]], contextlib.AbstractContextManager[Pick]]
-"""Opens an engine with some deployments in this process."""
+Serve = Callable[[str], contextlib.AbstractContextManager[Pick]]
+"""Opens an engine with one deployment in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,9 +144,7 @@ class Live:
         Returns: its last status. Raises: Busy: it runs elsewhere.
         """
         kept = self.kept(name)
-        chain = find(self._home, kept.pipeline.model)
-        models = [step.model for step in chain.steps] if chain else [kept.pipeline.model]
-        with self._serve(models) as pick, self.running(name, pick) as found:
+        with self._serve(kept.pipeline.model) as pick, self.running(name, pick) as found:
             while not found.join(0.2):
                 if on_status is not None:
                     on_status(found.status())
