@@ -12,6 +12,7 @@ from loopworks.data.stage import Dataset
 from loopworks.data.tables.table import Table
 from loopworks.data.tables.version import TableVersion
 from loopworks.data.version import Version
+from loopworks.infer.live.stage import Live
 from loopworks.server.app import ROUTES
 from loopworks.workspace import Workspace
 
@@ -21,7 +22,7 @@ DEPLOYMENT = "/api/deployments/{deployment}"
 WATCH = "/api/deployments/{deployment}/watch"
 ELSEWHERE = (
     "aliases answer bundle chain_bundles champion close compared deploy deployment deployments draw "
-    "find_version folder in_use info jobs labeling lineage model models optimize optimize_job predict "
+    "find_version folder in_use info jobs labeling lineage live model models optimize optimize_job predict "
     "predict_many result scorer serve_on_ray settings stop_on_ray train train_job used_tokens work"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
@@ -54,6 +55,8 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "undeploy": ("undeploy", f"POST {DEPLOYMENT}/undeploy"),
         "search": ("train", "POST /api/search"),
         "search_job": ("train", "POST /api/search"),
+        "score_files": ("score", "POST /api/score"),
+        "score_files_job": ("score", "POST /api/score"),
         "check_job": ("data check", f"POST {DATASET}/check"),
         "dataset": ("data create", "POST /api/datasets"),
         "datasets": ("data ls", "GET /api/datasets"),
@@ -153,6 +156,15 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "undo": ("data table undo", f"POST {DATASET}/table/undo"),
         "versions": ("data versions", f"GET {DATASET}/versions"),
     },
+    Live: {
+        "add": ("live add", "POST /api/live"),
+        "list": ("live list", "GET /api/live"),
+        "remove": ("live remove", "DELETE /api/live/{name}"),
+        "run": ("live run", "POST /api/live/{name}/start"),
+        "start": ("live start", "POST /api/live/{name}/start"),
+        "status": ("live status", "GET /api/live/{name}"),
+        "stop": ("live stop", "POST /api/live/{name}/stop"),
+    },
     Version: {
         "authors": ("data version", f"GET {DATASET}/versions/{{version}}"),
         "diff": ("data diff", f"GET {DATASET}/diff"),
@@ -177,6 +189,7 @@ PYTHON: dict[type, dict[str, str]] = {
         "task": "in to_json",
     },
     Clean: {},
+    Live: dict.fromkeys(["begin", "claim", "kept", "names", "running", "tell"], "for whoever runs pipelines"),
     Look: {"keep": "what `score` does with a model's answers", "said": "asked by the label stage"},
     Table: dict.fromkeys(
         ["commit", "dataset", "home", "live", "name", "rows", "scan", "task"], "for the modules beside it"

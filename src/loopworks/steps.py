@@ -220,6 +220,20 @@ def score(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, A
         return {"model": done["model"], "items": done["items"], "unread": len(done["problems"])}
 
 
+@plugins.add("job.batch")
+def batch(location: str, params: Mapping[str, Any], ctx: Context) -> dict[str, Any]:
+    """Ask a model about a source and write files; ``params`` as ``Workspace.score_files_job`` makes them."""
+    from loopworks.infer.batch.score import finished
+    from loopworks.infer.batch.score import score as ask
+
+    out = Path(params["out"])
+    if (done := finished(out, ctx.scratch)) is not None:
+        return done
+    with open(location, create=False) as space:
+        bundle = space.bundle(params["model"])
+        return ask(space.home, bundle, params["variant"], params["author"], params["source"], out, ctx)
+
+
 def _counting(ctx: Context) -> Callable[[int, int], None]:
     return lambda done, total: ctx.tick(done / max(total, 1), f"{done} of {total} items")
 

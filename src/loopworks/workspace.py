@@ -26,6 +26,7 @@ from loopworks.retraining import Retraining
 from loopworks.store.deployments import Deployment
 from loopworks.store.home import Home, create_home, open_home
 from loopworks.store.models import Model
+from loopworks.streaming import Streaming
 from loopworks.train import recipes as recipes_
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def open(folder: str | Path = ".", *, create: bool = True, **settings: Any) -> "
     return Workspace(open_home(path, settings))
 
 
-class Workspace(Exchange, Errands, Chaining, Packing, Retraining, Access):
+class Workspace(Exchange, Errands, Chaining, Packing, Retraining, Streaming, Access):
     """Everything of one team or project. Close it, or use it in a ``with`` block."""
 
     def __init__(self, home: Home) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from loopworks.core.errors import Failed, Invalid
@@ -14,8 +15,10 @@ from loopworks.data.clean import near
 from loopworks.data.features import compute
 from loopworks.data.features.images import Look, Near
 from loopworks.data.stage import Dataset, create_dataset
+from loopworks.infer.batch import score
 from loopworks.jobs import spread
 from loopworks.store.home import Home, create_home
+from loopworks.testing.context import context
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 STORE = 100 * 1024 * 1024  # bytes of each node's object store
@@ -114,6 +117,24 @@ def test_descriptions_and_near_duplicates_are_the_same(
         if hasattr(pairs[0], name):
             assert np.array_equal(getattr(pairs[0], name), getattr(pairs[1], name))
     assert repr(pairs[0]) == repr(pairs[1])
+
+
+def test_a_batch_of_a_model_is_answered_alike(
+    homes: tuple[Home, Home], pictures: Pictures, tmp_path: Path, colors: Any
+) -> None:
+    folder = pictures(tmp_path / "pets", {"cat": 40, "dog": 40, "eel": 40}, size=8)
+    (folder / "cat" / "broken.png").write_bytes(b"no image")
+    bundle = colors.write(tmp_path / "bundle")
+    tables = []
+    for place, home in enumerate(homes):
+        create_dataset(home, "pets", "image-classification").add(folder)
+        for source in (str(folder), "pets"):
+            scratch, out = tmp_path / f"{place}-{Path(source).name}", tmp_path / f"{place}-{Path(source).name}.parquet"
+            done = score.score(home, bundle, "", "colors/1", source, out, context(scratch))
+            assert (done["items"], done["unread"]) == ((121, 1) if source != "pets" else (120, 0))
+            tables.append(pq.read_table(out).drop_columns(["score", "answer"]))
+    assert tables[0].equals(tables[2])
+    assert tables[1].equals(tables[3])
 
 
 def test_a_node_that_dies_in_the_middle_of_an_import_loses_nothing(

@@ -6,12 +6,13 @@ import typer
 from typer.core import TyperGroup
 
 from loopworks import __version__
-from loopworks.cli import bundle, chain, data, deploy, infer, jobs, label, model, models, space, token, watch
+from loopworks.cli import bundle, chain, data, deploy, infer, jobs, label, live, model, models, space, token, watch
 from loopworks.cli.output import Options
 
 ORDER = (
     "init", "data", "label", "train", "optimize", "models", "deploy", "deployments", "promote", "rollback", "undeploy",
-    "chain", "bundle", "serve", "token", "predict", "explain", "lineage", "watch", "jobs", "worker", "doctor", "demo",
+    "chain", "bundle", "serve", "token", "predict", "score", "live", "explain", "lineage", "watch", "jobs", "worker",
+    "doctor", "demo",
 )  # fmt: skip
 
 
@@ -63,6 +64,7 @@ token.register(app)
 bundle.register(app)
 chain.register(app)
 watch.register(app)
+live.register(app)
 jobs.register(app)
 
 

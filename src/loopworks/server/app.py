@@ -17,6 +17,7 @@ from loopworks.data.preparing import Preparer
 from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard, Rules
 from loopworks.server.inferring import Inferring
+from loopworks.server.live import Pipelines
 from loopworks.server.route import Api
 from loopworks.server.routes import (
     access,
@@ -27,6 +28,7 @@ from loopworks.server.routes import (
     events,
     formats,
     items,
+    live,
     look,
     models,
     page,
@@ -68,6 +70,7 @@ ROUTES: tuple[Api, ...] = (
     *table.ROUTES,
     *clean.ROUTES,
     *formats.ROUTES,
+    *live.ROUTES,
     *look.ROUTES,
     *versions.ROUTES,
     *items.ROUTES,
@@ -101,11 +104,13 @@ def create_app(
     async def life(app: Starlette) -> AsyncIterator[None]:
         app.state.serving = serving or Serving(workspace, tokens, telling)
         app.state.inferring = Inferring(app.state.serving)
+        app.state.pipelines = Pipelines(app.state.serving)
         preparer = Preparer(workspace.home)
         try:
             yield
         finally:
             preparer.close()
+            app.state.pipelines.close()
             if serving is None:
                 app.state.serving.close()
 

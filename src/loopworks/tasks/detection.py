@@ -114,6 +114,20 @@ class Detection(regions.Regions):
             found.append(tuple(said.items()))
         return found
 
+    def boxes(
+        self, outputs: Arrays, schema: LabelSchema, sizes: Sizes, least: float
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]]:
+        """By image: x, y, width and height in pixels, scores and classes of its boxes from a score of ``least`` on.
+
+        ``labels`` gives those that are meant; trackers want the doubtful ones too.
+        """
+        found = []
+        for box, score, label, size in _answers(outputs, schema, sizes):
+            kept = score >= least
+            scaled = box[kept] if size is None else _scaled(box[kept], size)
+            found.append((scaled.astype(np.float64), score[kept].astype(np.float64), label[kept].astype(np.int64)))
+        return found
+
     def uncertainty(self, outputs: Arrays, schema: LabelSchema) -> NDArray[np.float64]:
         """Closeness to one half of the most doubtful box's score; 0 where nothing is found at all."""
         scores = _outputs(outputs, schema)[1].astype(np.float64)
