@@ -68,7 +68,7 @@ web: ## the workspace page: plain files, served as they are
 	@echo "nothing to build: the page is plain HTML, CSS and JavaScript in src/loopworks/server/page/"
 
 # All extras but [formats]: Datumaro needs an older pillow and pyarrow than the rest.
-LOCKED := train optimize postgres ray s3 video live testing demo
+LOCKED := train optimize postgres ray s3 live video telemetry testing demo
 
 lock: setup ## resolve the dependencies anew into requirements/
 	@$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -15,7 +15,7 @@ from typing import Any
 from loopworks.core import params
 from loopworks.core.errors import error_classes
 from loopworks.core.registry import plugins
-from loopworks.core.settings import PREFIX, Limits, Settings
+from loopworks.core.settings import PREFIX, LimitSettings, Settings
 
 DOCS = Path(__file__).parent
 HEAD = "<!-- Written by docs/generate.py (make docs); changes by hand are lost. -->\n"
@@ -39,7 +39,7 @@ def settings() -> Iterator[str]:
         yield f"| `{name}` | `{PREFIX}{name.upper()}` | {value} | {default} | {_cell(field['description'])} |"
     yield "\nOf `limits`, and of each table in `limits_of` (as environment variables, both are JSON):\n"
     yield "| limit | value | default | meaning |\n|---|---|---|---|"
-    for name, field in Limits.model_json_schema()["properties"].items():
+    for name, field in LimitSettings.model_json_schema()["properties"].items():
         yield f"| `{name}` | {_value(field)} | {_default(field)} | {_cell(field['description'])} |"
     yield ""
 
