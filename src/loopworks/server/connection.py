@@ -264,11 +264,17 @@ def bound(inferring: Inferring, rules: guard.Rules, telling: Telling) -> type[Co
     return type("BoundConnection", (Connection,), held)
 
 
-@lru_cache(4096)
 def _route(url: bytes) -> tuple[str, str, str] | None:
-    """Path, model and version of an inference URL; ``None`` for any other."""
+    """Path, model and version of an inference URL; ``None`` for any other. Long ones are not kept in memory."""
+    return _known(url) if len(url) <= 256 else _found(url)
+
+
+def _found(url: bytes) -> tuple[str, str, str] | None:
     if not url.startswith(b"/v2/models/") or not url.isascii():
         return None
     path = unquote(url.partition(b"?")[0].partition(b"#")[0].decode())
     found = _INFER.fullmatch(path)
     return (path, found[1], found[2] or "") if found else None
+
+
+_known = lru_cache(1024)(_found)
