@@ -128,10 +128,10 @@ def test_a_batch_of_a_model_is_answered_alike(
     tables = []
     for place, home in enumerate(homes):
         create_dataset(home, "pets", "image-classification").add(folder)
-        for source in (str(folder), "pets"):
-            scratch, out = tmp_path / f"{place}-{Path(source).name}", tmp_path / f"{place}-{Path(source).name}.parquet"
+        for kind, source in (("folder", str(folder)), ("set", "pets")):
+            scratch, out = tmp_path / f"{place}-{kind}", tmp_path / f"{place}-{kind}.parquet"
             done = score.score(home, bundle, "", "colors/1", source, out, context(scratch))
-            assert (done["items"], done["unread"]) == ((121, 1) if source != "pets" else (120, 0))
+            assert (done["items"], done["unread"]) == ((121, 1) if kind == "folder" else (120, 0))
             tables.append(pq.read_table(out).drop_columns(["score", "answer"]))
     assert tables[0].equals(tables[2])
     assert tables[1].equals(tables[3])

@@ -468,7 +468,10 @@ def test_a_token_may_do_over_grpc_what_it_may_over_http(space: lw.Workspace, pix
                 ("load", lambda how=how: bare.call("RepositoryModelLoad", load, **how)),
             ):
                 try:
-                    call()
+                    told = call()
+                    if label == "stream" and told[0].error_message:  # each message of a stream is asked for its token
+                        assert "must have the scope predict" in told[0].error_message
+                        continue
                     let_in.add((name, label))
                 except grpc.RpcError as error:
                     if error.code() is not grpc.StatusCode.PERMISSION_DENIED:

@@ -88,7 +88,7 @@ class Settings(BaseModel):
     limits: LimitSettings = LimitSettings()
     """What every deployed model may take: see below."""
     limits_of: dict[str, LimitSettings] = {}
-    """Deployment -> limits that differ from ``limits`` for it, e.g. ``[limits_of.litter]`` with ``max_queue = 50``."""
+    """Deployment -> limits that differ from ``limits`` for it, e.g. ``max_queue`` in a table ``[limits_of.litter]``."""
     max_model_mb: Annotated[int, Field(ge=0)] = 0
     """Memory of all loaded models, in megabytes; those unused longest make room and come back when asked; 0: any."""
     runner: Literal["local", "ray"] = "local"

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from pydantic import BaseModel
+
 from loopworks.core import settings as core_settings
 from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.core.settings import Settings
@@ -174,6 +176,10 @@ def _toml(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
+    if isinstance(value, BaseModel):
+        value = value.model_dump()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_toml(one)}" for name, one in value.items()) + "}"
     text = str(value)
     if any(ord(c) < 32 for c in text):
         raise Invalid("setting", "text without control characters", repr(text))
