@@ -52,11 +52,12 @@ class Kind:
 
 
 @contextmanager
-def running(module: str, *words: str, core: int | None) -> Iterator[tuple[str, psutil.Process, float]]:
+def running(script: str, *words: str, core: int | None) -> Iterator[tuple[str, psutil.Process, float]]:
     """A server in a process of its own, on one core or all: its URL, its process, and seconds until it answered."""
     began = time.perf_counter()
     pin = None if core is None else (lambda: os.sched_setaffinity(0, {core}))
-    command = [sys.executable, "-m", module, *words]
+    # As a script: by ``-m`` it would hold what this package imports, and its memory would be that of the measurement.
+    command = [sys.executable, str(Path(__file__).with_name(script)), *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=pin) as server:
         try:
             assert server.stdout is not None
@@ -167,8 +168,8 @@ def _alone(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
     core = 0 if (os.cpu_count() or 1) > 1 else None
     space = str(folder / "space")
     with (
-        running("benchmarks.serving.plain_fastapi", str(folder), core=core) as (other, peer, _),
-        running("benchmarks.serving.ours", space, "1", core=core) as (url, ours, ready_s),
+        running("plain_fastapi.py", str(folder), core=core) as (other, peer, _),
+        running("ours.py", space, "1", core=core) as (url, ours, ready_s),
     ):
         used = sum(ours.cpu_times()[:2])
         detail = f"three models; {used:.2f} s of the processor"
@@ -260,8 +261,8 @@ def _workers(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
     """Two worker threads against one; nothing is pinned."""
     space = str(folder / "space")
     with (
-        running("benchmarks.serving.ours", space, "1", core=None) as (one, first, _),
-        running("benchmarks.serving.ours", space, "2", core=None) as (two, second, _),
+        running("ours.py", space, "1", core=None) as (one, first, _),
+        running("ours.py", space, "2", core=None) as (two, second, _),
     ):
         pairs = [
             (_ask((one, first), kinds["tensor"], 8), _ask((two, second), kinds["tensor"], 8)) for _ in range(TURNS)
@@ -281,7 +282,7 @@ def _idle(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
     """Many connections that ask nothing, and one that does."""
     many = min(IDLE, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200)
     asked = kinds["trees"]
-    with running("benchmarks.serving.ours", str(folder / "space"), "1", core=None) as (url, server, _):
+    with running("ours.py", str(folder / "space"), "1", core=None) as (url, server, _):
         parts = urlsplit(url)
         before = server.memory_info().rss
         request = f"POST {asked.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(asked.body)}\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Our server in a process of its own: ``python -m benchmarks.serving.ours FOLDER THREADS`` prints its URL."""
+"""Our server in a process of its own: ``python benchmarks/serving/ours.py FOLDER THREADS`` prints its URL."""
 
 import sys
 from pathlib import Path

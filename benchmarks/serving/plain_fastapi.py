@@ -1,4 +1,4 @@
-"""What a team writes by hand with FastAPI: ``python -m benchmarks.serving.plain_fastapi FOLDER``."""
+"""What a team writes by hand with FastAPI: ``python benchmarks/serving/plain_fastapi.py FOLDER``."""
 
 import socket
 import sys

@@ -1,6 +1,7 @@
 """Runs the server: in the foreground for ``loopworks serve``, in a thread for the demo, tests and notebooks."""
 
 import errno
+import gc
 import signal
 import socket
 import threading
@@ -59,7 +60,14 @@ def serve(
         rules = Rules(settings, serving.tokens)
         if settings.grpc_port:
             more.enter_context(_grpc(serving, rules))
-        _Server(_config(space, rules, serving), serving, ready, bound).run(sockets=[bound])
+
+        def started(url: str) -> None:
+            gc.collect()
+            gc.freeze()  # what is there now stays: collections need not go through it while requests wait
+            if ready is not None:
+                ready(url)
+
+        _Server(_config(space, rules, serving), serving, started, bound).run(sockets=[bound])
 
 
 class ServerThread:
