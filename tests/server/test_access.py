@@ -51,7 +51,7 @@ def expected(method: str, path: str) -> set[str]:
         return {"admin"}
     if path in ("/openapi.json", "/v2"):
         return {*SCOPES, "other"}
-    if path.startswith("/predict/") or path.endswith("/infer"):
+    if path.startswith("/predict/") or path.endswith("/infer") or path == "/api/feedback":
         return asks
     if (path.startswith("/v2/models") and method == "GET") or path == "/v2/repository/index":
         return asks | {"read"}

@@ -36,6 +36,8 @@ def needed(method: str, path: str) -> Need:
         return Need(_PREDICT, parts[1])
     if parts[0] == "v2":
         return _protocol(parts[1:], looks)
+    if parts == ["api", "feedback"]:
+        return Need(_PREDICT)  # who was answered may say that it was wrong; of which deployment stands in the body
     if parts[:2] == ["api", "tokens"]:
         return _ADMIN
     if path == "/openapi.json" and looks:
