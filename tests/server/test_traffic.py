@@ -185,6 +185,24 @@ def test_a_canary_that_does_not_load_leaves_the_live_one_alone(
     assert "model.onnx" in serving.problem("colors")
 
 
+def test_a_fault_after_loading_is_logged_told_and_tried_again(
+    serving: Serving,
+    space: lw.Workspace,
+    second: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    space.deploy(second, "colors")
+    with monkeypatch.context() as broken:
+        broken.setattr("loopworks.server.serving.RETRY_S", -1.0)  # at once
+        broken.setattr(Serving, "_route", lambda self, name: 1 / 0)
+        serving.sync()
+        assert "cannot take deployment=colors into use" in caplog.text
+        assert "division by zero" in serving.problem("colors")
+    serving.sync()
+    assert not serving.problem("colors")
+
+
 def test_shadows_are_compared_and_never_answer(
     space: lw.Workspace, second: str, contrary: str, photo: Callable[..., bytes]
 ) -> None:

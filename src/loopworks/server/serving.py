@@ -1,6 +1,5 @@
 """What the server has in use: the engine with every deployment of the workspace, kept up to date; and who answers."""
 
-import contextlib
 import itertools
 import logging
 import os
@@ -132,8 +131,11 @@ class Serving:
             self._problems = {name: problem for name, problem in self._problems.items() if name in wanted}
             for name, rows in wanted.items():
                 if _keys(self._rows.get(name, ())) != _keys(rows) or self._is_due(name):
-                    with contextlib.suppress(Exception):  # logged; whatever a model file does, the others go on
-                        self._bring(name, rows)
+                    try:
+                        self._bring(name, rows)  # what did not load is logged and tried again
+                    except Exception as error:  # whatever it is, the other deployments go on
+                        log.error("cannot take deployment=%s into use", name, exc_info=error)
+                        self._fails(name, error)
             for name, (version, until) in list(self._kept.items()):
                 if time.monotonic() > until:
                     del self._kept[name]
@@ -145,7 +147,9 @@ class Serving:
         with self._lock:
             self.space.deployment(name)
             rows = self.space.in_use(name)
-            self._bring(name, rows, again=_keys(self._rows.get(name, ())) == _keys(rows))
+            error = self._bring(name, rows, again=_keys(self._rows.get(name, ())) == _keys(rows))
+            if error is not None:
+                raise error
             return self.engine.model(name)
 
     def unload(self, name: str) -> None:
@@ -212,14 +216,18 @@ class Serving:
     def _is_due(self, name: str) -> bool:
         return name in self._problems and time.monotonic() > self._problems[name][1]
 
-    def _bring(self, name: str, rows: "list[Deployment]", *, again: bool = False) -> None:
+    def _fails(self, name: str, error: Exception) -> None:
+        self._problems[name] = (str(error) or type(error).__name__, time.monotonic() + RETRY_S)
+
+    def _bring(self, name: str, rows: "list[Deployment]", *, again: bool = False) -> Exception | None:
         """Load what is missing, then let it answer as the rows say, then unload what is not used any more.
 
-        Where a revision does not load, what was loaded before stays in use, ``sync`` tries again later, and the first
-        such error is raised at the end.
+        Where a revision does not load, what was loaded before stays in use, and ``sync`` tries again later.
+
+        Returns: the first such error.
         """
         self._rows[name] = rows
-        failed: dict[str, Exception] = {}
+        failed: list[Exception] = []
         for row in rows:
             if again or str(row.revision) not in self.engine.versions(name):
                 try:
@@ -227,7 +235,7 @@ class Serving:
                 except Exception as error:  # a model file may raise anything
                     is_known = isinstance(error, LoopworksError)
                     log.error("cannot serve deployment=%s: %s", row.ref, error, exc_info=None if is_known else error)
-                    failed[row.ref] = error
+                    failed.append(error)
         live = str(rows[0].revision)
         if live in [served.version for served in self.engine.beside(name)]:
             if (before := self.engine.front(name)) is not None and not self.space.settings.max_model_mb:
@@ -239,10 +247,10 @@ class Serving:
             if served.version not in wanted:
                 self.engine.unload(name, served.version)
         if failed:
-            first = next(iter(failed.values()))
-            self._problems[name] = (str(first) or type(first).__name__, time.monotonic() + RETRY_S)
-            raise first
+            self._fails(name, failed[0])
+            return failed[0]
         self._problems.pop(name, None)
+        return None
 
     def _load(self, row: "Deployment", *, is_first: bool) -> None:
         facts = {name: value for name, value in row.to_json().items() if name not in ("role", "share", "ended_at")}
