@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,8 @@ class Watching:
     space: lw.Workspace
     client: TestClient
     serving: Serving
+    shown: list[int]
+    """How many runs the watcher was shown."""
 
     @property
     def watcher(self) -> Watcher:
@@ -193,6 +196,11 @@ class Watching:
         return list(answer.json()["predictions"])
 
     def flush(self) -> None:
+        """Look at all that was answered: a run is shown to the watcher after its clients have their answers."""
+        end = time.monotonic() + 10
+        while self.shown[0] < sum(one.statistics.executions for one in self.serving.engine.models()):
+            assert time.monotonic() < end, "a run was not shown"
+            time.sleep(0.005)
         self.watcher.flush()
 
     def settle(self, deployment: str) -> None:
@@ -219,10 +227,17 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[lw.Workspace], 
     def begin(space: lw.Workspace) -> Watching:
         serving = Serving(space)
         opened.append(serving.close)
+        shown, saw = [0], serving.watch.saw
+
+        def counted(*run: Any) -> None:
+            saw(*run)
+            shown[0] += 1
+
+        monkeypatch.setattr(serving.watch, "saw", counted)
         client = TestClient(create_app(space, serving=serving), base_url="http://127.0.0.1")
         client.__enter__()
         opened.append(lambda: client.__exit__(None, None, None))
-        return Watching(space, client, serving)
+        return Watching(space, client, serving, shown)
 
     yield begin
     for close in reversed(opened):
