@@ -162,5 +162,5 @@ class Exchange:
         self.response_complete = True
         self._connection.transport.write(b"".join(parts))
         if not self.keep_alive:
-            self._connection.transport.close()
+            self._connection.end()
         self._connection.on_response_complete()
