@@ -89,6 +89,7 @@ class Connection(Parting):
         self.headers.extend(headers)
         super().on_headers_complete()
         self.cycle.transport = self  # type: ignore[assignment]  # which knows how to end
+        self.cycle.keep_alive = self.cycle.keep_alive and not self.is_leaving
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
@@ -182,15 +183,6 @@ class Connection(Parting):
         else:
             self._start_asgi_task(cycle, app)
         self._watch()
-
-    def shutdown(self) -> None:
-        """Finish what is under way, and nothing after it."""
-        if not self.pipeline:
-            super().shutdown()
-            return
-        for cycle, _ in self.pipeline:
-            cycle.keep_alive = False
-        self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
         """The client takes its answers more slowly than we give them."""

@@ -54,7 +54,7 @@ class Exchange:
         self._connection = connection
         self.path, self.model, self.version = path, model, version
         self.headers = headers
-        self.keep_alive = keep_alive
+        self.keep_alive = keep_alive and not connection.is_leaving
         self._expects = expects
         self._parts: list[bytes] = []
         self._size = 0

@@ -16,6 +16,8 @@ HEAD_BYTES = 1 << 16
 """Longest line and headers of a request together, and most bytes between two parts of a body."""
 LINGER_S = 30.0
 """How long a client that is still sending is listened to after its answer."""
+DRAIN_S = 0.5
+"""How long a server that stops waits for a request that may be on its way on an idle connection."""
 WRITE_S = 60.0
 """How long a client may take nothing of an answer."""
 
@@ -29,6 +31,8 @@ class Parting(HttpToolsProtocol):
     """Bytes since a request began or a part of its body came."""
     is_ended = False
     """Whether nothing more is taken from the client; what came before is still answered."""
+    is_leaving = False
+    """Whether the server stops: the next answer is the last one."""
     _later: TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -52,6 +56,16 @@ class Parting(HttpToolsProtocol):
         if self._later is not None:
             self._later.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """Answer what has come, or one request that is on its way, and end: its client cannot know that we stop."""
+        self.is_leaving = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False  # the last one that came
+        elif self.is_ended:
+            self.transport.close()
+        else:
+            self._later = self.loop.call_later(DRAIN_S, self._leave)
 
     def refuse_head(self) -> None:
         """Too much that is no body: headers, trailers, or what chunks are labelled with."""
@@ -95,6 +109,10 @@ class Parting(HttpToolsProtocol):
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self._later = self.loop.call_later(WRITE_S, self.transport.abort)
+
+    def _leave(self) -> None:
+        if not self.stage and (self.cycle is None or self.cycle.response_complete):
+            self.end()
 
     # ---- what Uvicorn's cycles ask of a transport
 

@@ -1,12 +1,14 @@
 """Runs the server: in the foreground for ``loopworks serve``, in a thread for the demo, tests and notebooks."""
 
+import asyncio
 import errno
 import gc
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -141,17 +143,37 @@ class _Server(uvicorn.Server):
             self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let streams end, then finish what is under way."""
+        """Let streams end, take in who has connected already, then finish what is under way."""
         self._serving.stopping.set()
+        await self._close_door()
         await super().shutdown(sockets)
+
+    async def _close_door(self) -> None:
+        """Listen no more. Who waits to be let in has perhaps sent a request, which closing alone would throw away."""
+        loop = asyncio.get_running_loop()
+        waiting: list[socket.socket] = []
+        with suppress(OSError):  # nobody waits, or no more may be open
+            while True:
+                waiting.append(self._bound.accept()[0])
+        for server in self.servers:
+            server.close()
+        kind: Callable[..., connection.Connection] = self.config.http_protocol_class  # type: ignore[assignment]
+        made = partial(kind, self.config, self.server_state, self.lifespan.state)
+        for one in waiting:
+            await loop.connect_accepted_socket(made, one)
+        await asyncio.sleep(0)  # for those whom the loop was letting in itself
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the server; Uvicorn would raise them again when it is done."""
+        """SIGINT, SIGTERM and a terminal that goes (unless ``nohup`` says that it may) end the server; Uvicorn would
+        raise them again when it is done."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        ends = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            ends.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self.handle_exit) for number in ends}
         try:
             yield
         finally:
