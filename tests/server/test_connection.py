@@ -428,6 +428,13 @@ def test_what_came_before_broken_http_is_answered_as_what_it_is(line: Line, befo
     assert line.is_closed()
 
 
+@pytest.mark.parametrize("asked", [b"POST %b" % INFER.encode(), b"GET /v2/health/ready"])
+def test_a_probe_that_says_no_host_is_no_browser(line: Line, asked: bytes) -> None:
+    line.send(b"%b HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (asked, len(body()), body()))
+    assert line.read().status == 200
+    assert line.is_closed()
+
+
 @pytest.mark.parametrize("path", [INFER, "/api/feedback"])
 def test_a_broken_body_is_told_in_json(line: Line, path: str) -> None:
     line.send(head(path=path, headers={"transfer-encoding": "chunked"}) + b"5;x\r\nabcde\r\nnine\r\n")

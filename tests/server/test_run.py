@@ -81,6 +81,8 @@ def test_a_port_in_use_is_said(space: lw.Workspace) -> None:
         with pytest.raises(Conflict, match=f"port {port} of 127.0.0.1 must be free") as caught:
             serve(space, port=port)
     assert caught.value.hint == "--port 0 takes a free one"
+    with pytest.raises(Conflict, match=f"port {port} of 127.0.0.1 must be free"):
+        serve(space, port=port, grpc_port=port)  # taken after it was found free
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])

@@ -32,6 +32,8 @@ except ImportError:  # no such limits on this system
     resource = None  # type: ignore[assignment]
 
 SOCKETS = 65_536
+BACKLOG = 2048
+"""Connections that may wait to be let in."""
 START_S = 60.0
 KEEP_S = 30
 """How long an idle connection is kept for the client's next request."""
@@ -69,6 +71,7 @@ def serve(
             if ready is not None:
                 ready(url)
 
+        _listen(bound)
         _Server(_config(space, rules, serving), serving, started, bound).run(sockets=[bound])
 
 
@@ -100,6 +103,7 @@ class ServerThread:
                 self.url = url
                 started.set()
 
+            _listen(bound)
             server = _Server(_config(self._space, rules, self.serving), self.serving, ready, bound)
 
             def run() -> None:
@@ -209,6 +213,7 @@ def _config(space: "Workspace", rules: Rules, serving: Serving) -> uvicorn.Confi
         ws="none",
         timeout_keep_alive=KEEP_S,
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=10,
     )
 
@@ -231,9 +236,19 @@ def _bound(settings: Settings) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise Conflict(
-                f"port {settings.port} of {settings.host} must be free; got: {error.strerror}",
-                "--port 0 takes a free one",
-            ) from None
+            raise _taken(settings.host, settings.port, error) from None
         raise Invalid("host", "an address of this machine", settings.host) from None
     return bound
+
+
+def _listen(bound: socket.socket) -> None:
+    """Take the port. Until somebody listens others may bind it too, such as a second server that loads meanwhile."""
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise _taken(host, port, error) from None
+
+
+def _taken(host: str, port: int, error: OSError) -> Conflict:
+    return Conflict(f"port {port} of {host} must be free; got: {error.strerror}", "--port 0 takes a free one")
