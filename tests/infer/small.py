@@ -36,10 +36,23 @@ def rows(folder: Path) -> Bundle:
     return _written(folder, "features", WEIGHTS, rule, rule.inputs())
 
 
+def same(folder: Path, datatype: str, shape: tuple[int, ...]) -> Bundle:
+    """``y`` = ``x``, of any type (FP32, BYTES) and shape."""
+    kind = {"FP32": TensorProto.FLOAT, "BYTES": TensorProto.STRING}[datatype]
+    sides = [None if side == -1 else side for side in shape]
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "same",
+        [helper.make_tensor_value_info("x", kind, sides)],
+        [helper.make_tensor_value_info("y", kind, sides)],
+    )
+    inputs, outputs = ((TensorSpec(name=name, datatype=datatype, shape=shape),) for name in "xy")
+    return _saved(folder, graph, ImageRule(height=1, width=1), inputs, outputs)
+
+
 def _written(
     folder: Path, name: str, weights: NDArray[np.float32], rule: Rule, inputs: tuple[TensorSpec, ...]
 ) -> Bundle:
-    folder.mkdir(parents=True, exist_ok=True)
     few, many = weights.shape
     graph = helper.make_graph(
         [helper.make_node("MatMul", [name, "w"], ["scores"])],
@@ -48,6 +61,17 @@ def _written(
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", many])],
         [numpy_helper.from_array(weights, "w")],
     )
+    return _saved(folder, graph, rule, inputs, (TensorSpec(name="scores", datatype="FP32", shape=(-1, many)),))
+
+
+def _saved(
+    folder: Path,
+    graph: onnx.GraphProto,
+    rule: Rule,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+) -> Bundle:
+    folder.mkdir(parents=True, exist_ok=True)
     onnx.save(
         helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "model.onnx"
     )
@@ -60,7 +84,7 @@ def _written(
             schema=LabelSchema(classes=tuple("pqr")),
             rule=rule,
             inputs=inputs,
-            outputs=(TensorSpec(name="scores", datatype="FP32", shape=(-1, many)),),
+            outputs=outputs,
             version="0" * 64,
             recipe="train.none",
             variants=(variant,),

@@ -89,6 +89,14 @@ def one(**changes: Any) -> bytes:
     return json.dumps({"inputs": [{k: v for k, v in tensor.items() if v is not ...}]}).encode()
 
 
+def with_parameters(**given: Any) -> bytes:
+    return json.dumps({**json.loads(one()), "parameters": given}).encode()
+
+
+def asking(**given: Any) -> bytes:
+    return json.dumps({**json.loads(one()), "outputs": [{"name": "y", "parameters": given}]}).encode()
+
+
 @pytest.mark.parametrize("data", [[1, 2, 3, 4, 5, 6], [[1, 2, 3], [4, 5, 6]]], ids=["flat", "nested"])
 def test_json_data_may_be_flat_or_nested(data: Any) -> None:
     found = read(one(shape=[2, 3], data=data), None, SPEC).inputs["x"]
@@ -153,6 +161,12 @@ def test_nulls_and_unknown_members_are_ignored() -> None:
         (one(parameters={"binary_data_size": 4}), "either 'data' or 'binary_data_size'"),
         (one(data=..., parameters={"binary_data_size": 12}), "binary_data_size must be at most the 0 bytes"),
         (one(parameters={"shared_memory_region": "r"}), "input x must be sent in the body"),
+        *(
+            (b'{"id": %b, %b' % (value, one()[1:]), f"id must be text; got {kind}")
+            for value, kind in [(b"0", "int"), (b"false", "bool"), (b"[]", "list")]
+        ),
+        (with_parameters(binary_data_output=1), "parameter binary_data_output must be true or false; got 1"),
+        (asking(binary_data="true"), "output y binary_data must be true or false; got true"),
     ],
 )
 def test_each_fault_names_its_field(body: bytes, message: str) -> None:
@@ -250,6 +264,17 @@ def test_outputs_are_selected_and_mixed() -> None:
     assert body[length:] == b"\0\0"
 
 
+@pytest.mark.parametrize("given", [-5, "5", True, 1.5])
+def test_a_timeout_that_is_no_number_of_microseconds_is_refused(given: Any) -> None:
+    request = read(with_parameters(timeout=given), None, SPEC)
+    with pytest.raises(Invalid, match="parameter timeout must be a whole number of microseconds from 0"):
+        assert request.timeout_s
+
+
+def test_no_timeout_is_the_servers() -> None:
+    assert read(with_parameters(timeout=0), None, SPEC).timeout_s is None
+
+
 def test_an_unknown_output_is_refused() -> None:
     with pytest.raises(Invalid, match="outputs must be among a; got z"):
         protocol.write({"a": np.zeros(1)}, Request(inputs={}, outputs=(Wanted(name="z"),)), (), model="m", version="1")
@@ -276,6 +301,19 @@ def test_classification_names_the_largest_values() -> None:
     (entry,) = json.loads(body)["outputs"]
     assert (entry["datatype"], entry["shape"]) == ("BYTES", [2, 2])
     assert entry["data"] == ["0.700000:1:dog", "0.200000:2:owl", "0.500000:0:cat", "0.400000:2:owl"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        (np.uint64, [0, 2**64 - 2, 2**64 - 1], [b"18446744073709551615:2", b"18446744073709551614:1", b"0:0"]),
+        (np.int8, [-128, 127, 127], [b"127:1", b"127:2", b"-128:0"]),
+    ],
+)
+def test_classification_of_whole_numbers_is_exact_and_written_as_triton_does(
+    kind: Any, values: list[int], expected: list[bytes]
+) -> None:
+    assert protocol.best(np.array([values], kind), 3, (), "s").tolist() == [expected]
 
 
 @settings(max_examples=300)

@@ -23,7 +23,7 @@ from tests.server.raw import INFER, Line, body, head, post
 
 import loopworks as lw
 from loopworks.infer import light, protocol
-from loopworks.server import connection, guard
+from loopworks.server import connection, guard, parting
 from loopworks.server.app import create_app
 from loopworks.server.connection import _route
 from loopworks.server.run import ServerThread
@@ -168,7 +168,7 @@ def test_a_method_that_does_not_exist_is_bad_http(line: Line) -> None:
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_a_head_without_end_is_cut_off(line: Line, version: str) -> None:
     line.send(f"POST {INFER} HTTP/{version}\r\nhost: 127.0.0.1\r\n".encode())
-    for _ in range(connection.HEAD_BYTES // 1000 + 1):
+    for _ in range(parting.HEAD_BYTES // 100):
         line.send(b"x-a: " + b"a" * 1000)  # one endless value
     with contextlib.suppress(IndexError, ConnectionError):  # what is sent after the answer may take it along
         got = line.read()
@@ -177,7 +177,7 @@ def test_a_head_without_end_is_cut_off(line: Line, version: str) -> None:
 
 
 def test_a_head_that_is_too_long_in_one_piece(line: Line) -> None:
-    line.send(post(b"", headers={"x-a": "a" * connection.HEAD_BYTES}))
+    line.send(post(b"", headers={"x-a": "a" * parting.HEAD_BYTES}))
     assert line.read().status == 431
 
 
@@ -406,3 +406,61 @@ def test_metrics_count_what_never_saw_asgi(server: ServerThread, line: Line) -> 
 def test_which_urls_are_inference(url: bytes, route: tuple[str, str] | None) -> None:
     found = _route(url)
     assert (None if found is None else (found.model, found.version)) == route
+
+
+# ---- ends in order
+
+
+def test_who_asks_for_an_upgrade_is_answered_without_one(line: Line) -> None:
+    upgrade = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2-settings": "AAEAAEAA"}
+    asked = post(body(), headers=upgrade)  # as Java's client does
+    line.send(asked + head(method="GET", path="/v2/health/live", headers=upgrade) + asked[:-5])
+    assert [line.read().status for _ in range(2)] == [200, 200]
+    line.send(asked[-5:] + post(body(id="last")))
+    assert line.read().json["outputs"][0]["data"] == scores([1, 2, 3, 4])
+    assert line.read().json["id"] == "last"
+
+
+@pytest.mark.parametrize("before", [post(body()), head(method="GET", path="/v2/health/live")])
+@pytest.mark.parametrize("broken", [b"RUBBISH\r\n\r\n", post(b"", headers={"x": "x" * parting.HEAD_BYTES}) + b"x"])
+def test_what_came_before_broken_http_is_answered_as_what_it_is(line: Line, before: bytes, broken: bytes) -> None:
+    line.send(before * 3 + broken)
+    assert [line.read().status for _ in range(3)] == [200] * 3
+    assert line.is_closed()
+
+
+@pytest.mark.parametrize("asked", [b"POST %b" % INFER.encode(), b"GET /v2/health/ready"])
+def test_a_probe_that_says_no_host_is_no_browser(line: Line, asked: bytes) -> None:
+    line.send(b"%b HTTP/1.0\r\nContent-Length: %d\r\n\r\n%b" % (asked, len(body()), body()))
+    assert line.read().status == 200
+    assert line.is_closed()
+
+
+@pytest.mark.parametrize("path", [INFER, "/api/feedback"])
+def test_a_broken_body_is_told_in_json(line: Line, path: str) -> None:
+    line.send(head(path=path, headers={"transfer-encoding": "chunked"}) + b"5;x\r\nabcde\r\nnine\r\n")
+    got = line.read()
+    assert (got.status, got.headers["connection"]) == (400, "close")
+    assert "request must be well-formed HTTP/1.1; got" in str(got.json["error"])
+    assert line.is_closed()
+
+
+@pytest.mark.parametrize("start", [b"5;", b"2\r\n{}\r\n0\r\nX: "])
+def test_labels_and_trailers_of_chunks_are_bounded(server: ServerThread, line: Line, start: bytes) -> None:
+    line.send(head(headers={"transfer-encoding": "chunked"}) + start)
+    with contextlib.suppress(OSError):
+        line.send(*[b"x" * 8192] * 100)
+        assert line.read().status == 413
+    assert line.is_closed()
+
+
+@pytest.mark.parametrize("path", [INFER, "/predict/linear"])
+def test_who_sends_too_much_gets_to_read_so_before_the_end(
+    own: lw.Workspace, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    settings = own.settings.model_copy(update={"max_body_bytes": 1000})
+    monkeypatch.setattr(type(own), "settings", property(lambda self: settings))
+    with ServerThread(own) as server, raw.line(server.url) as line:
+        line.send(post(b"x" * 30_000_000, path=path))  # more than buffers hold: sent whole, and only then looked at
+        assert line.read().status == 413
+        assert line.is_closed()

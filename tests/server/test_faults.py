@@ -32,6 +32,7 @@ from loopworks.server import connection, guard
 from loopworks.server.run import ServerThread
 
 COLORS = "/v2/models/colors/infer"
+INDEX = "/v2/repository/index"
 
 
 @pytest.fixture(scope="module")
@@ -374,11 +375,16 @@ def test_a_model_that_made_room_comes_back_when_asked_over_http(
         engine.model("colors").memory_bytes = large  # so that one of the two has room
         server.serving.load("linear")
         assert engine.is_parked("colors")
+        with raw.line(server.url) as line:
+            line.send(head(method="GET", path="/v2/models/colors/ready") + head(method="POST", path=INDEX))
+            assert line.read().status == 200
+            assert {one["name"]: one["state"] for one in line.read().json} == {"colors": "READY", "linear": "READY"}
+            assert engine.is_parked("colors")  # whoever only looks loads nothing
+            line.send(head(method="GET", path="/v2/models/colors") + head(method="GET", path="/v2/models/colors/ready"))
+            assert line.read().json["name"] == "colors"
+            assert line.read().status == 200
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(lambda _: _answers(server, pixels(3)), range(8)))
-        with raw.line(server.url) as line:
-            line.send(head(method="GET", path="/v2/models/colors/ready"))
-            assert line.read().status == 200
 
 
 def _answers(server: ServerThread, asked: bytes) -> bool:

@@ -145,6 +145,7 @@ def test_a_wrong_method_is_json_and_says_the_right_one(client: TestClient, path:
     assert answer.status_code == 405
     assert "POST" in answer.headers["allow"]
     assert "another method" in answer.text
+    assert client.put("/v2/logging").headers["allow"] == "GET, HEAD, POST"
 
 
 def test_a_fault_of_ours_is_one_id_outside_and_a_traceback_inside(

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.server import raw
 
 import loopworks as lw
 from loopworks.core.contracts import Arrays
@@ -79,6 +81,8 @@ def test_a_port_in_use_is_said(space: lw.Workspace) -> None:
         with pytest.raises(Conflict, match=f"port {port} of 127.0.0.1 must be free") as caught:
             serve(space, port=port)
     assert caught.value.hint == "--port 0 takes a free one"
+    with pytest.raises(Conflict, match=f"port {port} of 127.0.0.1 must be free"):
+        serve(space, port=port, grpc_port=port)  # taken after it was found free
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
@@ -128,7 +132,7 @@ def process(space: lw.Workspace) -> Iterator["subprocess.Popen[str]"]:
         running.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_order(process: "subprocess.Popen[str]", number: signal.Signals) -> None:
     assert process.stdout is not None
     assert process.stderr is not None
@@ -255,6 +259,37 @@ def test_what_is_under_way_is_answered_before_it_stops(space: lw.Workspace, slow
     opening.join()
     line.close()
     assert answers == [200]
+
+
+def test_what_is_on_its_way_when_it_stops_is_answered_too(
+    space: lw.Workspace, slow: type[Slow], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("loopworks.server.parting.DRAIN_S", PATIENCE_S)
+    with ExitStack() as opened:
+        server = opened.enter_context(ServerThread(space))
+        idle, busy = (opened.enter_context(raw.line(server.url)) for _ in range(2))
+        asked = raw.post(BODY, path="/v2/models/colors/infer")
+        idle.send(asked)
+        assert idle.read().status == 200
+        slow.gate.clear()
+        slow.entered.clear()
+        busy.send(asked * 3)
+        assert slow.entered.wait(PATIENCE_S)
+        stopping = threading.Thread(target=server.__exit__, args=(None, None, None))
+        stopping.start()
+        assert server.serving.stopping.wait(PATIENCE_S)
+        slow.gate.set()
+        assert [busy.read().status for _ in range(3)] == [200] * 3
+        assert busy.is_closed()
+        is_last = False
+        while not is_last:
+            idle.send(asked)
+            got = idle.read()
+            assert got.status == 200
+            is_last = got.headers.get("connection") == "close"
+        assert idle.is_closed()
+        stopping.join(PATIENCE_S)
+        assert not stopping.is_alive()
 
 
 def test_a_stream_does_not_hold_the_server_up(space: lw.Workspace, jobs: Any) -> None:

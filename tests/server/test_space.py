@@ -131,6 +131,7 @@ def test_an_optimization_is_a_job(client: TestClient, jobs: Any) -> None:
         ("/api/deployments", {"model": "none"}, 404, "model 'none' does not exist"),
         ("/api/deployments", {"model": "colors", "variant": "none"}, 404, "variant 'none' does not exist"),
         ("/api/deployments", {"model": "colors", "name": "a/b"}, 422, "deployment name must be"),
+        ("/api/deployments", {"model": "colors", "name": "stats"}, 422, "deployment name must be another than"),
         ("/api/datasets", {"name": "x"}, 422, "task must be text"),
         ("/api/datasets", {"name": "x", "task": "none"}, 404, "plug-in 'task.none' does not exist"),
         ("/api/datasets", {"name": "x", "task": "image-classification", "classes": [1]}, 422, "classes must be a list"),

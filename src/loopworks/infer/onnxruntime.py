@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid
@@ -51,12 +52,24 @@ class OnnxPredictor:
 
     def predict(self, batch: Arrays) -> Arrays:
         """Run the batch."""
-        found = self._session.run(self._outputs, {name: np.ascontiguousarray(x) for name, x in batch.items()})
+        found = self._session.run(self._outputs, {name: _taken(name, x) for name, x in batch.items()})
         return dict(zip(self._outputs, found, strict=True))
 
     def close(self) -> None:
         """Drop the session."""
         self._session = None
+
+
+def _taken(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """An input as ONNX Runtime wants it: in one piece, and texts as ``str``, as it would take the repr of bytes."""
+    if array.dtype.kind != "O":
+        return np.asarray(array, order="C")
+    found = np.empty(array.shape, object)
+    try:
+        found.reshape(-1)[:] = [one.decode() if isinstance(one, bytes) else one for one in array.flat]
+    except UnicodeDecodeError as error:
+        raise Invalid(f"input {name}", "UTF-8 text", error.object[:100]) from None
+    return found
 
 
 @plugins.add("runtime.onnxruntime")

@@ -63,9 +63,12 @@ class Request:
 
     @property
     def timeout_s(self) -> float | None:
-        """How long the client lets the request wait in the queue (its parameter ``timeout``, microseconds)."""
+        """How long the client lets the request wait in the queue (its parameter ``timeout``, microseconds; 0: as long
+        as the server does). Raises: Invalid: it is no such number."""
         found = self.parameters.get("timeout")
-        return found / 1e6 if isinstance(found, int) and found > 0 else None
+        if found is not None and not _is_count(found):
+            raise Invalid("parameter timeout", "a whole number of microseconds from 0", found)
+        return found / 1e6 if found else None
 
 
 def read(body: bytes, header_length: int | None, specs: Sequence[TensorSpec]) -> Request:
@@ -112,8 +115,8 @@ def request(header: Mapping[str, Any], tail: memoryview) -> Request:
     return Request(
         inputs=_inputs(header.get("inputs"), tail),
         outputs=_outputs(header.get("outputs"), parameters),
-        id=_text(header.get("id") or "", "id"),
-        is_binary=parameters.get("binary_data_output") is True,
+        id="" if (told := header.get("id")) is None else _text(told, "id"),
+        is_binary=_flag(parameters, "binary_data_output", False),
         parameters=parameters,
     )
 
@@ -269,13 +272,16 @@ def best(array: NDArray[Any], top: int, classes: Sequence[str], name: str) -> ND
     if array.dtype.kind not in "fiu" or array.ndim < 1:
         raise Invalid(f"output {name} classification", "asked of an output of numbers", datatype_of(array))
     rows = array.reshape(-1, array.shape[-1])
-    order = np.argsort(-rows.astype(np.float64), axis=-1, kind="stable")[:, :top]
+    is_whole = rows.dtype.kind in "iu"
+    # Whole numbers are turned upside down by their bits: as doubles the largest ones would all be equal.
+    order = np.argsort(~rows if is_whole else -rows.astype(np.float64), axis=-1, kind="stable")[:, :top]
     named = len(classes) == rows.shape[-1]
     found = np.empty(order.shape, dtype=object)
     for row, picks in enumerate(order.tolist()):
         for place, i in enumerate(picks):
             label = f":{classes[i]}" if named else ""
-            found[row, place] = f"{rows[row, i]:f}:{i}{label}".encode()
+            value = f"{rows[row, i]:d}" if is_whole else f"{rows[row, i]:f}"
+            found[row, place] = f"{value}:{i}{label}".encode()
     return found.reshape(*array.shape[:-1], order.shape[-1])
 
 
@@ -343,7 +349,7 @@ def _outputs(listed: Any, parameters: Mapping[str, Any]) -> tuple[Wanted, ...]:
         return ()
     if not isinstance(listed, list):
         raise Invalid("outputs", "a list", type(listed).__name__)
-    default = parameters.get("binary_data_output") is True
+    default = _flag(parameters, "binary_data_output", False)
     found: dict[str, Wanted] = {}
     for i, entry in enumerate(listed):
         one = _object(entry, f"outputs[{i}]")
@@ -355,7 +361,7 @@ def _outputs(listed: Any, parameters: Mapping[str, Any]) -> tuple[Wanted, ...]:
         top = asked.get("classification", 0)
         if not _is_count(top):
             raise Invalid(f"output {name} classification", "a whole number from 0", top)
-        found[name] = Wanted(name=name, is_binary=asked.get("binary_data", default) is True, top=top)
+        found[name] = Wanted(name=name, is_binary=_flag(asked, "binary_data", default, f"output {name} "), top=top)
     return tuple(found.values())
 
 
@@ -469,6 +475,13 @@ def _shaped(array: NDArray[Any], shape: Sequence[int], name: str) -> NDArray[Any
 
 def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool, of: str = "parameter ") -> bool:
+    value = parameters.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise Invalid(f"{of}{name}", "true or false", value)
+    return default if value is None else value
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:

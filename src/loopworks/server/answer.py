@@ -10,6 +10,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from loopworks.core.errors import Busy, Invalid, LoopworksError, MethodNotAllowed, NotFound, TimedOut, TooLarge
 
@@ -81,6 +82,8 @@ def refusal(error: Exception, method: str, path: str) -> Reply:
 def failed(request: Request, error: Exception) -> Response:
     """``refusal``, as a response."""
     method: str = request.scope.get("method", "")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        error.headers = {"Allow": ", ".join(_methods(request))}
     found = refusal(error, method, request.scope["path"])  # not request.url, which a broken Host header breaks
     return Response(found.body, found.status, found.headers, media_type=found.kind)
 
@@ -88,6 +91,12 @@ def failed(request: Request, error: Exception) -> Response:
 async def handle(request: Request, error: Exception) -> Response:
     """``failed``, as Starlette's exception handlers are called."""
     return failed(request, error)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the routes of the request's path take: there is one for each method."""
+    routes = [one for one in request.app.routes if one.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for one in routes for method in one.methods or ()})
 
 
 def _status(path: str, error: LoopworksError) -> int:

@@ -12,22 +12,19 @@ from math import inf
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopworks.server import guard
 from loopworks.server.exchange import Exchange
 from loopworks.server.heads import Head, Heads
 from loopworks.server.inferring import Inferring
+from loopworks.server.parting import HEAD_BYTES, WRITE_S, Parting
 from loopworks.server.predicting import Predicting
 from loopworks.server.serving import Serving
 from loopworks.server.telling import Telling
 
 HEAD_S = 20.0
 """How long a client may take from connecting, or from the first byte of a request, to the end of its headers."""
-WRITE_S = 60.0
-"""How long a client may take nothing of an answer."""
-HEAD_BYTES = 1 << 16
-"""Longest line and headers of a request together."""
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 _PREDICT = re.compile(r"/predict/([^/]+)")
 
@@ -40,7 +37,7 @@ class Starts:
     made: dict[tuple[int, str], bytes]
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Parting):
     """Answers inference requests itself, and gives up clients that let it wait; see ``bound``."""
 
     inferring: Inferring
@@ -55,14 +52,10 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         """As Uvicorn makes it."""
         super().__init__(*given, **named)
-        self._is_head = False
-        self._is_between = True
-        """Whether the parser has seen the end of a request and nothing of the next."""
         self._first: bytes | None = None
         """What begins with the head of the request that the parser is at."""
         self._head_since = 0.0
         self._head_size = 0
-        self._head_taken = 0
         self._idle_since = 0.0
         self._stuck_since = inf
         self._due = inf
@@ -79,18 +72,14 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; the callbacks below are called by it."""
-        if self._is_between and (self.cycle is None or self.cycle.response_complete):
+        if not self.stage and not self.is_ended and (self.cycle is None or self.cycle.response_complete):
             if (known := self.heads.find(data)) is not None:
                 self._take_known(*known)
                 return
             self._first = data
         else:
             self._first = None
-        if self._is_head:
-            self._head_taken += len(data)
         super().data_received(data)
-        if self._is_head and self._head_taken > HEAD_BYTES:
-            self._refuse_head()
         self._watch()
 
     def on_message_begin(self) -> None:
@@ -98,10 +87,9 @@ class Connection(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self._is_head = True
-        self._is_between = False
+        self.stage = "head"
         self._head_since = self.loop.time()
-        self._head_size = self._head_taken = 0
+        self._head_size = self.loose = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header."""
@@ -110,12 +98,17 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Take an inference request, and leave any other to Uvicorn."""
-        self._is_head = False
         first, self._first = self._first, None
+        if self.is_ended:
+            return  # what comes after a request that ended the connection
         if self._head_size + len(self.url) > HEAD_BYTES:
-            self._refuse_head()
+            self.refuse_head()
             return
-        if self.parser.get_method() == b"POST" and not self.parser.should_upgrade() and (route := _route(self.url)):
+        if self.parser.should_upgrade():
+            self.stage = "upgrade"
+            return
+        self.stage = "body"
+        if self.parser.get_method() == b"POST" and (route := _route(self.url)):
             head = self._head(route)
             if not head.is_picture or self.predicting.takes(head.model, head.headers):
                 self._take(head, first)
@@ -125,9 +118,14 @@ class Connection(HttpToolsProtocol):
         self.url, self.expect_100_continue = url, expects
         self.headers.extend(headers)
         super().on_headers_complete()
+        self.cycle.transport = self  # type: ignore[assignment]  # which knows how to end
+        self.cycle.keep_alive = self.cycle.keep_alive and not self.is_leaving
 
     def on_body(self, body: bytes) -> None:
         """A part of a body."""
+        self.loose = 0
+        if self.stage != "body":
+            return  # of a request that is not taken
         if isinstance(self.cycle, Exchange):
             self.cycle.take(body)
         elif self.cycle is not None:
@@ -135,7 +133,9 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """A request is whole."""
-        self._is_between = True
+        if self.stage != "body":
+            return
+        self.stage = ""
         if isinstance(self.cycle, Exchange):
             self.cycle.end()
         elif self.cycle is not None:
@@ -219,7 +219,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """An answer has been given: on to the next request, or wait for one."""
         self.server_state.total_requests += 1
-        if self.transport.is_closing():
+        if self.transport.is_closing() or (self.is_ended and not self.pipeline):
             return
         if self.pipeline:
             self.loop.call_soon(self._next)  # not at once: a thousand short answers must not nest
@@ -243,15 +243,6 @@ class Connection(HttpToolsProtocol):
         else:
             self._start_asgi_task(cycle, app)
         self._watch()
-
-    def shutdown(self) -> None:
-        """Finish what is under way, and nothing after it."""
-        if not self.pipeline:
-            super().shutdown()
-            return
-        for cycle, _ in self.pipeline:
-            cycle.keep_alive = False
-        self.cycle.keep_alive = False
 
     def pause_writing(self) -> None:
         """The client takes its answers more slowly than we give them."""
@@ -277,12 +268,12 @@ class Connection(HttpToolsProtocol):
         cycle: Any = self.cycle
         if self._stuck_since < inf:
             due = self._stuck_since + WRITE_S
-        elif self._is_head or cycle is None:
+        elif self.stage == "head" or cycle is None:
             due = self._head_since + HEAD_S
         elif isinstance(cycle, Exchange) and cycle.is_waiting:
             due = self.loop.time() + guard.STALL_S
         elif cycle.response_complete and not self.pipeline:
-            due = self._idle_since + self.timeout_keep_alive
+            due = inf if self.is_ended else self._idle_since + self.timeout_keep_alive
         else:
             due = inf
         self._due = due
@@ -294,7 +285,7 @@ class Connection(HttpToolsProtocol):
 
     def _look(self) -> None:
         self._timer, self._timer_at = None, inf
-        if self.transport.is_closing() or self._due == inf:
+        if self._due == inf:
             return
         if self.loop.time() < self._due:
             self._timer_at = self._due
@@ -305,16 +296,6 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         else:
             self.transport.close()
-
-    def _refuse_head(self) -> None:
-        """Too long a head ends the connection; with an answer where none is under way."""
-        self._is_head = False
-        text = f"request line and headers must be at most {HEAD_BYTES} bytes; got more"
-        if self.cycle is None or self.cycle.response_complete:
-            body = b'{"error":{"code":"too_large","message":"%b","hint":""}}' % text.encode()
-            head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-            self.transport.write(STATUS_LINE[431] + head + body)
-        self.transport.close()
 
 
 def bound(serving: Serving, rules: guard.Rules, telling: Telling) -> type[Connection]:

@@ -62,14 +62,15 @@ def index(serving: Serving, is_ready_only: bool) -> list[dict[str, str]]:
     listed = []
     for deployment in serving.space.deployments():
         served = loaded.get(deployment.name)
-        if served is None and is_ready_only:
+        is_ready = served is not None or serving.engine.is_parked(deployment.name)
+        if is_ready_only and not is_ready:
             continue
         why = serving.problem(deployment.name)
         listed.append({
             "name": deployment.name,
             "version": served.version if served else str(deployment.revision),
-            "state": "READY" if served else "UNAVAILABLE",
-            "reason": why or ("" if served else "unloaded"),
+            "state": "READY" if is_ready else "UNAVAILABLE",
+            "reason": why or ("" if is_ready else "unloaded"),
         })
     return listed
 

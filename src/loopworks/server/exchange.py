@@ -38,7 +38,7 @@ class Exchange:
         """A request whose headers are there; ``is_known`` means that the same headers were let pass before."""
         self._connection = connection
         self.head = head
-        self.keep_alive = head.keep_alive
+        self.keep_alive = head.keep_alive and not connection.is_leaving
         self._parts: list[bytes] = []
         self._size = 0
         self._is_whole = False
@@ -154,5 +154,5 @@ class Exchange:
         start = connection.start(reply.status, reply.kind)
         connection.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (start, more, len(body), body))
         if not self.keep_alive:
-            connection.transport.close()
+            connection.end()
         connection.on_response_complete()

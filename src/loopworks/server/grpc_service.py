@@ -103,7 +103,7 @@ class Inference:
 
     def _is_ready(self, message: Any, context: Any) -> dict[str, Any]:
         try:
-            self._serving.model(message.name, message.version)
+            self._serving.check_ready(message.name, message.version)
         except NotFound:
             return {"ready": False}
         return {"ready": True}

@@ -89,8 +89,11 @@ class Rules:
         return not who.deployments or need.is_common or need.deployment in who.deployments
 
     def _check_host(self, headers: Mapping[str, str]) -> None:
-        """A page of another site may make a browser ask us under that site's name (DNS rebinding)."""
-        if self.is_local and (host := _host(headers.get("host", ""))) not in LOOPBACK:
+        """A page of another site may make a browser ask us under that site's name (DNS rebinding).
+
+        Who says no name is no browser, but a probe that speaks HTTP/1.0.
+        """
+        if self.is_local and "host" in headers and (host := _host(headers["host"])) not in LOOPBACK:
             raise Denied(f"host name must be {', '.join(sorted(LOOPBACK))}; got {host!r}", "ask 127.0.0.1")
 
     def _check_origin(self, method: str, headers: Mapping[str, str]) -> None:

@@ -1,12 +1,14 @@
 """Runs the server: in the foreground for ``loopworks serve``, in a thread for the demo, tests and notebooks."""
 
+import asyncio
 import errno
 import gc
 import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -29,6 +31,8 @@ except ImportError:  # no such limits on this system
     resource = None  # type: ignore[assignment]
 
 SOCKETS = 65_536
+BACKLOG = 2048
+"""Connections that may wait to be let in."""
 START_S = 60.0
 KEEP_S = 30
 """How long an idle connection is kept for the client's next request."""
@@ -66,6 +70,7 @@ def serve(
             if ready is not None:
                 ready(url)
 
+        _listen(bound)
         _Server(_config(space, rules, serving), serving, started, bound).run(sockets=[bound])
 
 
@@ -97,6 +102,7 @@ class ServerThread:
                 self.url = url
                 started.set()
 
+            _listen(bound)
             server = _Server(_config(self._space, rules, self.serving), self.serving, ready, bound)
 
             def run() -> None:
@@ -140,17 +146,37 @@ class _Server(uvicorn.Server):
             self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let streams end, then finish what is under way."""
+        """Let streams end, take in who has connected already, then finish what is under way."""
         self._serving.stopping.set()
+        await self._close_door()
         await super().shutdown(sockets)
+
+    async def _close_door(self) -> None:
+        """Listen no more. Who waits to be let in has perhaps sent a request, which closing alone would throw away."""
+        loop = asyncio.get_running_loop()
+        waiting: list[socket.socket] = []
+        with suppress(OSError):  # nobody waits, or no more may be open
+            while True:
+                waiting.append(self._bound.accept()[0])
+        for server in self.servers:
+            server.close()
+        kind: Callable[..., connection.Connection] = self.config.http_protocol_class  # type: ignore[assignment]
+        made = partial(kind, self.config, self.server_state, self.lifespan.state)
+        for one in waiting:
+            await loop.connect_accepted_socket(made, one)
+        await asyncio.sleep(0)  # for those whom the loop was letting in itself
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the server; Uvicorn would raise them again when it is done."""
+        """SIGINT, SIGTERM and a terminal that goes (unless ``nohup`` says that it may) end the server; Uvicorn would
+        raise them again when it is done."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        ends = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            ends.append(signal.SIGHUP)
+        before = {number: signal.signal(number, self.handle_exit) for number in ends}
         try:
             yield
         finally:
@@ -186,6 +212,7 @@ def _config(space: "Workspace", rules: Rules, serving: Serving) -> uvicorn.Confi
         ws="none",
         timeout_keep_alive=KEEP_S,
         server_header=False,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=10,
     )
 
@@ -208,9 +235,19 @@ def _bound(settings: Settings) -> socket.socket:
     except OSError as error:
         bound.close()
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            raise Conflict(
-                f"port {settings.port} of {settings.host} must be free; got: {error.strerror}",
-                "--port 0 takes a free one",
-            ) from None
+            raise _taken(settings.host, settings.port, error) from None
         raise Invalid("host", "an address of this machine", settings.host) from None
     return bound
+
+
+def _listen(bound: socket.socket) -> None:
+    """Take the port. Until somebody listens others may bind it too, such as a second server that loads meanwhile."""
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise _taken(host, port, error) from None
+
+
+def _taken(host: str, port: int, error: OSError) -> Conflict:
+    return Conflict(f"port {port} of {host} must be free; got: {error.strerror}", "--port 0 takes a free one")

@@ -182,6 +182,12 @@ class Serving:
                 raise NotFound("loaded model", name, hint=f"it could not be loaded: {why}") from error
             raise
 
+    def check_ready(self, name: str, version: str = "") -> None:
+        """``NotFound`` unless the model can be asked. One that made room for others can, and is not loaded for this:
+        who only watches must not push out what is in use."""
+        if not (self.engine.is_parked(name) and version in ("", *self.engine.versions(name))):
+            self.model(name, version)
+
     def problem(self, name: str) -> str:
         """Why the deployment's newest revision could not be loaded; empty where it could."""
         return self._problems.get(name, ("", 0.0))[0]

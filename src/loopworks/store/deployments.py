@@ -117,6 +117,8 @@ def add(
     """
     if not models.NAME.fullmatch(name):
         raise Invalid("deployment name", "1 to 64 letters, digits, - or _", repr(name))
+    if name == "stats":
+        raise Invalid("deployment name", "another than 'stats'", repr(name), "/v2/models/stats tells of all models")
     models.get(tx, f"{model}:{number}")
     used = in_use(tx, name)
     if role != "live":

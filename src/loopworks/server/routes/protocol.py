@@ -32,8 +32,12 @@ def _serving(request: Request) -> Serving:
     return found
 
 
-def _served(request: Request) -> Served:
-    return _serving(request).model(request.path_params["model"], request.path_params.get("version", ""))
+async def _served(request: Request) -> Served:
+    serving, name = _serving(request), request.path_params["model"]
+    version = request.path_params.get("version", "")
+    if serving.engine.is_parked(name):
+        return await run_in_threadpool(serving.model, name, version)  # which loads it
+    return serving.model(name, version)
 
 
 async def live(request: Request) -> Response:
@@ -53,13 +57,15 @@ async def server(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """What a model takes and gives."""
-    served = _served(request)
+    served = await _served(request)
     return answer.json(described.model(served, _serving(request).engine.versions(served.name)))
 
 
 async def model_ready(request: Request) -> Response:
     """A model can answer."""
-    return answer.json({"name": _served(request).name, "ready": True})
+    name = request.path_params["model"]
+    _serving(request).check_ready(name, request.path_params.get("version", ""))
+    return answer.json({"name": name, "ready": True})
 
 
 async def infer(request: Request) -> Response:
@@ -83,13 +89,13 @@ async def infer(request: Request) -> Response:
 
 async def config(request: Request) -> Response:
     """A model's configuration, as load generators ask for it."""
-    return answer.json(described.config(_served(request)))
+    return answer.json(described.config(await _served(request)))
 
 
 async def statistics(request: Request) -> Response:
     """What the models did since they were loaded."""
     engine = _serving(request).engine
-    served = [_served(request)] if "model" in request.path_params else engine.models()
+    served = [await _served(request)] if "model" in request.path_params else engine.models()
     return answer.json({"model_stats": [described.statistics(one) for one in served]})
 
 
@@ -117,7 +123,7 @@ async def unload(request: Request) -> Response:
 async def trace(request: Request) -> Response:
     """The trace settings; none can be changed."""
     if "model" in request.path_params:
-        _served(request)
+        _serving(request).check_ready(request.path_params["model"])
     return answer.json(extensions.trace(await answer.body(request)))
 
 
