@@ -12,9 +12,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-from loopworks.core.errors import Cancelled, Invalid, LoopworksError, TimedOut
+from loopworks.core.errors import Cancelled, Invalid, LoopworksError, NotFound, TimedOut
 from loopworks.infer import light, protocol
-from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
+from loopworks.infer.chains import tensors
+from loopworks.infer.engine import TIMEOUT_S, Replaced, Served
 from loopworks.infer.forms import Plain
 from loopworks.server.answer import Reply, refusal
 from loopworks.server.guard import encoding_of, unzip
@@ -76,7 +77,7 @@ class Asked:
         self.plain: Plain | None = None
         self.request: protocol.Request | None = None
         self.light: light.Asked | None = None
-        self.future: Future[Answer] | None = None
+        self.future: Future[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_over = False
 
@@ -96,6 +97,8 @@ class Inferring:
                 self._apart(asked, self._found_model, self._serving.pick, asked.model, asked.version, asked.key)
                 return
             self._found_model(asked, self._serving.pick(asked.model, asked.version, asked.key))
+        except NotFound as error:
+            self._as_chain(asked, error)
         except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
             self._refuse(asked, error)
 
@@ -225,6 +228,37 @@ class Inferring:
         except Exception as error:
             self._refuse(asked, error)
 
+    # ---- chains
+
+    def _as_chain(self, asked: Asked, missing: NotFound) -> None:
+        """Nothing is deployed under the name: a chain may have it; a thread looks, and answers."""
+        serving, headers = self._serving, asked.headers
+
+        def work(stopped: Callable[[], bool]) -> tuple[bytes, int | None]:
+            if (chain := serving.chains.chain(asked.model, asked.version)) is None:
+                raise missing
+            encoding = encoding_of(headers)
+            body = unzip(asked.body, encoding, serving.space.settings.max_body_bytes) if encoding else asked.body
+            asked.request = request = tensors.read(body, _header_length(headers))
+            asked.limit_s = _limit_s(asked)
+            told = serving.chains.tensors(chain, request, asked.limit_s, stopped, asked.began)
+            return protocol.write(told.outputs, request, tensors.OUTPUTS, model=told.name, version=told.version)
+
+        try:
+            loop = asyncio.get_running_loop()
+            asked.future = serving.chains.start(work)
+            asked.future.add_done_callback(partial(_hand_over, loop, self._chained, asked))
+        except Exception as error:
+            self._refuse(asked, error)
+
+    def _chained(self, asked: Asked) -> None:
+        if asked.is_over or asked.future is None:
+            return
+        try:
+            self._written(asked, asked.future.result())
+        except Exception as error:
+            self._refuse(asked, error)
+
     # ---- writing
 
     def _write(self, asked: Asked, served: Served, outputs: Mapping[str, Any]) -> None:
@@ -296,7 +330,7 @@ def _served(asked: Asked) -> Served:
 
 
 def _hand_over(
-    loop: asyncio.AbstractEventLoop, then: Callable[[Asked], None], asked: Asked, _future: "Future[Answer]"
+    loop: asyncio.AbstractEventLoop, then: Callable[[Asked], None], asked: Asked, _future: "Future[Any]"
 ) -> None:
     """From a worker's thread into the loop; a loop that has ended has no client left to tell."""
     if not asked.is_over and not loop.is_closed():

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks.core.errors import Cancelled
+from loopworks.core.errors import Cancelled, NotFound
 from loopworks.infer.engine import Served
 from loopworks.server import answer, described, extensions, fields
 from loopworks.server.inferring import Asked, Inferring
@@ -19,7 +19,9 @@ from loopworks.server.route import Api, Endpoint
 from loopworks.server.routes import protocol_schema as schema
 from loopworks.server.serving import Serving
 from loopworks.server.telling import NOTE, Note
+from loopworks.server.triton import Counted
 from loopworks.server.waiting import unless_gone
+from loopworks.store.chains import Chain
 
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
@@ -32,6 +34,17 @@ def _serving(request: Request) -> Serving:
 
 def _served(request: Request) -> Served:
     return _serving(request).model(request.path_params["model"], request.path_params.get("version", ""))
+
+
+async def _found(request: Request) -> Served | Chain:
+    """The deployment, or the chain, that a request names."""
+    try:
+        return _served(request)
+    except NotFound:
+        model, version = request.path_params["model"], request.path_params.get("version", "")
+        if (chain := await run_in_threadpool(_serving(request).chains.chain, model, version)) is None:
+            raise
+        return chain
 
 
 async def live(request: Request) -> Response:
@@ -51,13 +64,18 @@ async def server(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """What a model takes and gives."""
-    served = _served(request)
-    return answer.json(described.model(served, _serving(request).engine.versions(served.name)))
+    found = await _found(request)
+    if isinstance(found, Chain):
+        return answer.json(described.chain(found))
+    return answer.json(described.model(found, _serving(request).engine.versions(found.name)))
 
 
 async def model_ready(request: Request) -> Response:
     """A model can answer."""
-    return answer.json({"name": _served(request).name, "ready": True})
+    found = await _found(request)
+    if isinstance(found, Chain):
+        await run_in_threadpool(_serving(request).chains.link, found)  # or the error says why not
+    return answer.json({"name": found.name, "ready": True})
 
 
 async def infer(request: Request) -> Response:
@@ -80,14 +98,18 @@ async def infer(request: Request) -> Response:
 
 async def config(request: Request) -> Response:
     """A model's configuration, as load generators ask for it."""
-    return answer.json(described.config(_served(request)))
+    found = await _found(request)
+    return answer.json(described.chain_config(found) if isinstance(found, Chain) else described.config(found))
 
 
 async def statistics(request: Request) -> Response:
     """What the models did since they were loaded."""
-    engine = _serving(request).engine
-    served = [_served(request)] if "model" in request.path_params else engine.models()
-    return answer.json({"model_stats": [described.statistics(one) for one in served]})
+    serving = _serving(request)
+    counted: list[Counted] = [*serving.engine.models(), *serving.chains.ensembles()]
+    if "model" in request.path_params:
+        found = await _found(request)
+        counted = [serving.chains.ensemble(found) if isinstance(found, Chain) else found]
+    return answer.json({"model_stats": [described.statistics(one) for one in counted]})
 
 
 async def index(request: Request) -> Response:
@@ -99,7 +121,11 @@ async def index(request: Request) -> Response:
 async def load(request: Request) -> Response:
     """Load a deployment, again if it is loaded."""
     extensions.check_load(fields.mapping(await answer.body(request), "parameters"))
-    served = await run_in_threadpool(_serving(request).load, request.path_params["model"])
+    name = request.path_params["model"]
+    if (chain := await run_in_threadpool(_serving(request).chains.chain, name)) is not None:
+        await run_in_threadpool(_serving(request).chains.link, chain)
+        return answer.json({"name": name, "version": str(chain.revision)})
+    served = await run_in_threadpool(_serving(request).load, name)
     return answer.json({"name": served.name, "version": served.version})
 
 
@@ -107,6 +133,8 @@ async def unload(request: Request) -> Response:
     """Take a model out of memory; it stays deployed, and no other model depends on it."""
     extensions.check_unload(fields.mapping(await answer.body(request), "parameters"))
     name = request.path_params["model"]
+    if await run_in_threadpool(_serving(request).chains.chain, name) is not None:
+        extensions.refuse_chain(name)
     await run_in_threadpool(_serving(request).unload, name)
     return answer.json({"name": name})
 
@@ -114,7 +142,7 @@ async def unload(request: Request) -> Response:
 async def trace(request: Request) -> Response:
     """The trace settings; none can be changed."""
     if "model" in request.path_params:
-        _served(request)
+        await _found(request)
     return answer.json(extensions.trace(await answer.body(request)))
 
 
