@@ -183,7 +183,7 @@ class Chains:
             images, loaded = tensors.pictures(asked.inputs, self._serving.space.settings.max_image_pixels)
             left_s = max(0.001, limit_s - (time.perf_counter() - began))
             said = linked.answer(images, limit_s=left_s, stopped=stopped)
-            outputs = tensors.answers(linked, said.values, loaded)
+            outputs = tensors.answers(linked.ref, said.values, loaded)
             return len(images), said, Told(name=chain.name, version=str(chain.revision), outputs=outputs)
 
         return self._counted(chain, work, began)

@@ -14,7 +14,6 @@ from loopworks.core.values import TensorSpec
 from loopworks.infer import items, protocol, wire
 from loopworks.infer.chains import run
 from loopworks.infer.chains.graph import Graph
-from loopworks.infer.chains.linked import Linked
 from loopworks.infer.chains.run import Picture
 from loopworks.infer.items import Loaded
 
@@ -54,14 +53,17 @@ def pictures(inputs: Arrays, max_pixels: int) -> tuple[list[Picture], list[Loade
     return run.pictures(loaded, max_pixels), loaded
 
 
-def answers(linked: Linked, values: Sequence[Mapping[str, Any]], loaded: Sequence[Loaded]) -> dict[str, NDArray[Any]]:
-    """The output tensor: per image the JSON that ``POST /predict`` gives; pixels have no file, and so no id."""
+def answers(ref: str, values: Sequence[Mapping[str, Any]], loaded: Sequence[Loaded]) -> dict[str, NDArray[Any]]:
+    """The output tensor: per image the JSON that ``POST /predict`` gives; pixels have no file, and so no id.
+
+    ``ref`` is NAME/REVISION of the chain.
+    """
     found = np.empty(len(values), dtype=object)
     for place, value in enumerate(values):
         head: dict[str, Any] = {"name": f"{IMAGE.name}[{place}]"}
         if loaded:
             one = loaded[place]
-            head = {"id": f"{linked.ref}/{one.item}", "name": one.name, "item": one.item}
+            head = {"id": f"{ref}/{one.item}", "name": one.name, "item": one.item}
         found[place] = wire.dumps({**head, **value})
     return {ANSWER.name: found}
 
