@@ -1,6 +1,7 @@
 """Detect, crop, classify: one decode, views, one batch per node; the answers are those of the crops asked alone."""
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -345,3 +346,26 @@ def test_whole_and_fitted_are_what_decode_does_in_one_go(photo: Callable[..., by
         assert np.array_equal(image.fitted(image.whole(content), rule), image.decode(content, rule))
     with pytest.raises(Invalid, match="at most 100 pixels"):
         image.whole(content, "big", 100)
+
+
+def test_crops_come_into_the_inbox_of_the_classifier_as_pictures_of_their_own(
+    made: lw.Workspace, client: TestClient, photo: Callable[..., bytes]
+) -> None:
+    made.dataset("kinds-inbox", "image-classification", classes=["a", "b", "c"])
+    rules = {"dataset": "kinds-inbox", "capture": [{"when": "random", "share": 1.0}], "log": {"is_on": False}}
+    made.watch("image-classification", {**rules, "drift": {"is_on": False}})
+    serving = client.app.state.serving  # type: ignore[attr-defined]
+    try:
+        serving.watch.flush()
+        reply = client.post("/predict/street", content=photo(8), headers={"Content-Type": "image/png"}).json()
+        serving.watch.flush()
+        then = [row.get("then", {}) for row in reply["predictions"][0]["labels"]]
+        crops = [one["kind"]["crop"] for one in then if "kind" in one]
+        expected = {hashlib.sha256(np.asarray(Image.open(io.BytesIO(cut(photo(8), crop))))).digest() for crop in crops}
+        inbox = made.dataset("kinds-inbox")
+        kept = [np.asarray(Image.open(io.BytesIO(inbox.read(item)))) for item in inbox.find("tag = 'inbox'")]
+        assert {hashlib.sha256(np.ascontiguousarray(one)).digest() for one in kept} == expected
+        assert len(kept) == len(expected) > 2
+    finally:
+        made.unwatch("image-classification")
+        serving.watch.flush()

@@ -11,6 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
+from loopworks.core import image
+from loopworks.core.content import content_id
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Busy, Invalid, LoopworksError, NotFound, from_json
 from loopworks.infer import items, protocol
@@ -19,6 +24,7 @@ from loopworks.infer.chains import tensors
 from loopworks.infer.chains.linked import Linked, Said
 from loopworks.infer.chains.run import pictures
 from loopworks.infer.engine import TIMEOUT_S, Replaced, Served
+from loopworks.infer.items import Loaded
 from loopworks.infer.statistics import Statistics
 from loopworks.store.chains import Chain
 
@@ -203,7 +209,13 @@ class Chains:
             problems += bad
             if not good:
                 raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
-            said = linked.answer(pictures(good, limit), packed, limit_s=TIMEOUT_S, stopped=stopped)
+
+            def saw(node: str, crops: Sequence[NDArray[np.uint8]], inputs: Arrays, outputs: Arrays) -> None:
+                served = linked.models[node]
+                if self._serving.watch.is_watched(served.name):
+                    self._serving.watch.offer(served, [_cut(one) for one in crops], inputs, outputs)
+
+            said = linked.answer(pictures(good, limit), packed, limit_s=TIMEOUT_S, stopped=stopped, saw=saw)
             self._serving.watch.offer(linked.first, good, packed, said.first)
             return (
                 len(good),
@@ -270,6 +282,12 @@ class Chains:
                 model = serving.space.model(ref)
                 facts = {"model": model.name, "number": model.number}
                 return serving.engine.load(ref, serving.space.bundle(model), version=str(model.number), facts=facts)
+
+
+def _cut(crop: NDArray[np.uint8]) -> Loaded:
+    """A crop as the picture file that a person would have asked about."""
+    content = image.encode_png(crop)
+    return Loaded(name="crop", item=content_id(content), content=content, size=(crop.shape[1], crop.shape[0]))
 
 
 def _count(found: Statistics, images: int, said: Said, took_ns: int) -> None:

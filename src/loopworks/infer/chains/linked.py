@@ -15,7 +15,7 @@ from loopworks.core.errors import Cancelled, NotFound, TimedOut
 from loopworks.core.values import ImageRule
 from loopworks.infer.chains import graph as graphs
 from loopworks.infer.chains.graph import Graph
-from loopworks.infer.chains.run import Picture, packed, run
+from loopworks.infer.chains.run import Picture, Saw, packed, run
 from loopworks.infer.engine import Answer, Replaced, Served
 
 
@@ -84,6 +84,7 @@ class Linked:
         *,
         limit_s: float,
         stopped: Callable[[], bool] = lambda: False,
+        saw: Saw | None = None,
     ) -> Said:
         """What it says of images.
 
@@ -92,6 +93,7 @@ class Linked:
             tensors: the same, packed by ``rule``, where somebody has done so.
             limit_s: how long all of it may take.
             stopped: whether nobody listens any more; asked before each node.
+            saw: as for ``run``.
         Raises:
             Invalid: an image that cannot be read.
             Replaced: a model was replaced meanwhile: link anew, and ask again.
@@ -122,7 +124,7 @@ class Linked:
             return found.outputs
 
         given = packed(self.rule, asked) if tensors is None else tensors
-        values = run(self.graph, self.bundles, asked, given, ask)
+        values = run(self.graph, self.bundles, asked, given, ask, saw)
         return Said(values=values, first=_joined(first), queue_ns=queue_ns, compute_ns=compute_ns)
 
     def _submit(self, node: str, inputs: Arrays, limit_s: float) -> "Future[Answer]":

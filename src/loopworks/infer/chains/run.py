@@ -21,6 +21,8 @@ from loopworks.infer.items import Loaded
 
 Ask = Callable[[str, Arrays], Arrays]
 """Takes a node's name and a packed batch; gives the model's output tensors."""
+Saw = Callable[[str, Sequence[NDArray[np.uint8]], Arrays, Arrays], None]
+"""Is shown what a node was asked: its name, the crops, the same packed, and the model's output tensors."""
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
 Place = tuple[float, float, float, float]
@@ -110,7 +112,12 @@ def batches(asked: Sequence[Picture]) -> Iterator[tuple[int, int]]:
 
 
 def run(
-    graph: Graph, bundles: Mapping[str, Bundle], asked: Sequence[Picture], first: Arrays, ask: Ask
+    graph: Graph,
+    bundles: Mapping[str, Bundle],
+    asked: Sequence[Picture],
+    first: Arrays,
+    ask: Ask,
+    saw: Saw | None = None,
 ) -> list[dict[str, Any]]:
     """The first node's answer for each image; each label that an edge passes on holds the next answers in ``then``.
 
@@ -120,6 +127,7 @@ def run(
         asked: the images.
         first: the same, packed by the first node's rule.
         ask: runs a node's model.
+        saw: is shown what the nodes behind the first were asked.
     Returns: per image the first node's answer; nested answers say their ``crop`` (x, y, width, height in pixels of the
         image), and their places are in pixels of that crop.
     """
@@ -130,7 +138,7 @@ def run(
         said = _decoded(bundles[graph.first], ask(graph.first, tensors), [one.size for one in part])
         done = {graph.first: [Piece(one, one.box, answer) for one, answer in zip(part, said, strict=True)]}
         for node in graph.order[1:]:
-            done[node] = _node(node, graph, bundles[node], done, ask)
+            done[node] = _node(node, graph, bundles[node], done, ask, saw)
         for one in part:
             if one.content:
                 one.pixels = None  # its file is there, and the next part needs the memory
@@ -138,7 +146,9 @@ def run(
     return answers
 
 
-def _node(node: str, graph: Graph, bundle: Bundle, done: Mapping[str, Sequence[Piece]], ask: Ask) -> list[Piece]:
+def _node(
+    node: str, graph: Graph, bundle: Bundle, done: Mapping[str, Sequence[Piece]], ask: Ask, saw: Saw | None
+) -> list[Piece]:
     """Ask a node about everything that leads to it, at once."""
     rows: list[tuple[Picture, Box, dict[str, Any]]] = []
     for edge in graph.into(node):
@@ -155,12 +165,13 @@ def _node(node: str, graph: Graph, bundle: Bundle, done: Mapping[str, Sequence[P
     assert isinstance(rule, ImageRule), node  # ``graph.check`` has seen to it
     tensors = {"image": np.stack([image.fitted(picture.crop(box), rule) for picture, box, _ in rows])}
     sizes = [(box[2] - box[0], box[3] - box[1]) for _, box, _ in rows]
+    outputs = ask(node, tensors)
     found = []
-    for (picture, box, then), size, answer in zip(
-        rows, sizes, _decoded(bundle, ask(node, tensors), sizes), strict=True
-    ):
+    for (picture, box, then), size, answer in zip(rows, sizes, _decoded(bundle, outputs, sizes), strict=True):
         then[node] = {"crop": [box[0], box[1], *size], **answer}
         found.append(Piece(picture, box, then[node]))
+    if saw is not None:
+        saw(node, [picture.crop(box) for picture, box, _ in rows], tensors, outputs)
     return found
 
 
