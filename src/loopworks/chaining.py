@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from loopworks.answering import Answering
+from loopworks.core import image
 from loopworks.core.bundle import Bundle
 from loopworks.core.content import read_file
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.values import Problem
-from loopworks.infer import local
+from loopworks.infer import local, shown
 from loopworks.infer.chains import drawn, file
 from loopworks.infer.chains import graph as graphs
 from loopworks.infer.chains.graph import Graph
 from loopworks.infer.chains.run import pictures, run
+from loopworks.infer.live import nested
+from loopworks.infer.live.frames import Found
 from loopworks.store import chains
 from loopworks.store.chains import Chain
 
@@ -121,6 +124,27 @@ class Chaining(Answering):
                     for one, answer in zip(good, said, strict=True)
                 ]
         return answers, problems
+
+    def draw(self, deployment: str, source: local.Asked) -> bytes:
+        """A picture (PNG) of an image with what a deployment or chain says of it, as ``Answering.draw``."""
+        with self.home.catalog.read() as tx:
+            chain = chains.find(tx, deployment)
+        if chain is None:
+            return super().draw(deployment, source)
+        graph = graphs.read(chain.graph, f"chain {chain.name}")
+        model, variant = self._behind(graph.nodes[graph.first])
+        bundle, limit = self.bundle(model), self.settings.max_image_pixels
+        answer = self.predict(deployment, source)
+        found, _ = local.load([source], "image", limit)
+        outputs = self.answer(bundle, [found[0].content], variant)
+        said = shown.Said(bundle=bundle, author=model, items=found, outputs=outputs, values=(), max_pixels=limit)
+        pixels = shown.drawn(said)
+        width, _ = found[0].size or (pixels.shape[1], 0)
+        objects = [
+            Found(label=row["label"], score=row["score"], then=row.get("then", {}))
+            for row in answer.get("labels", answer.get("regions", ()))
+        ]
+        return image.encode_png(nested.draw(pixels, objects, pixels.shape[1] / width))
 
     def _pinned(self, graph: Graph) -> Graph:
         """The graph with every model by its number, so that a new one does not change a chain unasked."""

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loopworks.infer.chains.run import THEN
+THEN = "then"
+"""Where a label holds the next answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

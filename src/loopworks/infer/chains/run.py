@@ -16,6 +16,7 @@ from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import Invalid
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule
+from loopworks.infer.chains.flat import THEN
 from loopworks.infer.chains.graph import Edge, Graph
 from loopworks.infer.items import Loaded
 
@@ -27,7 +28,6 @@ Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
 Place = tuple[float, float, float, float]
 """x, y, width, height, in pixels."""
-THEN = "then"
 MOST_IMAGES = 32
 MOST_PIXELS = 100_000_000
 """Images, and their pixels, that are worked on at once: more go in parts, so that memory stays bounded."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.infer.chains import flat
-from loopworks.infer.chains.run import THEN
+from loopworks.infer.chains.flat import THEN
 from loopworks.infer.live.frames import Found
 
 _COLORS = ((42, 157, 80), (131, 56, 186), (0, 150, 136), (120, 85, 60))

@@ -65,6 +65,7 @@ async def predict(request: Request) -> Response:
 async def _chained(request: Request, chain: Chain, began: float) -> Response:
     """What a chain says of images, and nothing more once the client has gone."""
     serving: Serving = request.app.state.serving
+    accepted.choose(request.headers.get("accept", ""), (shown.JSON,))
     images = [(one.name, one.source) for one in await asked.read(request, "image")]
     future = serving.chains.start(lambda stopped: serving.chains.predict(chain, images, began, stopped))
     note: Note = request.scope[NOTE]
