@@ -246,6 +246,42 @@ def test_too_many_too_late_and_gone(
         chains.tensors(street, request, 0.2, lambda: False, time.perf_counter())
 
 
+def test_what_waits_when_the_server_stops_is_told(made: lw.Workspace, server: ServerThread) -> None:
+    chains, go, begun = chained.Chains(server.serving), threading.Event(), threading.Semaphore(0)
+
+    def work(stopped: Callable[[], bool]) -> bool:
+        begun.release()
+        return go.wait(20)
+
+    running = [chains.start(work) for _ in range(chained.THREADS)]
+    for _ in running:
+        assert begun.acquire(timeout=20)
+    waiting = chains.start(work)
+    closing = threading.Thread(target=chains.close)
+    closing.start()
+    with pytest.raises(Busy, match="the server must be running; it stops"):
+        waiting.result(20)
+    go.set()
+    closing.join(20)
+    assert all(one.result(20) for one in running)
+    with pytest.raises(Busy, match="the server must be running; it stops"):
+        chains.start(work)
+
+
+def test_a_deadline_ends_the_wait_of_the_client(
+    server: ServerThread, photo: Photo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    monkeypatch.setattr(chained.Chains, "link", lambda *_: go.wait(20) and None)
+    url = f"{server.url}/v2/models/street/infer"
+    try:
+        reply = send(url, photo(), Inference_Header_Content_Length="0", Inference_Timeout_Ms="100")
+    finally:
+        go.set()
+    assert reply.status == 504
+    assert "must answer within 0.1 s" in reply.json()["error"]
+
+
 def test_a_model_that_is_replaced_meanwhile_is_linked_anew(
     made: lw.Workspace, server: ServerThread, photo: Photo, monkeypatch: pytest.MonkeyPatch
 ) -> None:

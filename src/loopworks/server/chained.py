@@ -171,8 +171,13 @@ class Chains:
             else:
                 _settle(found, said)
 
+        def ended(done: "Future[None]") -> None:
+            self._free.release()
+            if done.cancelled():
+                _settle(found, error=Busy("the server must be running; it stops", "try again later"))
+
         try:
-            self._pool.submit(run).add_done_callback(lambda _: self._free.release())
+            self._pool.submit(run).add_done_callback(ended)
         except RuntimeError:  # the pool is shut
             self._free.release()
             raise Busy("the server must be running; it stops", "try again later") from None

@@ -169,7 +169,9 @@ class Inferring(Asking):
 
         try:
             loop = asyncio.get_running_loop()
+            asked.limit_s = _limit_s(asked)
             asked.future = serving.chains.start(work)
+            asked.timer = loop.call_later(asked.limit_s, self._late, asked)
             asked.future.add_done_callback(
                 lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._chained, asked)
             )
