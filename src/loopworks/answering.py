@@ -13,7 +13,7 @@ from loopworks.core.settings import Settings
 from loopworks.core.values import Problem
 from loopworks.infer import items, local, shown
 from loopworks.optimize import hosts
-from loopworks.store import agreements, bundles, deployments, models
+from loopworks.store import agreements, bundles, chains, deployments, models
 from loopworks.store.agreements import Agreement
 from loopworks.store.deployments import Deployment, Role, Rollout
 from loopworks.store.home import Home
@@ -96,7 +96,7 @@ class Answering:
             author: who does it.
         Raises:
             Invalid: the variant is refused, or the canary or shadow takes other tensors than the live revision.
-            Conflict: the canary or shadow is what is live already.
+            Conflict: the canary or shadow is what is live already, or a chain has the name.
         """
         found = self.model(model)
         bundle = self.bundle(found)
@@ -118,6 +118,7 @@ class Answering:
         if role != "live":
             self._check_beside(bundle, self.deployment(name), role)
         with self.home.catalog.begin() as tx:
+            chains.check_free(tx, name)
             return deployments.add(
                 tx,
                 name,
@@ -155,8 +156,13 @@ class Answering:
             return deployments.rollback(tx, name, revision, author=author)
 
     def undeploy(self, name: str, revision: int | None = None, *, author: str = "") -> Deployment:
-        """Take a deployment out of use, or only its canary or shadow of that number; everything stays on record."""
+        """Take a deployment out of use, or only its canary or shadow of that number; everything stays on record.
+
+        Raises: Conflict: a chain asks it.
+        """
         with self.home.catalog.begin() as tx:
+            if revision is None:
+                chains.check_unused(tx, name)
             return deployments.end(tx, name, revision, author=author)
 
     def deployments(self) -> list[Deployment]:

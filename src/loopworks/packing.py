@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from loopworks.core.bundle import Bundle
     from loopworks.infer.edge import Packed
     from loopworks.infer.rayserve import OnRay
+    from loopworks.store.chains import Chain
+    from loopworks.store.keys import SigningKey
     from loopworks_edge.manifest import Manifest
 
 
@@ -30,13 +32,13 @@ class Packing(Answering):
         kserve: bool = False,
         image: str = "",
     ) -> "Packed":
-        """Write a deployment or model as an edge bundle: a folder or zip that runs with a runtime, numpy and Pillow.
+        """Write a deployment, model or chain as an edge bundle: it runs with a runtime, numpy and Pillow.
 
         Args:
-            name: a deployment, or a model as NAME, NAME:NUMBER or NAME@ALIAS; of two of one name the deployment.
+            name: a deployment, a chain, or a model as NAME, NAME:NUMBER or NAME@ALIAS; of two of one name the first.
             out: folder (new or empty) or zip file (new); default ``NAME-edge`` or ``NAME-edge.zip`` here.
             variants: names; the first answers by default. Empty: the deployed or chosen one. ``None``: all but those
-                outside the accuracy budget.
+                outside the accuracy budget. A chain's models go in as they are deployed or chosen.
             is_zip: one file.
             container: add a ``Containerfile``.
             kserve: add a ``kserve.yaml`` (an InferenceService), and the ``Containerfile`` of its image.
@@ -47,14 +49,70 @@ class Packing(Answering):
         from loopworks.store.keys import signing_key
 
         key = signing_key(self.home.folder)
+        if (chain := self._chain(name)) is not None:
+            return self._pack_chain(chain, key, out, variants, is_zip, container, kserve, image)
         bundle, about = self._packable(name, variants, key.public)
         target = Path(out or f"{about.name}-edge{'.zip' if is_zip else ''}")
 
         def more(kept: "Bundle", signed: "Manifest") -> dict[str, str]:
-            found = manifests.container(kept, signed) if container or kserve else {}
+            found = manifests.container(signed) if container or kserve else {}
             return {**found, **(manifests.kserve(kept, signed, image) if kserve else {})}
 
         return edge.write(bundle, about, target, key.sign, is_zip=is_zip, extra=more)
+
+    def _pack_chain(
+        self,
+        chain: "Chain",
+        key: "SigningKey",
+        out: str | Path,
+        variants: Sequence[str] | None,
+        is_zip: bool,
+        container: bool,
+        kserve: bool,
+        image: str,
+    ) -> "Packed":
+        from loopworks.infer import edge, manifests
+        from loopworks.infer.chains import graph as graphs
+        from loopworks_edge.chained import Node
+        from loopworks_edge.manifest import CHAIN, Manifest
+
+        if variants is None or variants:
+            hint = "deploy the variants that its nodes shall have"
+            raise Invalid("variants of a chain", "left out", ", ".join(variants or ("all",)), hint)
+        graph = graphs.read(chain.graph, f"chain {chain.name}")
+        nodes, models = {}, {}
+        for node, ref in graph.nodes.items():
+            _, _, chosen, found = self._named(ref)
+            model = self.model(found)
+            models[node] = self.bundle(model)
+            variant = chosen or models[node].variant().name
+            folder = f"models/{model.name}-{model.number}-{variant}"
+            nodes[node] = Node(model=model.name, number=model.number, variant=variant, folder=folder)
+        graphs.check(graph, models)
+        about = Manifest(
+            name=chain.name,
+            revision=chain.revision,
+            model=chain.name,
+            number=chain.revision,
+            variants=(CHAIN,),
+            max_pixels=self.settings.max_image_pixels,
+            loopworks=__version__,
+            key=key.public,
+            format=2,
+        )
+
+        def more(kept: "Sequence[Bundle]", signed: Manifest) -> dict[str, str]:
+            told = manifests.container(signed) if container or kserve else {}
+            return {**told, **(manifests.kserve(kept, signed, image) if kserve else {})}
+
+        target = Path(out or f"{about.name}-edge{'.zip' if is_zip else ''}")
+        return edge.write_chain(graph, nodes, models, about, target, key.sign, is_zip=is_zip, extra=more)
+
+    def _chain(self, name: str) -> "Chain | None":
+        from loopworks.store import chains
+
+        with self.home.catalog.read() as tx:
+            return chains.find(tx, name)
 
     def edge_key(self) -> str:
         """The public key that this workspace's edge bundles are signed with, in hex."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from loopworks.infer.live.looking import Pick
     from loopworks.infer.live.stage import Live
     from loopworks.jobs import Job, Jobs
+    from loopworks.store.chains import Chain
     from loopworks.store.models import Model
 
 
@@ -44,6 +45,8 @@ class Streaming:
         def bundle(self, ref: Model | Deployment | str) -> Bundle:
             """The bundle of a model or deployment."""
 
+        def _behind(self, ref: str) -> tuple[str, str]: ...
+
         def _queued(self, step: str, params: Mapping[str, Any], title: str) -> Job: ...
 
     @property
@@ -51,7 +54,7 @@ class Streaming:
         """Live pipelines: a source, a model, sinks; docs/live.md."""
         from loopworks.infer.live.stage import Live
 
-        return Live(self.home, lambda name: self._deployed(name)[0].rule.media, self._engine)
+        return Live(self.home, self._takes, self._engine)
 
     def score_files(
         self,
@@ -95,11 +98,34 @@ class Streaming:
                 return self.bundle(used), used
         raise NotFound("deployment", name, [one.name for one in deployed])
 
+    def _takes(self, name: str) -> str:
+        """The medium of a deployment or chain."""
+        return "image" if self._linked(name) is not None else self._deployed(name)[0].rule.media
+
+    def _linked(self, name: str) -> "Chain | None":
+        from loopworks.store import chains
+
+        with self.home.catalog.read() as tx:
+            return chains.find(tx, name)
+
     @contextmanager
     def _engine(self, name: str) -> "Iterator[Pick]":
-        """An engine in this process with one deployment, for a pipeline without a server."""
+        """An engine in this process with one deployment or chain, for a pipeline without a server."""
+        from loopworks.infer.chains import graph as graphs
+        from loopworks.infer.chains.linked import Linked
         from loopworks.infer.engine import Engine
 
+        if (chain := self._linked(name)) is not None:
+            graph = graphs.read(chain.graph, f"chain {name}")
+            with Engine(workers=1) as engine:
+                for ref in dict.fromkeys(graph.nodes.values()):
+                    model, variant = self._behind(ref)
+                    label, _, number = model.rpartition(":")
+                    facts = {"model": label, "number": int(number)}
+                    engine.load(ref, self.bundle(model), variant=variant, version=number, facts=facts)
+                linked = Linked.of(name, chain.revision, graph, engine.model)
+                yield lambda _: linked
+            return
         bundle, used = self._deployed(name)
         with Engine(workers=1) as engine:
             engine.load(name, bundle, variant=used.variant, version=str(used.revision), facts=used.to_json())

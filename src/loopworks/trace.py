@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from loopworks.core.errors import Invalid
+from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.values import LineageNode
-from loopworks.store import lineage
+from loopworks.store import chains, lineage
+from loopworks.store.chains import Chain
 from loopworks.store.deployments import Deployment
 from loopworks.store.lineage import Node
 from loopworks.store.models import Model
@@ -26,6 +27,8 @@ class Trace:
         """The chain that begins with ``what``."""
         if what.count("/") == 2:
             self._prediction(what)
+        elif what in {chain.name for chain in self.space.chains()}:
+            self._chain(self.space.chain(what))
         elif ":" in what or "@" in what:
             self._model(self.space.model(what))
         elif what in {d.name for d in self.space.deployments()}:
@@ -43,12 +46,31 @@ class Trace:
         name, revision, item = what.split("/")
         if not revision.isdigit():
             raise Invalid("prediction id", "DEPLOYMENT/REVISION/ITEM", what)
-        used = self.space.deployment(name, int(revision))
+        try:
+            found: Deployment | Chain = self.space.deployment(name, int(revision))
+        except NotFound:
+            with self.space.home.catalog.read() as tx:
+                if not chains.history(tx, name):
+                    raise
+                found = chains.get(tx, name, int(revision))
         self._add("prediction", what, item=item)
-        self._deployment(used)
+        if isinstance(found, Chain):
+            self._chain(found)
+        else:
+            self._deployment(found)
+
+    def _chain(self, chain: Chain) -> None:
+        """Its nodes with what is behind them now, each with its model."""
+        self._add("chain", chain.ref, made=chain.created_at, author=chain.author, nodes=len(chain.graph["nodes"]))
+        for node, ref in chain.graph["nodes"].items():
+            self._add("node", f"{chain.name}.{node}", asks=ref)
+            if ":" in ref:
+                self._model(self.space.model(ref))
+            else:
+                self._deployment(self.space.deployment(ref))
 
     def _deployment(self, used: Deployment) -> None:
-        self._add("deployment", used.ref, variant=used.variant, since=used.created_at)
+        self._add("deployment", used.ref, variant=used.variant, since=used.created_at, **self._askers(used.name))
         self._model(self.space.model(f"{used.model}:{used.number}"))
 
     def _model(self, model: Model) -> None:
@@ -56,11 +78,18 @@ class Trace:
             jobs = [edge.id for edge in lineage.sources(tx, Node("model", model.ref)) if edge.kind == "job"]
         scores = model.metrics.get("test") or model.metrics.get("val") or {}
         shown = {name: round(score["value"], 4) for name, score in list(scores.items())[:1]}
-        self._add("model", model.ref, made=model.created_at, job=", ".join(jobs), run=model.run, **shown)
+        facts = {**shown, **self._askers(model.ref)}
+        self._add("model", model.ref, made=model.created_at, job=", ".join(jobs), run=model.run, **facts)
         if model.parent:
             self._model(self.space.model(model.parent))
         elif model.version:
             self._version(model.version)
+
+    def _askers(self, ref: str) -> dict[str, str]:
+        """Which chains ask a deployment or model, where there are any."""
+        with self.space.home.catalog.read() as tx:
+            names = ", ".join(chain.name for chain in chains.using(tx, ref))
+        return {"chains": names} if names else {}
 
     def _version(self, id: str) -> None:
         version = self.space.version(id)

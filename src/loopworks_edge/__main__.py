@@ -76,12 +76,15 @@ def _serve(asked: argparse.Namespace) -> int:
 
 def _bench(asked: argparse.Namespace) -> int:
     if asked.only:
-        _print(bench.one(asked.folder, asked.only, asked.seconds, asked.threads))
+        _print(bench.one(asked.folder, asked.only, asked.seconds, asked.threads, asked.files))
         return 0
-    found = bench.measure(asked.folder, seconds=asked.seconds, threads=asked.threads, rounds=asked.rounds)
+    found = bench.measure(
+        asked.folder, seconds=asked.seconds, threads=asked.threads, rounds=asked.rounds, files=asked.files
+    )
     if asked.out:
         asked.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        print(f"written to {asked.out}; on the machine that made the bundle: loopworks optimize --on {asked.out.name}")
+        there = "" if found["kind"] == bench.KIND_CHAIN else "; on the machine that made the bundle: "
+        print(f"written to {asked.out}{there}" + (f"loopworks optimize --on {asked.out.name}" if there else ""))
     else:
         _print(found)
     return 0
@@ -102,7 +105,9 @@ def _print(body: Any) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m loopworks_edge", description="Run the model of this bundle.")
+    parser = argparse.ArgumentParser(
+        prog="python -m loopworks_edge", description="Run the model or chain of this bundle."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -125,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--token-file", type=Path, help="file that holds the secret")
     serve.add_argument("--open", action="store_true", help="answer other machines without a token")
     measure = command("bench", _bench, "Measure latency, throughput, memory and start of every variant.")
+    measure.add_argument("files", type=Path, nargs="*", metavar="FILE", help="of a chain: images; default noise")
     measure.add_argument("--seconds", type=float, default=2.0, help="per variant, round and half of the work")
     measure.add_argument("--rounds", type=int, default=bench.ROUNDS, help="how often each variant is visited")
     measure.add_argument("--out", type=Path, help="JSON file to write")

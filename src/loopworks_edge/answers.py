@@ -24,6 +24,9 @@ from loopworks.core.errors import (
 )
 from loopworks.core.values import Problem
 from loopworks.infer import described, items, protocol, stage, wire
+from loopworks.infer.chains import tensors
+from loopworks.infer.chains.linked import Linked
+from loopworks.infer.chains.run import pictures
 from loopworks.infer.engine import TIMEOUT_S, Engine, Served
 from loopworks_edge import rows
 from loopworks_edge.model import Edge
@@ -91,10 +94,8 @@ class Answers:
         self.edge = edge
         self.token = token
         self.engine = Engine(workers=workers)
-        facts = {"model": edge.manifest.model, "number": edge.manifest.number}
-        name, version = edge.manifest.name, str(edge.manifest.revision or edge.manifest.number)
         try:
-            self.engine.load(name, edge.bundle, variant=edge.variant(variant), version=version, facts=facts)
+            self._loaded = edge.into(self.engine, variant)
         except BaseException:
             self.engine.close()
             raise
@@ -123,27 +124,44 @@ class Answers:
             case "GET", ["v2"]:
                 return _json(described.server(*EXTENSIONS))
             case "GET", ["v2", "models", name]:
-                return _json(described.model(self.engine.model(name)))
+                return _json(self._described(self._model(name)))
             case "GET", ["v2", "models", name, "versions", version]:
-                return _json(described.model(self.engine.model(name, version)))
+                return _json(self._described(self._model(name, version)))
             case "GET", ["v2", "models", name, "ready"]:
-                return _json({"name": self.engine.model(name).name, "ready": True})
+                return _json({"name": self._model(name).name, "ready": True})
             case "GET", ["v2", "models", name, "versions", version, "ready"]:
-                return _json({"name": self.engine.model(name, version).name, "ready": True})
+                return _json({"name": self._model(name, version).name, "ready": True})
             case "POST", ["v2", "models", name, "infer"]:
-                return self._infer(self.engine.model(name), asked)
+                return self._infer(self._model(name), asked)
             case "POST", ["v2", "models", name, "versions", version, "infer"]:
-                return self._infer(self.engine.model(name, version), asked)
+                return self._infer(self._model(name, version), asked)
             case "POST", ["predict", name]:
-                return self._predict(self.engine.model(name), asked)
+                return self._predict(self._model(name), asked)
             case _, ["v2", "models", *_, "infer"] | ["v2", "models", *_, "ready"] | ["v2", "models", _] | ["v2"]:
                 raise MethodNotAllowed(f"route {asked.path!r} must be asked with another method; got {asked.method}")
             case _, ["predict", _] | ["v2", "health", "live" | "ready"]:
                 raise MethodNotAllowed(f"route {asked.path!r} must be asked with another method; got {asked.method}")
         raise NotFound("route", f"{asked.method} {asked.path}", hint="the README lists all routes")
 
-    def _infer(self, served: Served, request: Asked) -> Reply:
+    def _model(self, name: str, version: str = "") -> Served | Linked:
+        """What answers; ``NotFound`` for any other name or version."""
+        if isinstance(self._loaded, Served):
+            return self.engine.model(name, version)
+        if name != self._loaded.name:
+            raise NotFound("model", name, [self._loaded.name])
+        if version not in ("", str(self._loaded.revision)):
+            raise NotFound(f"version of model {name!r}", version, [str(self._loaded.revision)])
+        return self._loaded
+
+    def _described(self, found: Served | Linked) -> dict[str, Any]:
+        if isinstance(found, Served):
+            return described.model(found)
+        return tensors.model(found.name, str(found.revision), found.graph)
+
+    def _infer(self, served: Served | Linked, request: Asked) -> Reply:
         """Answer tensors with tensors."""
+        if isinstance(served, Linked):
+            return self._infer_chain(served, request)
         asked = protocol.read(request.body, _header_length(request), served.bundle.inputs)
         names = [spec.name for spec in served.bundle.outputs]
         if (unknown := [one.name for one in asked.outputs if one.name not in names]) != []:
@@ -157,17 +175,26 @@ class Answers:
             version=served.version,
             classes=served.bundle.schema.classes,
         )
-        if length is None:
-            return Reply(content)
-        return Reply(content, kind="application/octet-stream", headers={protocol.HEADER_LENGTH: str(length)})
+        return _tensors(content, length)
 
-    def _predict(self, served: Served, request: Asked) -> Reply:
+    def _infer_chain(self, linked: Linked, request: Asked) -> Reply:
+        asked = tensors.read(request.body, _header_length(request))
+        names = [spec.name for spec in tensors.OUTPUTS]
+        if (unknown := [one.name for one in asked.outputs if one.name not in names]) != []:
+            raise Invalid("outputs", f"among {', '.join(names)}", ", ".join(unknown))
+        images, loaded = tensors.pictures(asked.inputs, self.edge.manifest.max_pixels)
+        said = linked.answer(images, limit_s=min(asked.timeout_s or TIMEOUT_S, TIMEOUT_S))
+        outputs = tensors.answers(linked.ref, said.values, loaded)
+        version = str(linked.revision)
+        return _tensors(*protocol.write(outputs, asked, tensors.OUTPUTS, model=linked.name, version=version))
+
+    def _predict(self, served: Served | Linked, request: Asked) -> Reply:
         """Answer items: an image or text as the body, rows as CSV, or JSON with images in base64, texts or rows."""
         edge = self.edge
         began = time.perf_counter()
         asked, problems = _items(edge.media, request)
         loaded, bad = items.load_each(asked, edge.media, edge.manifest.max_pixels)
-        good, tensors, worse = (
+        good, inputs, worse = (
             items.packed(edge.bundle.rule, loaded, edge.manifest.max_pixels) if loaded else ([], {}, [])
         )
         problems = [*problems, *bad, *worse]
@@ -176,7 +203,22 @@ class Answers:
                 raise Invalid("items", "at least one", "none")
             raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
         decoded = time.perf_counter()
-        found = _result(served, tensors, TIMEOUT_S)
+        if isinstance(served, Linked):
+            said = served.answer(pictures(good, edge.manifest.max_pixels), inputs, limit_s=TIMEOUT_S)
+            return _json({
+                "deployment": served.name,
+                "revision": served.revision,
+                "models": served.authors(),
+                "predictions": [edge.prediction(one, value) for one, value in zip(good, said.values, strict=True)],
+                "problems": [problem.to_json() for problem in problems],
+                "timings_ms": {
+                    "decode": _ms(decoded - began),
+                    "queue": _ms(said.queue_ns / 1e9),
+                    "compute": _ms(said.compute_ns / 1e9),
+                    "total": _ms(time.perf_counter() - began),
+                },
+            })
+        found = _result(served, inputs, TIMEOUT_S)
         answers = stage.answers(served, found.outputs, [one.size for one in good if one.size is not None])
         return _json({
             "deployment": served.name,
@@ -253,6 +295,12 @@ def _result(served: Served, inputs: Any, timeout_s: float) -> Any:
     except Late:
         future.cancel()
         raise TimedOut(f"model {served.name!r} must answer within {timeout_s:g} s; got nothing") from None
+
+
+def _tensors(content: bytes, length: int | None) -> Reply:
+    if length is None:
+        return Reply(content)
+    return Reply(content, kind="application/octet-stream", headers={protocol.HEADER_LENGTH: str(length)})
 
 
 def _json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Reply:

@@ -7,24 +7,32 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from loopworks.core.errors import Failed
+from loopworks.core.content import read_file
+from loopworks.core.contracts import Arrays
+from loopworks.core.errors import Failed, Invalid
+from loopworks.infer.chains import tensors
 from loopworks_edge import model, samples
+from loopworks_edge.chained import EdgeChain
 from loopworks_edge.model import Edge
 
 FORMAT = 1
 KIND = "loopworks-bench"
+KIND_CHAIN = "loopworks-bench-chain"
 BATCHES = (1, 2, 4, 8, 16, 32)
 FEWEST = 3
 """Calls per batch size, however slow the model is."""
 ROUNDS = 3
 
 
-def measure(folder: Path, *, seconds: float = 2.0, threads: int = 0, rounds: int = ROUNDS) -> dict[str, Any]:
+def measure(
+    folder: Path, *, seconds: float = 2.0, threads: int = 0, rounds: int = ROUNDS, files: Sequence[Path] = ()
+) -> dict[str, Any]:
     """Measure every variant in processes of its own, round robin, so that a busy moment slows all of them alike.
 
     Args:
@@ -32,17 +40,20 @@ def measure(folder: Path, *, seconds: float = 2.0, threads: int = 0, rounds: int
         seconds: per variant, round and half of the work (one item alone, then batches).
         threads: of one call; 0 is one per core.
         rounds: how often each variant is visited; the median round counts.
+        files: of a chain: images to ask about, as what they show says how many crops follow; default noise.
     """
     edge = model.open(folder)
+    if files and not edge.manifest.is_chain:
+        raise Invalid("files to measure with", "left out for one model, whose time they do not change", len(files))
     names = edge.manifest.variants
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for turn in range(rounds):
         for at in range(len(names)):
             name = names[(at + turn) % len(names)]
-            found[name].append(_apart(folder, name, seconds, threads))
+            found[name].append(_apart(folder, name, seconds, threads, files))
     return {
         "format": FORMAT,
-        "kind": KIND,
+        "kind": KIND_CHAIN if edge.manifest.is_chain else KIND,
         "model": {"name": edge.manifest.model, "number": edge.manifest.number},
         "host": host(),
         "variants": [_joined(edge, name, found[name]) for name in names],
@@ -69,18 +80,25 @@ def host() -> dict[str, Any]:
     }
 
 
-def one(folder: Path, variant: str, seconds: float, threads: int) -> dict[str, Any]:
+def one(folder: Path, variant: str, seconds: float, threads: int, files: Sequence[Path] = ()) -> dict[str, Any]:
     """Measure a variant in this process, which does nothing else."""
     edge = model.open(folder)
     predictor = edge.load(variant, threads=threads)
     try:
-        feed = samples.tensors(edge.bundle, 1)
+        contents = [read_file(path) for path in files]
+
+        def batch_of(count: int) -> Arrays:
+            if not contents:
+                return samples.tensors(edge.bundle, count)
+            return {tensors.FILE.name: np.array([contents[at % len(contents)] for at in range(count)], object)}
+
+        feed = batch_of(1)
         predictor.predict(feed)
         ready = time.time()
         alone = _calls(predictor, feed, seconds)
         best, throughput = 1, 0.0
         for batch in BATCHES:
-            feed = samples.tensors(edge.bundle, batch)
+            feed = batch_of(batch)
             rate = batch / float(np.median(_calls(predictor, feed, seconds / len(BATCHES))))
             if rate > throughput:
                 best, throughput = batch, rate
@@ -91,9 +109,18 @@ def one(folder: Path, variant: str, seconds: float, threads: int) -> dict[str, A
             "throughput_per_s": throughput,
             "batch": best,
             "memory_mb": _peak_mb(),
+            **_asked(edge, predictor),
         }
     finally:
         predictor.close()
+
+
+def _asked(edge: Edge, predictor: Any) -> dict[str, Any]:
+    """Of a chain: how often each node was asked per image."""
+    if not isinstance(edge, EdgeChain):
+        return {}
+    images = predictor.rows[edge.graph.first]
+    return {"asked": {node: round(predictor.rows[node] / images, 3) for node in edge.graph.order}}
 
 
 def _calls(predictor: Any, feed: Any, seconds: float) -> list[float]:
@@ -107,11 +134,11 @@ def _calls(predictor: Any, feed: Any, seconds: float) -> list[float]:
     return calls
 
 
-def _apart(folder: Path, variant: str, seconds: float, threads: int) -> dict[str, Any]:
+def _apart(folder: Path, variant: str, seconds: float, threads: int, files: Sequence[Path]) -> dict[str, Any]:
     command = [sys.executable, "-m", "loopworks_edge", "bench", "--folder", str(folder.resolve()), "--only", variant]
     began = time.time()
     done = subprocess.run(
-        [*command, "--seconds", str(seconds), "--threads", str(threads)],
+        [*command, "--seconds", str(seconds), "--threads", str(threads), *(str(path.resolve()) for path in files)],
         capture_output=True,
         text=True,
         check=False,
@@ -128,7 +155,6 @@ def _joined(edge: Edge, name: str, rounds: list[dict[str, Any]]) -> dict[str, An
         told = [found[key] for found in rounds if found[key] is not None]
         return round(float(np.median(told)), 4) if told else None
 
-    variant = edge.bundle.variant(name)
     best = max(rounds, key=lambda found: found["throughput_per_s"])
     return {
         "name": name,
@@ -137,7 +163,8 @@ def _joined(edge: Edge, name: str, rounds: list[dict[str, Any]]) -> dict[str, An
         "batch": best["batch"],
         "memory_mb": middle("memory_mb"),
         "start_s": middle("start_s"),
-        "size_bytes": sum(edge.bundle.path(file).stat().st_size for file in {variant.file, *variant.files}),
+        "size_bytes": edge.size_bytes(name),
+        **({"asked": best["asked"]} if "asked" in best else {}),
     }
 
 

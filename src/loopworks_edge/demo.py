@@ -19,7 +19,8 @@ from loopworks_edge.server import EdgeServer
 def main(files: Sequence[Path] = (), folder: Path = model.HOME) -> None:
     """Ask about ``files``, or about noise of the right form where there is none."""
     edge = model.open(folder)
-    print(f"{edge.manifest.name}: {edge.bundle.task}, {edge.variant()}, signed by key {edge.manifest.key[:16]}...")
+    task = "chain" if edge.manifest.is_chain else edge.bundle.task
+    print(f"{edge.manifest.name}: {task}, {edge.variant()}, signed by key {edge.manifest.key[:16]}...")
     asked: list[items.Asked] = [*files] or samples.contents(edge.bundle, 1)
     predictor = edge.load(threads=1)
     answers, problems = edge.predict(predictor, asked)

@@ -15,7 +15,10 @@ from loopworks_edge import ed25519
 FILE = "manifest.json"
 SIGNATURE = "manifest.sig"
 KIND = "loopworks-edge"
-FORMAT = 1
+FORMAT = 2
+"""2 is a chain; one model alone is still 1, so that older code reads it."""
+CHAIN = "chain"
+"""The one variant of a chain."""
 MODEL = "bundle"
 """Folder of the model inside an edge bundle."""
 _HEX = re.compile("[0-9a-f]+")
@@ -38,8 +41,15 @@ class Manifest:
     loopworks: str
     """Version of Loopworks that wrote it."""
     key: str
+    format: int = 1
+    """1 is a model, 2 a chain."""
     sha256: Mapping[str, str] = field(default_factory=dict)
     """Relative path -> SHA-256 of every file but this one and its signature."""
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether it holds a chain: ``model`` and ``number`` are then its name and revision."""
+        return self.format == 2
 
     @property
     def ref(self) -> str:
@@ -49,7 +59,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         return {
-            "format": FORMAT,
+            "format": self.format,
             "kind": KIND,
             "name": self.name,
             "revision": self.revision,
@@ -157,6 +167,7 @@ def _parse(content: bytes) -> Manifest:
         max_pixels=fields.whole("max_pixels", 1),
         loopworks=fields.text("loopworks"),
         key=_hex(fields.text("key"), fields.path("key")),
+        format=format_,
         sha256={name: _hex(sum_, fields.path(f"sha256.{name}")) for name, sum_ in fields.object("sha256").items()},
     )
     for name in found.sha256:

@@ -1,9 +1,9 @@
-"""The model of an edge bundle: checked, loaded, asked."""
+"""The model, or chain, of an edge bundle: checked, loaded, asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loopworks.core import bundle as bundles
 from loopworks.core import predictor as predictors
@@ -16,6 +16,10 @@ from loopworks.infer import items, onnxruntime, openvino
 from loopworks.tasks import classes, detection, numbers, segmentation
 from loopworks_edge import manifest, rows
 from loopworks_edge.manifest import Manifest
+
+if TYPE_CHECKING:  # who answers one file needs no engine
+    from loopworks.infer.chains.linked import Linked
+    from loopworks.infer.engine import Engine, Served
 
 PARTS = (rules, row, text, onnxruntime, openvino, classes, detection, numbers, segmentation)
 """Runtimes and task kinds, which register themselves when they are imported, and the rules of all media."""
@@ -46,6 +50,18 @@ class Edge:
         """A predictor for packed tensors; ``threads`` 0 is one per core."""
         found = self.bundle.variant(self.variant(variant))
         return predictors.load(found, self.bundle.folder, self.bundle.rule, threads=threads)
+
+    def size_bytes(self, variant: str) -> int:
+        """Of a variant's files."""
+        found = self.bundle.variant(variant)
+        return sum(self.bundle.path(file).stat().st_size for file in {found.file, *found.files})
+
+    def into(self, engine: "Engine", variant: str = "") -> "Served | Linked":
+        """Load it into an engine, under its name."""
+        about = self.manifest
+        facts = {"model": about.model, "number": about.number}
+        version = str(about.revision or about.number)
+        return engine.load(about.name, self.bundle, variant=self.variant(variant), version=version, facts=facts)
 
     def predict(
         self, predictor: Predictor, asked: Sequence[items.Asked], *, batch: int = 32
@@ -86,6 +102,10 @@ def open(folder: Path = HOME, key: str = "") -> Edge:
     Raises: NotFound, Invalid, TooNew, Damaged: see ``manifest.verify``.
     """
     found = manifest.verify(folder, key)
+    if found.is_chain:
+        from loopworks_edge import chained
+
+        return chained.open(folder, found)
     bundle = bundles.read(folder / manifest.MODEL, verify=False)
     for variant in found.variants:
         bundle.variant(variant)

@@ -1,19 +1,23 @@
 """One small real model of every task kind, made without training, and what each is asked about."""
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
+import loopworks as lw
 from loopworks.core.bundle import Bundle, Variant, write
 from loopworks.core.contracts import Rule
 from loopworks.core.registry import plugins
 from loopworks.core.row import Column, RowRule
 from loopworks.core.text import TextRule
 from loopworks.core.values import ImageRule, LabelSchema, TensorSpec
+from loopworks.store import bundles, models
 from loopworks_edge import samples
 
 SIDE = 16
@@ -196,3 +200,48 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
 def make() -> Callable[[str, Path], Kind]:
     """``make(task, folder)`` writes a model of a task kind."""
     return make_kind
+
+
+CHAIN = """
+nodes:
+  find: object-detection
+  kind: image-classification
+  parts: kinds:1
+edges:
+  - {from: find, to: kind, label: [a], score: 0.6, size: 2, margin: 0.1}
+  - {from: find, to: parts, label: b, most: 2}
+  - {from: kind, to: parts, score: 0.2}
+"""
+
+
+@pytest.fixture(scope="session")
+def chain() -> str:
+    """The graph of the chain ``street``: detect, classify, segment."""
+    return CHAIN
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, kinds: dict[str, Kind]) -> Iterator[lw.Workspace]:
+    """A workspace with a deployment of every task kind, and the chain ``street``."""
+    with lw.open(tmp_path_factory.mktemp("chains") / "space", threads=1) as space:
+        for name, task in [(task, task) for task in kinds] + [("kinds", "semantic-segmentation")]:
+            key = bundles.save(space.home.blobs, kinds[task].bundle.folder)
+            with space.home.catalog.begin() as tx:
+                model = models.add(tx, name, bundle=key, run="", version="", task=task, variant="first")
+            if name == task:
+                space.deploy(model)
+        space.add_chain("street", CHAIN)
+        yield space
+
+
+def make_photo(seed: int = 0, size: tuple[int, int] = (96, 64)) -> bytes:
+    out = io.BytesIO()
+    blots = np.random.default_rng(seed).integers(0, 256, (size[1] // 6, size[0] // 6, 3), np.uint8)
+    Image.fromarray(blots).resize(size, Image.Resampling.NEAREST).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photo() -> Callable[..., bytes]:
+    """``photo(seed, size)``: a PNG file of coloured blots."""
+    return make_photo

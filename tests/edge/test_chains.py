@@ -1,9 +1,10 @@
 """Detect, crop, classify: one decode, views, one batch per node; the answers are those of the crops asked alone."""
 
 import base64
+import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,44 +22,12 @@ from loopworks.core.values import ImageRule
 from loopworks.infer.chains import graph as graphs
 from loopworks.infer.chains import run as running
 from loopworks.server.app import create_app
-from loopworks.store import bundles, models
-
-CHAIN = """
-nodes:
-  find: object-detection
-  kind: image-classification
-  parts: kinds:1
-edges:
-  - {from: find, to: kind, label: [a], score: 0.6, size: 2, margin: 0.1}
-  - {from: find, to: parts, label: b, most: 2}
-  - {from: kind, to: parts, score: 0.2}
-"""
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, kinds: Mapping[str, Any]) -> Iterator[lw.Workspace]:
-    with lw.open(tmp_path_factory.mktemp("chains") / "space", threads=1) as space:
-        for name, task in [(task, task) for task in kinds] + [("kinds", "semantic-segmentation")]:
-            key = bundles.save(space.home.blobs, kinds[task].bundle.folder)
-            with space.home.catalog.begin() as tx:
-                model = models.add(tx, name, bundle=key, run="", version="0" * 64, task=task, variant="first")
-            if name == task:
-                space.deploy(model)
-        space.add_chain("street", CHAIN)
-        yield space
 
 
 @pytest.fixture(scope="module")
 def client(made: lw.Workspace) -> Iterator[TestClient]:
     with TestClient(create_app(made), base_url="http://127.0.0.1") as found:
         yield found
-
-
-def photo(seed: int = 0, size: tuple[int, int] = (96, 64)) -> bytes:
-    out = io.BytesIO()
-    blots = np.random.default_rng(seed).integers(0, 256, (size[1] // 6, size[0] // 6, 3), np.uint8)
-    Image.fromarray(blots).resize(size, Image.Resampling.NEAREST).save(out, "PNG")
-    return out.getvalue()
 
 
 def cut(content: bytes, crop: list[int]) -> bytes:
@@ -72,7 +41,7 @@ def scores(answer: Mapping[str, Any]) -> dict[str, float]:
     return {row["label"]: row["score"] for row in answer.get("labels", answer.get("regions", []))}
 
 
-def test_every_crop_is_answered_as_a_picture_of_it_would_be(made: lw.Workspace) -> None:
+def test_every_crop_is_answered_as_a_picture_of_it_would_be(made: lw.Workspace, photo: Callable[..., bytes]) -> None:
     content = photo()
     answer = made.predict("street", content)
     alone = made.predict("object-detection", content)
@@ -105,7 +74,7 @@ def test_every_crop_is_answered_as_a_picture_of_it_would_be(made: lw.Workspace) 
 
 
 def test_an_image_is_decoded_once_more_and_every_node_runs_once(
-    made: lw.Workspace, monkeypatch: pytest.MonkeyPatch
+    made: lw.Workspace, monkeypatch: pytest.MonkeyPatch, photo: Callable[..., bytes]
 ) -> None:
     """Crops are views of one array, and all crops for a node are one batch."""
     decoded: list[np.ndarray[Any, Any]] = []
@@ -138,7 +107,9 @@ def test_an_image_is_decoded_once_more_and_every_node_runs_once(
     assert sum(count for _, count in asked[1:]) == len(fitted) > 4
 
 
-def test_where_nothing_passes_the_others_are_not_asked(made: lw.Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nothing_passes_the_others_are_not_asked(
+    made: lw.Workspace, monkeypatch: pytest.MonkeyPatch, photo: Callable[..., bytes]
+) -> None:
     made.add_chain(
         "strict",
         "nodes: {find: object-detection, kind: image-classification}\nedges: [{from: find, to: kind, size: 5000}]",
@@ -149,7 +120,7 @@ def test_where_nothing_passes_the_others_are_not_asked(made: lw.Workspace, monke
     assert not any("then" in row and row["then"] for row in answer["labels"])
 
 
-def test_a_region_is_cut_by_the_box_around_it(made: lw.Workspace) -> None:
+def test_a_region_is_cut_by_the_box_around_it(made: lw.Workspace, photo: Callable[..., bytes]) -> None:
     made.add_chain("regions", "nodes: {parts: 'kinds:1', kind: image-classification}\nedges: [{from: parts, to: kind}]")
     content = photo(3)
     answer = made.predict("regions", content)
@@ -159,7 +130,9 @@ def test_a_region_is_cut_by_the_box_around_it(made: lw.Workspace) -> None:
     assert scores(row["then"]["kind"]) == pytest.approx(scores(said), abs=2e-6)
 
 
-def test_http_command_line_and_python_say_the_same(made: lw.Workspace, client: TestClient, tmp_path: Path) -> None:
+def test_http_command_line_and_python_say_the_same(
+    made: lw.Workspace, client: TestClient, tmp_path: Path, photo: Callable[..., bytes]
+) -> None:
     content = photo(4)
     expected = made.predict("street", content)
     (path := tmp_path / "a.png").write_bytes(content)
@@ -172,14 +145,23 @@ def test_http_command_line_and_python_say_the_same(made: lw.Workspace, client: T
     done = CliRunner().invoke(app, ["predict", "street", str(path), "-w", str(made.folder), "--json"])
     (said,) = json.loads(done.stdout)["predictions"]
     assert {**said, "name": ""} == {**expected, "name": ""}
+    out = tmp_path / "drawn.png"
+    words = ["predict", "street", str(path), "-w", str(made.folder), "--top", "100", "--draw", str(out)]
+    table = CliRunner().invoke(app, words, env={"COLUMNS": "10000"}).stdout
+    assert "(kind: " in table
+    with Image.open(out) as drawn, Image.open(io.BytesIO(made.draw("object-detection", content))) as plain:
+        assert drawn.size == plain.size
+        assert drawn.tobytes() != plain.tobytes()
     assert 'loopworks_requests_total{deployment="street",outcome="done"} 1.0' in client.get("/metrics").text
 
 
-def test_bad_images_are_listed_and_the_good_ones_answered(client: TestClient) -> None:
+def test_bad_images_are_listed_and_the_good_ones_answered(client: TestClient, photo: Callable[..., bytes]) -> None:
     texts = [base64.b64encode(one).decode() for one in (photo(5), b"no image", photo(6))]
     reply = client.post("/predict/street", json={"images": texts})
     assert [one["name"] for one in reply.json()["predictions"]] == ["images[0]", "images[2]"]
     assert [one["where"] for one in reply.json()["problems"]] == ["images[1]"]
+    png = client.post("/predict/street", content=photo(5), headers={"Content-Type": "image/png", "Accept": "image/png"})
+    assert png.json()["error"]["message"] == "Accept must be one of application/json; got image/png"
     lone = client.post("/predict/street", content=b"no image", headers={"Content-Type": "image/png"})
     assert (lone.status_code, lone.json()["error"]["code"]) == (422, "invalid")
     assert client.post("/predict/street", content=b"", headers={"Content-Type": "image/png"}).status_code == 422
@@ -219,7 +201,7 @@ BAD = [
     ),
     (
         "nodes: {a: object-detection, b: image-classification}\nedges: [{from: a, to: b, scores: 2}]",
-        "scores must be one of from, to, label, score, size, margin, most; got scores",
+        "scores must be one of from, to, label, score, size, margin, most, else; got scores",
     ),
     (
         "nodes: {a: object-detection, b: image-classification}\nedges: [{from: a, to: b, size: 0}]",
@@ -239,22 +221,36 @@ def test_a_graph_that_makes_no_sense_is_refused_in_one_sentence(made: lw.Workspa
 
 
 def test_chains_are_added_changed_shown_and_removed_by_command_and_route(
-    made: lw.Workspace, client: TestClient, tmp_path: Path
+    made: lw.Workspace, client: TestClient, tmp_path: Path, chain: str
 ) -> None:
-    (file := tmp_path / "chain.yaml").write_text(CHAIN, encoding="utf-8")
+    (file := tmp_path / "chain.yaml").write_text(chain, encoding="utf-8")
 
     def run(*words: str) -> Any:
         done = CliRunner().invoke(app, ["chain", *words, "-w", str(made.folder), "--json"])
         return json.loads(done.stdout)
 
     assert run("add", "other", str(file))["chain"]["revision"] == 1
-    reply = client.post("/api/chains", json={"name": "other", "graph": CHAIN})
-    assert reply.json()["chain"]["revision"] == 2
-    assert run("show", "other")["chain"] == client.get("/api/chains/other").json()["chain"]
+    reply = client.post("/api/chains", json={"name": "other", "graph": chain})
+    assert reply.json()["chain"]["revision"] == 1, "the same graph is no change"
+    reply = client.post("/api/chains", json={"name": "other", "graph": "nodes: {a: kinds}", "author": "ana"})
+    assert (reply.json()["chain"]["revision"], reply.json()["chain"]["author"]) == (2, "ana")
+    assert client.post("/api/chains/other/rollback", json={"revision": "2"}).status_code == 422
+    assert run("rollback", "other", "--author", "ben")["chain"]["change"] == "rollback 1"
+    assert client.post("/api/chains/other/rollback", json={"revision": 2}).json()["chain"]["revision"] == 4
+    assert client.post("/api/chains/other/rollback", json={}).json()["chain"]["revision"] == 5
+    assert run("show", "other", "--revision", "2")["chain"]["graph"]["nodes"] == {"a": "kinds:1"}
+    told = client.get("/api/chains/other").json()
+    assert run("show", "other") == {"chain": told["chain"], "history": told["history"]}
+    changes = [(one["revision"], one["change"], one["author"]) for one in told["history"]]
+    assert changes == [
+        (1, "add", ""), (2, "change", "ana"), (3, "rollback 1", "ben"), (4, "rollback 2", ""), (5, "rollback 3", "")
+    ]  # fmt: skip
     assert graphs.read(run("show", "other")["chain"]["graph"]).order == ("find", "kind", "parts")
     assert run("ls")["chains"] == client.get("/api/chains").json()["chains"]
     assert run("rm", "other")["chain"]["name"] == "other"
     assert client.post("/api/chains/other/remove").status_code == 404
+    assert client.post("/api/chains", json={"name": "other", "graph": chain}).json()["chain"]["revision"] == 6
+    assert run("rm", "other")["chain"]["revision"] == 6
     assert run("show", "other")["error"]["code"] == "not_found"
     assert (
         client.post("/api/chains", json={"name": "x"}).json()["error"]["message"] == "graph must be text; got nothing"
@@ -263,15 +259,15 @@ def test_chains_are_added_changed_shown_and_removed_by_command_and_route(
     assert run("add", "other", str(bad))["error"]["message"].startswith(f"{bad} must be text in UTF-8")
 
 
-def test_a_chain_has_a_name_of_its_own_and_models_keep_their_number(made: lw.Workspace) -> None:
+def test_a_chain_has_a_name_of_its_own_and_models_keep_their_number(made: lw.Workspace, chain: str) -> None:
     with pytest.raises(Conflict, match="got that of a deployment"):
-        made.add_chain("object-detection", CHAIN)
+        made.add_chain("object-detection", chain)
     with pytest.raises(Invalid, match="chain name must be"):
-        made.add_chain("a b", CHAIN)
+        made.add_chain("a b", chain)
     assert made.add_chain("pinned", "nodes: {a: kinds}").graph["nodes"] == {"a": "kinds:1"}
 
 
-def test_a_deployment_that_got_another_medium_is_told(made: lw.Workspace) -> None:
+def test_a_deployment_that_got_another_medium_is_told(made: lw.Workspace, photo: Callable[..., bytes]) -> None:
     made.deploy("image-classification", "light")
     made.add_chain("changing", "nodes: {find: object-detection, kind: light}\nedges: [{from: find, to: kind}]")
     made.deploy("text-classification", "light")
@@ -281,10 +277,108 @@ def test_a_deployment_that_got_another_medium_is_told(made: lw.Workspace) -> Non
         made.chain("none")
 
 
-def test_whole_and_fitted_are_what_decode_does_in_one_go() -> None:
+def test_a_chain_is_drawn_as_text(made: lw.Workspace) -> None:
+    done = CliRunner().invoke(app, ["chain", "show", "street", "-w", str(made.folder)])
+    assert done.stdout.splitlines()[:5] == [
+        "chain street, revision 1",
+        "image -> find (object-detection, now object-detection:1)",
+        "|-- a, score >= 0.6, size >= 2, margin 0.1 -> kind (image-classification, now image-classification:1)",
+        "|   `-- all, score >= 0.2 -> parts (kinds:1)",
+        "`-- b, at most 2 -> parts (kinds:1)",
+    ]
+
+
+def test_lineage_goes_through_a_chain_and_its_models_are_kept(
+    made: lw.Workspace, photo: Callable[..., bytes], client: TestClient
+) -> None:
+    id = made.predict("street", photo())["id"]
+    for start in (id, "street"):
+        told = [(node.kind, node.id) for node in made.lineage(start)]
+        assert ("chain", "street/1") in told
+        assert told.index(("node", "street.find")) < told.index(("deployment", "object-detection/1"))
+        assert ("model", "kinds:1") in told
+    (model,) = [node for node in made.lineage("kinds:1") if node.kind == "model"]
+    assert "street" in str(model.facts["chains"])
+    with pytest.raises(Conflict, match="deployment 'object-detection' must be asked by no chain; got .*street"):
+        made.undeploy("object-detection")
+    assert client.post("/api/deployments/object-detection/undeploy", json={}).status_code == 409
+    with pytest.raises(Conflict, match="deployment 'street' must have a name of its own; got that of a chain"):
+        made.deploy("kinds", "street")
+    with pytest.raises(NotFound, match="chain 'street/9' does not exist"):
+        made.lineage("street/9/" + "0" * 64)
+    listed = CliRunner().invoke(app, ["deployments", "-w", str(made.folder)]).stdout
+    assert "chain of object-detection, image-classification, kinds:1" in " ".join(listed.split())
+
+
+def test_else_takes_what_no_other_edge_of_the_node_does(made: lw.Workspace, photo: Callable[..., bytes]) -> None:
+    made.add_chain(
+        "rest",
+        "nodes: {find: object-detection, kind: image-classification, parts: kinds}\n"
+        "edges:\n"
+        "  - {from: find, to: kind, label: a, score: 0.7, most: 3}\n"
+        "  - {from: find, to: parts, else: true, score: 0.55}\n",
+    )
+    seen = set()
+    for row in made.predict("rest", photo())["labels"]:
+        then = set(row.get("then", {}))
+        assert len(then) < 2
+        assert ("kind" in then) <= (row["label"] == "a" and row["score"] >= 0.7)
+        if row["score"] >= 0.55 and min(row["box"][2:]) >= 1.5:
+            assert then, row
+        seen |= {(row["label"], *then)}
+    assert {("a", "kind"), ("a", "parts"), ("b", "parts")} <= seen
+    for bad in (
+        "[{from: find, to: kind, else: true}]",
+        "[{from: find, to: kind}, {from: kind, to: kind2, else: true}]",
+    ):
+        nodes = "nodes: {find: object-detection, kind: image-classification, kind2: kinds}"
+        with pytest.raises(LoopworksError, match="edge with else from node '(find|kind)' must be beside one without"):
+            made.add_chain("x", f"{nodes}\nedges: {bad}")
+
+
+def test_many_images_go_in_parts_that_fit_into_memory(
+    made: lw.Workspace, monkeypatch: pytest.MonkeyPatch, photo: Callable[..., bytes]
+) -> None:
+    contents = [photo(seed) for seed in range(5)]
+    whole, _ = made.predict_many("street", contents)
+    monkeypatch.setattr(running, "MOST_PIXELS", 2 * 96 * 64)
+    parts, _ = made.predict_many("street", contents)
+    assert parts == whole
+    asked = [running.Picture(name="", size=(96, 64)) for _ in range(5)]
+    assert list(running.batches(asked)) == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_whole_and_fitted_are_what_decode_does_in_one_go(photo: Callable[..., bytes]) -> None:
     content = photo(7, (50, 30))
     for fit in ("stretch", "crop", "pad"):
         rule = ImageRule(height=16, width=24, fit=fit)
         assert np.array_equal(image.fitted(image.whole(content), rule), image.decode(content, rule))
     with pytest.raises(Invalid, match="at most 100 pixels"):
         image.whole(content, "big", 100)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(np.asarray(Image.open(io.BytesIO(content))).tobytes()).digest()
+
+
+def test_crops_come_into_the_inbox_of_the_classifier_as_pictures_of_their_own(
+    made: lw.Workspace, client: TestClient, photo: Callable[..., bytes]
+) -> None:
+    made.dataset("kinds-inbox", "image-classification", classes=["a", "b", "c"])
+    rules = {"dataset": "kinds-inbox", "capture": [{"when": "random", "share": 1.0}], "log": {"is_on": False}}
+    made.watch("image-classification", {**rules, "drift": {"is_on": False}})
+    serving = client.app.state.serving  # type: ignore[attr-defined]
+    try:
+        serving.watch.flush()
+        reply = client.post("/predict/street", content=photo(8), headers={"Content-Type": "image/png"}).json()
+        serving.watch.flush()
+        then = [row.get("then", {}) for row in reply["predictions"][0]["labels"]]
+        crops = [one["kind"]["crop"] for one in then if "kind" in one]
+        expected = {_digest(cut(photo(8), crop)) for crop in crops}
+        inbox = made.dataset("kinds-inbox")
+        kept = [inbox.read(item) for item in inbox.find("tag = 'inbox'")]
+        assert set(map(_digest, kept)) == expected
+        assert len(kept) == len(expected) > 2
+    finally:
+        made.unwatch("image-classification")
+        serving.watch.flush()

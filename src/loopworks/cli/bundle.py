@@ -1,4 +1,4 @@
-"""``loopworks bundle``: a model for machines where Loopworks is not installed."""
+"""``loopworks bundle``: a model or chain for machines where Loopworks is not installed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 
 def bundle(
-    name: Annotated[str, typer.Argument(help="A deployment, or a model: NAME, NAME:NUMBER or NAME@ALIAS.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A deployment, a chain, or a model: NAME, NAME:NUMBER or NAME@ALIAS.")
+    ] = "",
     variant: Annotated[
         list[str] | None, typer.Option(help="A variant to put in; repeat it. The first answers by default.")
     ] = None,
@@ -31,7 +33,7 @@ def bundle(
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
-    """Write a model as a signed folder that runs with a runtime, numpy and Pillow alone."""
+    """Write a model or chain as a signed folder that runs with a runtime, numpy and Pillow alone."""
     with face(json) as out_, opened(workspace) as space:
         if key:
             out_.say(space.edge_key())

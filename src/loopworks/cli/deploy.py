@@ -64,10 +64,11 @@ def deployments(
     """List what answers requests."""
     with face(json) as out, opened(workspace) as space:
         if not name:
-            found = space.deployments()
+            found, linked = space.deployments(), space.chains()
             rows = [(d.name, f"{d.model}:{d.number}", d.variant, d.revision) for d in found]
+            rows += [(c.name, f"chain of {', '.join(c.graph['nodes'].values())}", "", c.revision) for c in linked]
             out.table(("deployment", "model", "variant", "revision"), rows)
-            out.done({"deployments": [d.to_json() for d in found]})
+            out.done({"deployments": [d.to_json() for d in found], "chains": [c.to_json() for c in linked]})
             return
         told = space.traffic(name)
         used = [

@@ -8,6 +8,7 @@ import typer
 
 from loopworks.cli.output import JsonOption, WorkspaceOption, face, opened
 from loopworks.core.errors import Invalid
+from loopworks.infer.chains import flat
 
 
 def register(app: typer.Typer) -> None:
@@ -78,12 +79,18 @@ def predict(
             raise typer.Exit(2)
 
 
+def _further(row: Mapping[str, Any]) -> str:
+    """What the next models of a chain say of it."""
+    found = ", ".join(f"{one.node}: {one.label} {one.score:.3f}" for one in flat.rows(row.get("then", {})))
+    return f" ({found})" if found else ""
+
+
 def _said(answer: Mapping[str, Any], top: int) -> str:
     """An answer in one line: its first list with the scores, or its values."""
     facts = {key: value for key, value in answer.items() if key not in ("id", "name", "item")}
     for rows in facts.values():
         if isinstance(rows, list) and all(isinstance(row, dict) and {"label", "score"} <= row.keys() for row in rows):
-            shown = ", ".join(f"{row['label']} {row['score']:.3f}" for row in rows[:top]) or "-"
+            shown = ", ".join(f"{row['label']} {row['score']:.3f}{_further(row)}" for row in rows[:top]) or "-"
             chosen = facts.get("chosen", [])
             if len(chosen) == 1 and chosen[0] != rows[0]["label"]:  # the costs of mistakes spoke against the likeliest
                 shown = f"{chosen[0]} by costs ({shown})"
@@ -94,14 +101,20 @@ def _said(answer: Mapping[str, Any], top: int) -> str:
 
 
 def lineage(
-    what: Annotated[str, typer.Argument(help="A prediction id, deployment, model (NAME:NUMBER), version or dataset.")],
+    what: Annotated[
+        str, typer.Argument(help="A prediction id, deployment, chain, model (NAME:NUMBER), version or dataset.")
+    ],
     workspace: WorkspaceOption = ".",
     json: JsonOption = False,
 ) -> None:
     """Where something came from, back to the labels."""
     with face(json) as out, opened(workspace) as space:
         chain = space.lineage(what)
-        for depth, node in enumerate(chain):
+        depth, fork = 0, 0
+        for place, node in enumerate(chain):
+            if node.kind == "node":  # of a chain: each begins anew below it
+                fork = fork or depth + 1
+            depth = fork if node.kind == "node" else depth + bool(place)
             facts = ", ".join(f"{k} {v}" for k, v in node.facts.items())
             out.say(f"{'   ' * depth}{'└─ ' if depth else ''}{node.kind} {node.id}" + (f": {facts}" if facts else ""))
         out.done({"lineage": [node.to_json() for node in chain]})

@@ -1,11 +1,11 @@
-"""Writing an edge bundle: a model with the code that runs it, signed, for machines where Loopworks is not installed."""
+"""Writing an edge bundle: a model or chain with the code that runs it, signed, for machines without Loopworks."""
 
 import importlib.metadata
 import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Opened
 from loopworks.core.errors import Conflict, Invalid
 from loopworks.infer import readme
+from loopworks.infer.chains.graph import Graph
 from loopworks.infer.code import closure
-from loopworks_edge import manifest
+from loopworks_edge import chained, manifest
+from loopworks_edge.chained import Node
 from loopworks_edge.manifest import Manifest
 
 ROOTS = ("loopworks_edge.__main__", "loopworks_edge.demo", "loopworks_edge.server")
@@ -48,6 +50,7 @@ class Packed:
             "path": str(self.path),
             "name": self.manifest.name,
             "model": f"{self.manifest.model}:{self.manifest.number}",
+            "is_chain": self.manifest.is_chain,
             "variants": list(self.manifest.variants),
             "key": self.manifest.key,
             "files": len(self.manifest.sha256),
@@ -75,6 +78,43 @@ def write(
         extra: more files to write, name -> text, e.g. a container file.
     Raises: Conflict: something lies at ``out``. Invalid: a file of the bundle is missing there.
     """
+
+    def fill(folder: Path) -> dict[str, str]:
+        kept = pruned(bundle, about.variants, folder / manifest.MODEL)
+        return {**readme.files(kept, about, requirements([kept])), **extra(kept, about)}
+
+    return _write(about, out, sign, fill, is_zip=is_zip)
+
+
+def write_chain(
+    graph: Graph,
+    nodes: Mapping[str, Node],
+    models: Mapping[str, Bundle],
+    about: Manifest,
+    out: Path,
+    sign: Callable[[bytes], bytes],
+    *,
+    is_zip: bool = False,
+    extra: Callable[[Sequence[Bundle], Manifest], dict[str, str]],
+) -> Packed:
+    """Write the edge bundle of a chain, as ``write``; ``nodes`` and ``models`` are by the graph's nodes."""
+
+    def fill(folder: Path) -> dict[str, str]:
+        kept: dict[str, Bundle] = {}
+        for name, node in nodes.items():
+            if node.folder not in kept:
+                kept[node.folder] = pruned(models[name], [node.variant], folder / node.folder)
+        (folder / chained.FILE).write_text(chained.written(graph, nodes), encoding="utf-8")
+        needed = requirements(list(kept.values()))
+        return {**readme.chain_files(graph, nodes, kept, about, needed), **extra(list(kept.values()), about)}
+
+    return _write(about, out, sign, fill, is_zip=is_zip)
+
+
+def _write(
+    about: Manifest, out: Path, sign: Callable[[bytes], bytes], fill: Callable[[Path], dict[str, str]], *, is_zip: bool
+) -> Packed:
+    """Write what ``fill`` puts into a folder, and the texts that it gives, with the code, signed."""
     out = out.expanduser().absolute()
     if out.exists() and (is_zip or not out.is_dir() or any(out.iterdir())):
         raise Conflict(f"{out} must not exist yet{'' if is_zip else ', or be an empty folder'}", "choose another --out")
@@ -83,9 +123,8 @@ def write(
     with tempfile.TemporaryDirectory(prefix=".edge-", dir=out.parent) as scratch:
         folder = Path(scratch) / about.name
         folder.mkdir()
-        kept = pruned(bundle, about.variants, folder / manifest.MODEL)
         _code(folder)
-        for name, text in {**readme.files(kept, about, requirements(kept)), **extra(kept, about)}.items():
+        for name, text in fill(folder).items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "demo.sh").chmod(0o755)
         done = _signed(folder, about, sign)
@@ -100,11 +139,11 @@ def write(
     return Packed(path=out, manifest=done, size_bytes=size)
 
 
-def requirements(bundle: Bundle) -> list[str]:
+def requirements(kept: Sequence[Bundle]) -> list[str]:
     """What must be installed, with the versions of this machine: the same runtime gives the same bits."""
     names = ["numpy", "pillow"]
-    names += sorted({RUNTIMES.get(variant.runtime, variant.runtime) for variant in bundle.variants})
-    if isinstance(bundle.rule, Opened):
+    names += sorted({RUNTIMES.get(variant.runtime, variant.runtime) for one in kept for variant in one.variants})
+    if any(isinstance(one.rule, Opened) for one in kept):
         names.append("tokenizers")
     return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 

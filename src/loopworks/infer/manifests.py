@@ -2,6 +2,7 @@
 
 import platform
 import re
+from collections.abc import Sequence
 
 import yaml
 
@@ -16,7 +17,7 @@ _IMAGE = re.compile(r"[a-z0-9]([a-z0-9._:/@-]*[a-z0-9])?")
 _LOOK = f"import urllib.request; urllib.request.urlopen('http://127.0.0.1:{PORT}/v2/health/ready', timeout=5)"
 
 
-def container(bundle: Bundle, about: Manifest) -> dict[str, str]:
+def container(about: Manifest) -> dict[str, str]:
     """``Containerfile`` and what of the folder stays out of the image.
 
     The base image is that of the Python which wrote the bundle, and the packages are those of ``requirements.txt``.
@@ -46,13 +47,13 @@ CMD ["--token-file", "/run/secrets/loopworks-token"]
     }
 
 
-def kserve(bundle: Bundle, about: Manifest, image: str = "") -> dict[str, str]:
+def kserve(kept: Bundle | Sequence[Bundle], about: Manifest, image: str = "") -> dict[str, str]:
     """``kserve.yaml``: an InferenceService of the image that ``Containerfile`` builds.
 
     The cluster's gateway decides who may ask, so the container itself asks for no token.
 
     Args:
-        bundle: the model, for how much memory it may take.
+        kept: the model, or the models of a chain, for how much memory they may take.
         about: name and number.
         image: where the cluster pulls it from; default ``NAME:NUMBER``.
     Raises: Invalid: no name of an image.
@@ -60,7 +61,8 @@ def kserve(bundle: Bundle, about: Manifest, image: str = "") -> dict[str, str]:
     image = image or f"{_label(about.name)}:{about.number}"
     if not _IMAGE.fullmatch(image):
         raise Invalid("image", "a name such as registry.example.org/team/litter:2", image)
-    size = sum(bundle.path(file).stat().st_size for variant in bundle.variants for file in variant.files)
+    models = [kept] if isinstance(kept, Bundle) else kept
+    size = sum(one.path(file).stat().st_size for one in models for variant in one.variants for file in variant.files)
     megabytes = 512 + 3 * -(-size // 2**20)
     ready = {"httpGet": {"path": f"/v2/models/{about.name}/ready", "port": PORT}}
     body = {

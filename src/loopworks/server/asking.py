@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from loopworks.core.errors import Cancelled, LoopworksError, TimedOut
+from loopworks.core.errors import Cancelled, LoopworksError, NotFound, TimedOut
 from loopworks.infer import light, protocol
 from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
 from loopworks.server.answer import Reply, refusal
@@ -53,7 +53,7 @@ class Asked(light.Asked):
         """What an inference request says."""
         self.picture: Picture | None = None
         """What a plain request is about."""
-        self.future: Future[Answer] | None = None
+        self.future: Future[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.is_over = False
 
@@ -77,6 +77,8 @@ class Asking:
                 self._apart(asked, self._found_model, self._serving.pick, head.model, head.version, asked.key)
                 return
             self._found_model(asked, self._serving.pick(head.model, head.version, asked.key))
+        except NotFound as error:
+            self._missing(asked, error)
         except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
             self._refuse(asked, error)
 
@@ -89,6 +91,10 @@ class Asking:
     def _found_model(self, asked: Asked, served: Served) -> None:
         """Go on with who is asked."""
         raise NotImplementedError
+
+    def _missing(self, asked: Asked, error: NotFound) -> None:
+        """Nothing is deployed under the name."""
+        self._refuse(asked, error)
 
     def _answered(self, asked: Asked) -> None:
         """Go on with what the engine said, which is in ``asked.future``."""

@@ -4,11 +4,15 @@ from typing import Any
 
 from loopworks.core.values import TensorSpec
 from loopworks.infer import described
+from loopworks.infer.chains import graph as graphs
+from loopworks.infer.chains import tensors
 from loopworks.infer.described import model
 from loopworks.infer.engine import Served
 from loopworks.server.serving import Serving
+from loopworks.server.triton import Counted
+from loopworks.store.chains import Chain
 
-__all__ = ["config", "index", "model", "server", "statistics"]
+__all__ = ["chain", "chain_config", "config", "index", "model", "server", "statistics"]
 EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics", "classification")
 
 
@@ -30,7 +34,36 @@ def config(served: Served) -> dict[str, Any]:
     }
 
 
-def statistics(served: Served) -> dict[str, Any]:
+def chain(found: Chain) -> dict[str, Any]:
+    """What a chain takes and gives."""
+    return tensors.model(found.name, str(found.revision), graphs.read(found.graph, f"chain {found.name}"))
+
+
+def chain_config(found: Chain) -> dict[str, Any]:
+    """A chain's configuration: an ensemble, with its nodes as steps."""
+    graph = graphs.read(found.graph, f"chain {found.name}")
+    steps = [
+        {
+            "model_name": graph.nodes[node],
+            "model_version": -1,
+            "input_map": {"image": "crops of " + ", ".join(sources) if sources else "image"},
+            "output_map": {"answer": node},
+        }
+        for node in graph.order
+        for sources in [sorted({edge.source for edge in graph.into(node)})]
+    ]
+    return {
+        "name": found.name,
+        "platform": tensors.PLATFORM,
+        "backend": "",
+        "max_batch_size": 0,
+        "input": [{**_config(spec, False), "optional": True} for spec in tensors.INPUTS],
+        "output": [_config(spec, False) for spec in tensors.OUTPUTS],
+        "ensemble_scheduling": {"step": steps},
+    }
+
+
+def statistics(served: Counted) -> dict[str, Any]:
     """What a model did since it was loaded."""
     found = served.statistics
     return {
@@ -72,6 +105,11 @@ def index(serving: Serving, is_ready_only: bool) -> list[dict[str, str]]:
             "state": "READY" if is_ready else "UNAVAILABLE",
             "reason": why or ("" if is_ready else "unloaded"),
         })
+    for found in serving.space.chains():
+        why = serving.chains.problem(found)
+        if not (why and is_ready_only):
+            state = "UNAVAILABLE" if why else "READY"
+            listed.append({"name": found.name, "version": str(found.revision), "state": state, "reason": why})
     return listed
 
 

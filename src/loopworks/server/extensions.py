@@ -58,6 +58,11 @@ def check_unload(parameters: Mapping[str, Any]) -> None:
         raise Unsupported(f"a model is unloaded with unload_dependents at most; got parameters {', '.join(unknown)}")
 
 
+def refuse_chain(name: str) -> None:
+    """``Unsupported``: a chain holds nothing in memory but its models, which others may ask too."""
+    raise Unsupported(f"chain {name!r} is in memory as its models; got a chain to unload", "unload these models")
+
+
 def refuse_memory(kind: str) -> None:
     """``Unsupported``: memory of the client's machine is never mapped."""
     raise Unsupported(f"{kind} shared memory is not offered; got a region to register", "send the tensors themselves")

@@ -1,6 +1,7 @@
 """What each gRPC method does: the Open Inference Protocol v2 with its extensions, and gRPC's own health service."""
 
 import contextlib
+import json
 import queue
 import threading
 import time
@@ -13,10 +14,14 @@ from google.protobuf import json_format
 
 from loopworks.core.errors import Busy, Cancelled, Invalid, LoopworksError, NotFound, TimedOut
 from loopworks.infer import protocol
-from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced
+from loopworks.infer.chains import tensors
+from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
 from loopworks.server import described, extensions, grpc_paths, grpc_tensors
+from loopworks.server.chained import Told
 from loopworks.server.protos import health_pb2, inference_pb2
 from loopworks.server.serving import KEY_HEADER, Serving
+from loopworks.server.triton import Counted
+from loopworks.store.chains import Chain
 
 AHEAD = 64
 """Requests of one stream that may wait at once, so that they share batches."""
@@ -42,7 +47,7 @@ class Inference:
             "ModelReady": self._is_ready,
             "ServerMetadata": lambda m, c: described.server(),
             "ModelMetadata": self._metadata,
-            "ModelConfig": lambda m, c: {"config": described.config(self._serving.model(m.name, m.version))},
+            "ModelConfig": self._config,
             "ModelStatistics": self._statistics,
             "RepositoryIndex": lambda m, c: {"models": described.index(self._serving, m.ready)},
             "RepositoryModelLoad": self._load,
@@ -105,27 +110,66 @@ class Inference:
         try:
             self._serving.check_ready(message.name, message.version)
         except NotFound:
-            return {"ready": False}
+            return {"ready": self._is_chain_ready(message.name, message.version)}
         return {"ready": True}
 
+    def _is_chain_ready(self, name: str, version: str) -> bool:
+        try:
+            if (chain := self._serving.chains.chain(name, version)) is None:
+                return False
+            self._serving.chains.link(chain)
+        except (NotFound, Invalid):
+            return False
+        return True
+
+    def _found(self, name: str, version: str) -> Served | Chain:
+        """The deployment, or the chain, of that name."""
+        try:
+            return self._serving.model(name, version)
+        except NotFound:
+            if (chain := self._serving.chains.chain(name, version)) is None:
+                raise
+            return chain
+
+    def _config(self, message: Any, context: Any) -> dict[str, Any]:
+        found = self._found(message.name, message.version)
+        if not isinstance(found, Chain):
+            return {"config": described.config(found)}
+        told = described.chain_config(found)
+        del told["ensemble_scheduling"]  # the messages have no place for it, nor for what is optional
+        told["input"] = [{key: value for key, value in one.items() if key != "optional"} for one in told["input"]]
+        return {"config": told}
+
     def _metadata(self, message: Any, context: Any) -> dict[str, Any]:
-        served = self._serving.model(message.name, message.version)
+        served = self._found(message.name, message.version)
+        if isinstance(served, Chain):
+            found = described.chain(served)
+            facts = found.pop("parameters")
+            return {**found, "properties": {"task": facts["task"], "graph": json.dumps(facts["graph"])}}
         found = described.model(served, self._serving.engine.versions(served.name))
         facts = found.pop("parameters")
         return {**found, "properties": {name: str(facts[name]) for name in ("task", "variant")}}
 
     def _statistics(self, message: Any, context: Any) -> dict[str, Any]:
         serving = self._serving
-        models = [serving.model(message.name, message.version)] if message.name else serving.engine.models()
+        models: list[Counted] = [*serving.engine.models(), *serving.chains.ensembles()]
+        if message.name:
+            found = self._found(message.name, message.version)
+            models = [serving.chains.ensemble(found) if isinstance(found, Chain) else found]
         return {"model_stats": [described.statistics(served) for served in models]}
 
     def _load(self, message: Any, context: Any) -> dict[str, Any]:
         extensions.check_load(message.parameters)
-        self._serving.load(message.model_name)
+        if (chain := self._serving.chains.chain(message.model_name)) is not None:
+            self._serving.chains.link(chain)
+        else:
+            self._serving.load(message.model_name)
         return {}
 
     def _unload(self, message: Any, context: Any) -> dict[str, Any]:
         extensions.check_unload(message.parameters)
+        if self._serving.chains.chain(message.model_name) is not None:
+            extensions.refuse_chain(message.model_name)
         self._serving.unload(message.model_name)
         return {}
 
@@ -133,7 +177,7 @@ class Inference:
 
     def _trace(self, message: Any, context: Any) -> dict[str, Any]:
         if message.model_name:
-            self._serving.model(message.model_name)
+            self._found(message.model_name, "")
         found = extensions.trace({name: list(one.value) for name, one in message.settings.items()})
         listed = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
         return {"settings": {name: {"value": value} for name, value in listed.items()}}
@@ -205,7 +249,7 @@ class _Asked:
         self._serving, self._id = serving, getattr(message, "id", "")
         self._began = time.perf_counter()
         self._name = self._version = ""
-        self._future: Future[Answer] | None = None
+        self._future: Future[Answer] | Future[Told] | None = None
         self._error: Exception | None = None
         try:
             if isinstance(message, Invalid):
@@ -221,10 +265,15 @@ class _Asked:
         except Exception as error:  # told when the answer is asked for, in its turn
             self._error = error
 
-    def _submit(self, name: str, version: str, key: str) -> "Future[Answer]":
+    def _submit(self, name: str, version: str, key: str) -> "Future[Answer] | Future[Told]":
         """Queue it for whoever answers now."""
         while True:
-            served = self._serving.pick(name, version, key)
+            try:
+                served = self._serving.pick(name, version, key)
+            except NotFound:
+                if (chain := self._serving.chains.chain(name, version)) is None:
+                    raise
+                return self._chained(chain)
             self._name, self._version = served.name, served.version
             known = [spec.name for spec in served.bundle.outputs]
             if (unknown := [one.name for one in self._request.outputs if one.name not in known]) != []:
@@ -233,6 +282,11 @@ class _Asked:
                 return served.submit(self._request.inputs, self._limit_s)
             except Replaced:  # its successor was in place before it closed
                 continue
+
+    def _chained(self, chain: Chain) -> "Future[Told]":
+        """Ask a chain; it counts its requests itself."""
+        chains = self._serving.chains
+        return chains.start(lambda stopped: chains.tensors(chain, self._request, self._limit_s, stopped, self._began))
 
     def answer(self) -> inference_pb2.ModelInferResponse:
         """The answer; raises what went wrong."""
@@ -275,6 +329,10 @@ class _Asked:
             self._future.cancel()
             reason = f"the model must answer within {self._limit_s:g} s; got no answer"
             raise TimedOut(reason, "try again later, or wait longer") from None
+        if isinstance(found, Told):
+            return grpc_tensors.write(
+                found.outputs, self._request, tensors.OUTPUTS, model=found.name, version=found.version
+            )
         bundle = found.served.bundle
         return grpc_tensors.write(
             found.outputs,

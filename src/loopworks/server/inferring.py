@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from loopworks.core.errors import Invalid
+from loopworks.core.errors import Invalid, NotFound
 from loopworks.infer import light, protocol
+from loopworks.infer.chains import tensors
 from loopworks.infer.engine import TIMEOUT_S, Served
 from loopworks.server.answer import Reply
 from loopworks.server.asking import Asked, Asking
+from loopworks.server.chained import Stopped
 from loopworks.server.guard import unzip
 from loopworks.server.heads import Head
 from loopworks.server.serving import Serving
@@ -146,6 +148,41 @@ class Inferring(Asking):
             found = asked.future.result()
             asked.parts_ns = (asked.since_ns - asked.began, found.queue_ns, found.compute_ns)
             self._write(asked, found.served, found.outputs)
+        except Exception as error:
+            self._refuse(asked, error)
+
+    # ---- chains
+
+    def _missing(self, asked: Asked, error: NotFound) -> None:
+        """Nothing is deployed under the name: a chain may have it; a thread looks, and answers."""
+        serving, head = self._serving, asked.head
+
+        def work(stopped: Stopped) -> tuple[bytes, int | None]:
+            if (chain := serving.chains.chain(head.model, head.version)) is None:
+                raise error
+            body = asked.body
+            if head.encoding:
+                body = unzip(body, head.encoding, serving.space.settings.max_body_bytes)
+            asked.request = request = tensors.read(body, _header_length(head))
+            told = serving.chains.tensors(chain, request, _limit_s(asked), stopped, asked.began / 1e9)
+            return protocol.write(told.outputs, request, tensors.OUTPUTS, model=told.name, version=told.version)
+
+        try:
+            loop = asyncio.get_running_loop()
+            asked.limit_s = _limit_s(asked)
+            asked.future = serving.chains.start(work)
+            asked.timer = loop.call_later(asked.limit_s, self._late, asked)
+            asked.future.add_done_callback(
+                lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._chained, asked)
+            )
+        except Exception as fault:
+            self._refuse(asked, fault)
+
+    def _chained(self, asked: Asked) -> None:
+        if asked.is_over or asked.future is None:
+            return
+        try:
+            self._written(asked, asked.future.result())
         except Exception as error:
             self._refuse(asked, error)
 

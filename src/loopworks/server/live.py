@@ -90,7 +90,7 @@ class Pipelines:
         except Busy:
             return  # another server of this workspace runs it
         try:
-            begun = self._live.begin(name, self._serving.pick)
+            begun = self._live.begin(name, self._serving.chains.pick)
         except Exception:
             os.close(claim)
             raise

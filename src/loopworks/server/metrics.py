@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,13 @@ _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 class Metrics:
     """The server's metrics, in a registry of their own, so that several servers in one process stay apart."""
 
-    def __init__(self, engine: Engine, shadows: Shadows) -> None:
-        """Count requests as they are answered; what the engine counts itself is read when somebody asks."""
+    def __init__(
+        self, engine: Engine, shadows: Shadows, others: Callable[[], Iterable[triton.Counted]] = lambda: ()
+    ) -> None:
+        """Count requests as they are answered; what the engine counts itself is read when somebody asks.
+
+        ``others`` gives what answers besides the engine's models.
+        """
         self.registry = CollectorRegistry()
         self._requests = _Requests()
         self.registry.register(self._requests)
@@ -33,6 +38,7 @@ class Metrics:
         for collector in (ProcessCollector, PlatformCollector):
             collector(registry=self.registry)
         self._engine = engine
+        self._others = others
         self._failures: dict[tuple[str, str, str], int] = {}
         self._counting = threading.Lock()
 
@@ -46,7 +52,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it: under our names, then under Triton's."""
-        return generate_latest(self.registry) + triton.text(self._engine.models(), dict(self._failures)).encode()
+        counted = [*self._engine.models(), *self._others()]
+        return generate_latest(self.registry) + triton.text(counted, dict(self._failures)).encode()
 
 
 class _Requests(Collector):

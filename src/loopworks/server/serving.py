@@ -18,6 +18,7 @@ from loopworks.infer.engine import Engine, Served
 from loopworks.infer.observers import Observers
 from loopworks.infer.shadows import Pair, Shadows
 from loopworks.infer.watch.watcher import Watcher
+from loopworks.server.chained import Chains
 from loopworks.server.metrics import Metrics
 from loopworks.server.telling import Telling
 from loopworks.server.tokens import Tokens
@@ -76,7 +77,9 @@ class Serving:
             memory_bytes=settings.max_model_mb << 20,
             observe=Observers(self.shadows, self.watch),
         )
-        self.metrics = Metrics(self.engine, self.shadows)
+        self.chains = Chains(self)
+        """Several models behind one name."""
+        self.metrics = Metrics(self.engine, self.shadows, self.chains.ensembles)
         self.metrics.registry.register(WatchMetrics(self.watch))
         self.decoding = CapacityLimiter(cores)
         """How many images are decoded at once."""
@@ -106,6 +109,7 @@ class Serving:
         """Stop looking and unload everything."""
         self.stopping.set()
         self._watcher.join()
+        self.chains.close()
         self._upkeep.close()
         self.shadows.close()
         try:
@@ -329,6 +333,7 @@ class Serving:
             jobs = [
                 ("look for tokens", self.tokens.refresh),
                 ("look for deployments", self.sync),
+                ("look for chains", self.chains.tidy),
                 ("keep jobs going", self.space.jobs.wake),
             ]
             if time.monotonic() > self._next_write:

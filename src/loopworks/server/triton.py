@@ -5,10 +5,32 @@ Source: Triton Inference Server, docs/user_guide/metrics.md.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
 
-from loopworks.infer.served import Served
+from loopworks.infer.statistics import Statistics
 
-_Value = Callable[[Served], float]
+
+class Counted(Protocol):
+    """What answers requests: a loaded model, a chain."""
+
+    @property
+    def name(self) -> str:
+        """As requests name it."""
+
+    @property
+    def version(self) -> str:
+        """Revision."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """What it did."""
+
+    @property
+    def waiting(self) -> int:
+        """Requests under way or in the queue."""
+
+
+_Value = Callable[[Counted], float]
 _COUNTERS: tuple[tuple[str, str, _Value], ...] = (
     ("request_success", "Number of successful inference requests, all batch sizes", lambda s: s.statistics.success),
     ("count", "Number of inferences performed (does not include cached requests)", lambda s: s.statistics.inferences),
@@ -51,7 +73,7 @@ REASONS = {
 """Our error codes -> Triton's reasons; any other is OTHER."""
 
 
-def text(models: Iterable[Served], failures: Mapping[tuple[str, str, str], int]) -> str:
+def text(models: Iterable[Counted], failures: Mapping[tuple[str, str, str], int]) -> str:
     """Every loaded model's figures since it was loaded.
 
     Args:

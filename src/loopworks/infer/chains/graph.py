@@ -4,9 +4,13 @@
 nodes:
   find: street-things          # a deployment, or a model as NAME:NUMBER
   kind: vehicle-kind
+  other: anything
 edges:
   - {from: find, to: kind, label: [car, van], score: 0.6, size: 32, margin: 0.1}
+  - {from: find, to: other, else: true}
 ```
+
+It needs the standard library alone: an edge bundle holds it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +23,6 @@ from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.fields import Fields
 from loopworks.core.values import ImageRule
 
-MOST_BYTES = 1 << 16
 MOST_NODES = 32
 MOST_CROPS = 100
 """Things of one answer that an edge passes on, the first ones, where it does not say."""
@@ -40,6 +43,8 @@ class Edge:
     margin: float = 0.0
     """What is added on each side of a box, as a share of its width and height, in 0..1."""
     most: int = MOST_CROPS
+    is_else: bool = False
+    """Whether it passes on only what no other edge of its node does, of those that are no such edges."""
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the file."""
@@ -51,6 +56,7 @@ class Edge:
             "size": self.size,
             "margin": self.margin,
             "most": self.most,
+            **({"else": True} if self.is_else else {}),
         }
 
 
@@ -64,6 +70,15 @@ class Graph:
     order: tuple[str, ...]
     """Every node after those that it gets its crops from; the first one gets the image."""
 
+    @property
+    def first(self) -> str:
+        """The node that gets the image."""
+        return self.order[0]
+
+    def out_of(self, node: str) -> list[Edge]:
+        """The edges that lead on from a node."""
+        return [edge for edge in self.edges if edge.source == node]
+
     def into(self, node: str) -> list[Edge]:
         """The edges that lead to a node."""
         return [edge for edge in self.edges if edge.to == node]
@@ -73,24 +88,11 @@ class Graph:
         return {"nodes": dict(self.nodes), "edges": [edge.to_json() for edge in self.edges]}
 
 
-def parse(text: str, name: str = "chain") -> Graph:
-    """The chain that YAML says.
+def read(body: Any, name: str = "chain") -> Graph:
+    """The chain that ``to_json`` wrote, or a file says.
 
     Raises: Invalid, NotFound: naming the field; a cycle, a node that nothing leads to, or more than one first node.
     """
-    import yaml
-
-    if len(text.encode()) > MOST_BYTES:
-        raise Invalid(name, f"at most {MOST_BYTES} bytes of YAML", len(text.encode()))
-    try:
-        body = yaml.load(text, yaml.SafeLoader)  # noqa: S506 - the safe one
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise Invalid(name, "YAML", " ".join(str(error).split())) from None
-    return read(body, name)
-
-
-def read(body: Any, name: str = "chain") -> Graph:
-    """The chain that ``to_json`` wrote, or a file says; as ``parse``."""
     fields = Fields(Fields.of(body, name).body, f"{name} ")
     _only(fields, ("nodes", "edges"))
     listed = fields.object("nodes")
@@ -104,6 +106,9 @@ def read(body: Any, name: str = "chain") -> Graph:
         for end in (edge.source, edge.to):
             if end not in listed:
                 raise NotFound(f"node of {name}", end, listed)
+        if edge.is_else and all(other.is_else for other in edges if other.source == edge.source):
+            what = f"edge with else from node {edge.source!r}"
+            raise Invalid(what, "beside one without", "none", "leave else out where all is passed on")
     return Graph(nodes=listed, edges=edges, order=_order(listed, edges, name))
 
 
@@ -124,7 +129,7 @@ def check(graph: Graph, bundles: Mapping[str, Bundle]) -> None:
 
 def _edge(body: Any, where: str) -> Edge:
     fields = Fields.of(body, where)
-    _only(fields, ("from", "to", "label", "score", "size", "margin", "most"))
+    _only(fields, ("from", "to", "label", "score", "size", "margin", "most", "else"))
     label = fields.body.get("label", [])
     labels = (label,) if isinstance(label, str) else label
     if not isinstance(labels, list | tuple) or not all(isinstance(one, str) for one in labels):
@@ -146,6 +151,7 @@ def _edge(body: Any, where: str) -> Edge:
         margin=share("margin"),
         size=fields.whole("size", 1) if "size" in fields.body else 1,
         most=fields.whole("most", 1) if "most" in fields.body else MOST_CROPS,
+        is_else=fields.flag("else") if "else" in fields.body else False,
     )
 
 

@@ -3,7 +3,7 @@
 import io
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Condition
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loopworks.core.values import Shape
+from loopworks.infer.chains import flat
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +56,8 @@ class Found:
     zones: tuple[str, ...] = ()
     crossed: tuple[str, ...] = ()
     """Lines that it crossed in this frame, as ``NAME:in`` or ``NAME:out``."""
+    then: Mapping[str, Any] = field(default_factory=dict)
+    """Of a chain: what the next models said of it, by node."""
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
@@ -64,7 +67,7 @@ class Found:
         if self.track is not None:
             told["track"] = self.track
         told |= {name: list(getattr(self, name)) for name in ("zones", "crossed") if getattr(self, name)}
-        return told
+        return {**told, "then": self.then} if self.then else told
 
 
 @dataclass(slots=True, kw_only=True)
@@ -111,7 +114,10 @@ class Result:
         return {**told, "counts": dict(self.counts)} if self.counts else told
 
     def rows(self) -> list[dict[str, Any]]:
-        """One flat row for each object: what tables get; columns are those of ``COLUMNS``."""
+        """One flat row for each object: what tables get; columns are those of ``COLUMNS``.
+
+        What the next models of a chain said follows its object: ``NODE/LABEL`` as the label, and the object's track.
+        """
         value = self.answer.get("value")
         common = {
             "pipeline": self.pipeline,
@@ -132,8 +138,15 @@ class Result:
                 "zones": " ".join(one.zones),
                 "crossed": " ".join(one.crossed),
             }
-            for one in self.objects
+            for one in self._flat()
         ]
+
+    def _flat(self) -> Iterator[Found]:
+        for one in self.objects:
+            yield one
+            for row in flat.rows(one.then):
+                box = tuple(round(side, 2) for side in row.box)
+                yield replace(one, label=f"{row.node}/{row.label}", score=row.score, box=box, then={}, crossed=())  # type: ignore[arg-type]  # four of them
 
 
 COLUMNS: dict[str, type] = {

@@ -12,14 +12,17 @@ from loopworks.core.errors import Invalid
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
 from loopworks.infer import stage
+from loopworks.infer.chains.linked import Linked, Said
+from loopworks.infer.chains.run import Picture, shown
 from loopworks.infer.engine import TIMEOUT_S, Replaced, Served
+from loopworks.infer.live import nested
 from loopworks.infer.live.definition import Pipeline
 from loopworks.infer.live.frames import Found, Frame, Result
 from loopworks.infer.live.places import Places
 from loopworks.infer.live.tracking import Tracker
 
-Pick = Callable[[str], Served]
-"""The loaded model behind the name of a deployment."""
+Pick = Callable[[str], Served | Linked]
+"""The loaded model behind the name of a deployment, or the models of a chain."""
 _COLORS = ((230, 57, 70), (29, 132, 181), (42, 157, 80), (244, 162, 40), (131, 56, 186), (0, 150, 136), (120, 85, 60))
 
 
@@ -45,7 +48,7 @@ class Looker:
 
         Raises: NotFound: it is not loaded. Invalid: it cannot do what the pipeline asks for.
         """
-        served = self._pick(self._pipeline.model)
+        served = _first(self._pick(self._pipeline.model))
         if self._tracker is not None and not isinstance(plugins.get(f"task.{served.bundle.task}"), Boxed):
             got = f"{self._pipeline.model}, for {served.bundle.task}"
             raise Invalid("model of a pipeline with track", "one that gives boxes, as of object-detection", got)
@@ -60,10 +63,16 @@ class Looker:
             Busy, TimedOut, Failed: it could not answer.
         """
         while True:
-            served = self._pick(self._pipeline.model)
+            asked = self._pick(self._pipeline.model)
+            served = _first(asked)
             inputs = self._packed(served, frame)
+            said: Said | None = None
             try:
-                answer = served.submit(inputs, TIMEOUT_S).result()
+                if isinstance(asked, Linked):
+                    said = asked.answer([self._picture(frame)], inputs, limit_s=TIMEOUT_S)
+                    outputs = said.first
+                else:
+                    outputs = served.submit(inputs, TIMEOUT_S).result().outputs
                 break
             except Replaced:  # a new revision came: begin again by its rule
                 continue
@@ -71,21 +80,22 @@ class Looker:
         schema = served.bundle.schema
         is_image = served.bundle.rule.media == "image"
         sizes = [self._size(frame)] if is_image else []
-        (value,) = task.decode(answer.outputs, schema, sizes)
-        (labels,) = task.labels(answer.outputs, schema, f"{served.name}/{served.version}", sizes)
+        (value,) = said.values if said is not None else task.decode(outputs, schema, sizes)
+        ref = asked.ref if isinstance(asked, Linked) else f"{served.name}/{served.version}"
+        (labels,) = task.labels(outputs, schema, ref, sizes)
         facts = served.facts
         result = Result(
             pipeline=self._pipeline.name,
             frame=frame,
-            model=f"{served.name}/{served.version}",
+            model=ref,
             learnt=f"{facts['model']}:{facts['number']}" if "model" in facts else "",
             answer=value,
             shapes=tuple(shape for shape, _ in labels),
             confidences=tuple(float(sure) for _, sure in labels),
-            uncertainty=float(task.uncertainty(answer.outputs, schema)[0]),
+            uncertainty=float(task.uncertainty(outputs, schema)[0]),
         )
         if self._tracker is not None and isinstance(task, Boxed):
-            result.objects = self._followed(task, answer.outputs, schema, sizes, frame)
+            result.objects = self._followed(task, outputs, schema, sizes, frame)
         else:
             result.objects = [
                 Found(
@@ -95,6 +105,8 @@ class Looker:
                 )
                 for shape, sure in labels
             ]
+        if said is not None:
+            nested.attach(result.objects, value)
         if sizes and (self._pipeline.lines or self._pipeline.zones):
             alive = self._tracker.alive if self._tracker is not None else frozenset()
             self.places.update(result.objects, sizes[0], frame.time_s, alive)
@@ -103,8 +115,11 @@ class Looker:
 
     def draw(self, result: Result) -> NDArray[np.uint8]:
         """The frame with what was found: boxes, masks, classes, numbers of tracks, lines and zones with counts."""
-        task: Learnable = plugins.get(f"task.{self._pick(self._pipeline.model).bundle.task}")
-        drawn = task.draw(result.frame.picture(self._max_pixels), list(result.shapes))
+        task: Learnable = plugins.get(f"task.{_first(self._pick(self._pipeline.model)).bundle.task}")
+        pixels = result.frame.picture(self._max_pixels)
+        drawn = task.draw(pixels, list(result.shapes))
+        if any(one.then for one in result.objects):
+            drawn = nested.draw(drawn, result.objects, drawn.shape[1] / pixels.shape[1])
         return overlay(drawn, self._pipeline, result) if result.counts or self._tracker is not None else drawn
 
     def _packed(self, served: Served, frame: Frame) -> Arrays:
@@ -112,6 +127,12 @@ class Looker:
         if frame.pixels is not None and isinstance(rule, ImageRule):
             return {spec.name: image.fitted(frame.pixels, rule)[None] for spec in rule.inputs()}
         return stage.pack(served, frame.content, frame.name or "frame", self._max_pixels)
+
+    def _picture(self, frame: Frame) -> Picture:
+        if frame.pixels is not None:
+            return shown(frame.pixels, frame.name or "frame")
+        size = self._size(frame)
+        return Picture(name=frame.name or "frame", size=size, content=frame.content, max_pixels=self._max_pixels)
 
     def _size(self, frame: Frame) -> tuple[int, int]:
         if frame.pixels is not None:
@@ -131,6 +152,11 @@ class Looker:
             )
             for place, track in self._tracker.update(boxes, scores, labels, frame.time_s)
         ]
+
+
+def _first(found: Served | Linked) -> Served:
+    """Who gets the frame."""
+    return found.first if isinstance(found, Linked) else found
 
 
 def overlay(pixels: NDArray[np.uint8], pipeline: Pipeline, result: Result) -> NDArray[np.uint8]:

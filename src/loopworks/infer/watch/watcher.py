@@ -147,6 +147,10 @@ class Watcher:
             self._bytes += size
             self._runs.append(_Run(served, inputs, outputs, rows, time.monotonic(), size))
 
+    def is_watched(self, deployment: str) -> bool:
+        """Whether anybody wants to see what it answers."""
+        return deployment in self._watched
+
     def offer(self, served: Answered, items: Sequence[Original], inputs: Arrays, outputs: Arrays) -> None:
         """People were answered: their items as they came, with the tensors made of them, in the same order."""
         if served.name not in self._watched:

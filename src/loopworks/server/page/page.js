@@ -72,8 +72,8 @@ async function latency(model) {
 }
 
 async function refresh() {
-  const [space, data, models, used, jobs] = await Promise.all(
-    ["workspace", "datasets", "models", "deployments", "jobs"].map((name) => get(`/api/${name}`)),
+  const [space, data, models, used, jobs, linked] = await Promise.all(
+    ["workspace", "datasets", "models", "deployments", "jobs", "chains"].map((name) => get(`/api/${name}`)),
   );
   find("space").textContent = `${space.folder}, version ${space.loopworks}`;
   show("datasets", ["dataset", "task", "items", "labeled", "classes"],
@@ -83,11 +83,12 @@ async function refresh() {
   show("models", ["model", "variant", "test set", "one image", "version"],
     newest.map((m, i) => [m.ref, m.variant, score(m), times[i], m.version.slice(0, 12)]));
   show("deployments", ["name", "model", "variant", "revision"],
-    used.deployments.map((d) => [d.name, `${d.model}:${d.number}`, d.variant, d.revision]));
+    [...used.deployments.map((d) => [d.name, `${d.model}:${d.number}`, d.variant, d.revision]),
+      ...linked.chains.map((c) => [c.name, `chain of ${Object.values(c.graph.nodes).join(", ")}`, "", c.revision])]);
   show("jobs", ["job", "step", "status", ""],
     jobs.jobs.slice(0, 12).map((j) => [j.title || j.id, j.step, j.status, bar(j)]));
   const select = find("try").elements.deployment;
-  const names = used.deployments.map((d) => d.name);
+  const names = [...used.deployments, ...linked.chains].map((d) => d.name);
   if (names.join() !== [...select.options].map((o) => o.value).join()) {
     select.replaceChildren(...names.map((name) => new Option(name, name)));
   }
@@ -115,6 +116,15 @@ async function watched() {
     found.map((w) => [w.deployment, w.inbox.inbox || 0, w.logged, drifted(w.drift), right(w.accuracy)]));
 }
 
+// What the next models of a chain say of a thing, by their first words.
+function further(then) {
+  return Object.entries(then || {}).flatMap(([node, told]) => {
+    const best = told.chosen ? told.chosen[0] : told.labels && told.labels.length && told.labels[0].label;
+    const inner = (told.labels || []).filter((row) => row.then && (!told.chosen || told.chosen.includes(row.label)));
+    return best ? [`${node}: ${best}`, ...inner.slice(0, 1).flatMap((row) => further(row.then))] : [];
+  });
+}
+
 async function ask(file) {
   const name = find("try").elements.deployment.value;
   const preview = find("preview");
@@ -125,11 +135,11 @@ async function ask(file) {
     method: "POST", body: file, headers: { "Content-Type": file.type || "application/octet-stream" },
   });
   const found = body.predictions[0];
-  find("labels").replaceChildren(...found.labels.slice(0, 5).map(({ label, score: value }) => {
+  find("labels").replaceChildren(...found.labels.slice(0, 5).map(({ label, score: value, then }) => {
     const line = make("li");
     const meter = document.createElement("meter");
     meter.value = value;
-    line.append(make("span", label), meter, make("span", value.toFixed(3)));
+    line.append(make("span", [label, ...further(then)].join(" > ")), meter, make("span", value.toFixed(3)));
     return line;
   }));
   const chain = await get(`/api/lineage?of=${encodeURIComponent(found.id)}`);

@@ -1,13 +1,14 @@
-"""Chains: list, show, add, remove. They answer at ``/predict/NAME``."""
+"""Chains: list, show, add, roll back, remove. They answer at ``/predict/NAME``."""
 
 from typing import cast
 
-import anyio.to_thread
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
-from loopworks.server import answer
+from loopworks.server import answer, fields
+from loopworks.server.guard import author
 from loopworks.server.route import Api, text_schema
 from loopworks.server.serving import Serving
 
@@ -22,8 +23,11 @@ def chains(request: Request) -> Response:
 
 
 def chain(request: Request) -> Response:
-    """One chain."""
-    return answer.json({"chain": _serving(request).space.chain(request.path_params["chain"]).to_json()})
+    """One chain with its revisions, and drawn as text."""
+    space, name = _serving(request).space, request.path_params["chain"]
+    found = space.chain(name)
+    history = [one.to_json() for one in space.chain_history(name)]
+    return answer.json({"chain": found.to_json(), "history": history, "drawn": space.draw_chain(found)})
 
 
 async def add(request: Request) -> Response:
@@ -32,7 +36,19 @@ async def add(request: Request) -> Response:
     for key in ("name", "graph"):
         if not isinstance(body.get(key), str):
             raise Invalid(key, "text", body.get(key, "nothing"))
-    done = await anyio.to_thread.run_sync(_serving(request).space.add_chain, body["name"], body["graph"])
+    space, who = _serving(request).space, author(request, fields.text(body, "author", ""))
+    done = await run_in_threadpool(space.add_chain, body["name"], body["graph"], author=who)
+    return answer.json({"chain": done.to_json()})
+
+
+async def rollback(request: Request) -> Response:
+    """Let the graph before, or that of a revision, be the chain's again."""
+    body = await answer.body(request)
+    revision = body.get("revision")
+    if revision is not None and (isinstance(revision, bool) or not isinstance(revision, int) or revision < 1):
+        raise Invalid("revision", "a whole number from 1", revision)
+    space, who = _serving(request).space, author(request, fields.text(body, "author", ""))
+    done = await run_in_threadpool(space.rollback_chain, request.path_params["chain"], revision, author=who)
     return answer.json({"chain": done.to_json()})
 
 
@@ -51,5 +67,12 @@ ROUTES = (
         body=text_schema(name="of the chain", graph="nodes and edges, as YAML"),
     ),
     Api(method="GET", path="/api/chains/{chain}", endpoint=chain, summary="A chain"),
+    Api(
+        method="POST",
+        path="/api/chains/{chain}/rollback",
+        endpoint=rollback,
+        summary="Bring a chain's earlier graph back",
+        body={"type": "object", "properties": {"revision": {"type": "integer"}, "author": {"type": "string"}}},
+    ),
     Api(method="POST", path="/api/chains/{chain}/remove", endpoint=remove, summary="Remove a chain"),
 )

@@ -1,21 +1,24 @@
 """Predictions for people: POST an image, a text or a row, get the answer; and the metrics of all of it."""
 
+import asyncio
 import time
 from urllib.parse import quote
 
 import anyio.to_thread
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks.core.errors import LoopworksError
+from loopworks.core.errors import Cancelled, LoopworksError
 from loopworks.infer import shown
 from loopworks.infer.engine import TIMEOUT_S
-from loopworks.server import accepted, answer, asked, chained
+from loopworks.server import accepted, answer, asked
 from loopworks.server.route import Api
 from loopworks.server.serving import KEY_HEADER, Serving
 from loopworks.server.telling import NOTE, Note
-from loopworks.server.waiting import wait
+from loopworks.server.waiting import unless_gone, wait
+from loopworks.store.chains import Chain
 
 
 async def predict(request: Request) -> Response:
@@ -28,9 +31,9 @@ async def predict(request: Request) -> Response:
     name, version = request.path_params["deployment"], request.query_params.get("version", "")
     key = request.headers.get(KEY_HEADER, "") or request.query_params.get("key", "")
     began = time.perf_counter()
-    if name not in serving.engine.names() and (chain := await chained.find(serving, name)) is not None:
-        images = [(one.name, one.source) for one in await asked.read(request, "image")]
-        return answer.json(await chained.predict(serving, chain, images, began))
+    is_known = name in serving.engine.names()
+    if not is_known and (chain := await run_in_threadpool(serving.chains.chain, name, version)) is not None:
+        return await _chained(request, chain, began)
     served = await asked.pick(serving, name, version, key)
     outcome = "internal"
     try:
@@ -57,6 +60,23 @@ async def predict(request: Request) -> Response:
         "Loopworks-Problems": str(len(found.problems)),
     }
     return Response(body, headers=headers, media_type=form)
+
+
+async def _chained(request: Request, chain: Chain, began: float) -> Response:
+    """What a chain says of images, and nothing more once the client has gone."""
+    serving: Serving = request.app.state.serving
+    accepted.choose(request.headers.get("accept", ""), (shown.JSON,))
+    images = [(one.name, one.source) for one in await asked.read(request, "image")]
+    future = serving.chains.start(lambda stopped: serving.chains.predict(chain, images, began, stopped))
+    note: Note = request.scope[NOTE]
+    note.model = chain.ref
+    try:
+        found = await unless_gone(request, asyncio.wrap_future(future))
+    finally:
+        future.cancel()
+    if found is None:
+        raise Cancelled("the client went away before the answer")
+    return answer.json(found)
 
 
 async def metrics(request: Request) -> Response:

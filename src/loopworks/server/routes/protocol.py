@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from loopworks.core.errors import Cancelled
+from loopworks.core.errors import Cancelled, NotFound
 from loopworks.infer.engine import Served
 from loopworks.server import answer, described, extensions, fields
 from loopworks.server.asking import Asked
@@ -21,7 +21,9 @@ from loopworks.server.route import Api, Endpoint
 from loopworks.server.routes import protocol_schema as schema
 from loopworks.server.serving import Serving
 from loopworks.server.telling import NOTE, Note
+from loopworks.server.triton import Counted
 from loopworks.server.waiting import unless_gone
+from loopworks.store.chains import Chain
 
 _MODEL = "/v2/models/{model}"
 _VERSION = "/v2/models/{model}/versions/{version}"
@@ -38,6 +40,31 @@ async def _served(request: Request) -> Served:
     if serving.engine.is_parked(name):
         return await run_in_threadpool(serving.model, name, version)  # which loads it
     return serving.model(name, version)
+
+
+async def _found(request: Request) -> Served | Chain:
+    """The deployment, or the chain, that a request names."""
+    try:
+        return await _served(request)
+    except NotFound:
+        if (chain := await _chain(request)) is None:
+            raise
+        return chain
+
+
+async def _chain(request: Request) -> Chain | None:
+    model, version = request.path_params["model"], request.path_params.get("version", "")
+    return await run_in_threadpool(_serving(request).chains.chain, model, version)
+
+
+async def _check(request: Request) -> None:
+    """``NotFound``, or what is wrong with a chain, unless the model can be asked."""
+    try:
+        _serving(request).check_ready(request.path_params["model"], request.path_params.get("version", ""))
+    except NotFound:
+        if (chain := await _chain(request)) is None:
+            raise
+        await run_in_threadpool(_serving(request).chains.link, chain)
 
 
 async def live(request: Request) -> Response:
@@ -57,15 +84,16 @@ async def server(request: Request) -> Response:
 
 async def model(request: Request) -> Response:
     """What a model takes and gives."""
-    served = await _served(request)
-    return answer.json(described.model(served, _serving(request).engine.versions(served.name)))
+    found = await _found(request)
+    if isinstance(found, Chain):
+        return answer.json(described.chain(found))
+    return answer.json(described.model(found, _serving(request).engine.versions(found.name)))
 
 
 async def model_ready(request: Request) -> Response:
     """A model can answer."""
-    name = request.path_params["model"]
-    _serving(request).check_ready(name, request.path_params.get("version", ""))
-    return answer.json({"name": name, "ready": True})
+    await _check(request)
+    return answer.json({"name": request.path_params["model"], "ready": True})
 
 
 async def infer(request: Request) -> Response:
@@ -89,14 +117,18 @@ async def infer(request: Request) -> Response:
 
 async def config(request: Request) -> Response:
     """A model's configuration, as load generators ask for it."""
-    return answer.json(described.config(await _served(request)))
+    found = await _found(request)
+    return answer.json(described.chain_config(found) if isinstance(found, Chain) else described.config(found))
 
 
 async def statistics(request: Request) -> Response:
     """What the models did since they were loaded."""
-    engine = _serving(request).engine
-    served = [await _served(request)] if "model" in request.path_params else engine.models()
-    return answer.json({"model_stats": [described.statistics(one) for one in served]})
+    serving = _serving(request)
+    counted: list[Counted] = [*serving.engine.models(), *serving.chains.ensembles()]
+    if "model" in request.path_params:
+        found = await _found(request)
+        counted = [serving.chains.ensemble(found) if isinstance(found, Chain) else found]
+    return answer.json({"model_stats": [described.statistics(one) for one in counted]})
 
 
 async def index(request: Request) -> Response:
@@ -108,7 +140,11 @@ async def index(request: Request) -> Response:
 async def load(request: Request) -> Response:
     """Load a deployment, again if it is loaded."""
     extensions.check_load(fields.mapping(await answer.body(request), "parameters"))
-    served = await run_in_threadpool(_serving(request).load, request.path_params["model"])
+    name = request.path_params["model"]
+    if (chain := await run_in_threadpool(_serving(request).chains.chain, name)) is not None:
+        await run_in_threadpool(_serving(request).chains.link, chain)
+        return answer.json({"name": name, "version": str(chain.revision)})
+    served = await run_in_threadpool(_serving(request).load, name)
     return answer.json({"name": served.name, "version": served.version})
 
 
@@ -116,6 +152,8 @@ async def unload(request: Request) -> Response:
     """Take a model out of memory; it stays deployed, and no other model depends on it."""
     extensions.check_unload(fields.mapping(await answer.body(request), "parameters"))
     name = request.path_params["model"]
+    if await run_in_threadpool(_serving(request).chains.chain, name) is not None:
+        extensions.refuse_chain(name)
     await run_in_threadpool(_serving(request).unload, name)
     return answer.json({"name": name})
 
@@ -123,7 +161,7 @@ async def unload(request: Request) -> Response:
 async def trace(request: Request) -> Response:
     """The trace settings; none can be changed."""
     if "model" in request.path_params:
-        _serving(request).check_ready(request.path_params["model"])
+        await _check(request)
     return answer.json(extensions.trace(await answer.body(request)))
 
 
