@@ -40,6 +40,19 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self.grpc_calls = Counter(
+            "loopworks_grpc_calls",
+            "Calls over gRPC by method and by the name of their status.",
+            ("method", "code"),
+            registry=self.registry,
+        )
+        self.grpc_seconds = Histogram(
+            "loopworks_grpc_call_seconds",
+            "Time from a gRPC call's start to its end, in seconds; a stream is one call.",
+            ("method",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
         self.registry.register(_EngineMetrics(engine))
         self.registry.register(_Compared(shadows))
         for collector in (ProcessCollector, PlatformCollector):
@@ -61,6 +74,11 @@ class Metrics:
             with self._counting:
                 key = (deployment, version, outcome)
                 self._failures[key] = self._failures.get(key, 0) + 1
+
+    def count_grpc(self, method: str, code: str, seconds: float) -> None:
+        """One call over gRPC has ended."""
+        self.grpc_calls.labels(method, code).inc()
+        self.grpc_seconds.labels(method).observe(seconds)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it: under our names, then under Triton's."""
