@@ -162,6 +162,17 @@ def test_a_trace_goes_on_in_a_call_and_in_the_messages_of_a_stream(
     assert bad.parent is None
 
 
+def test_a_stream_asks_message_by_message_what_its_token_may(space: lw.Workspace) -> None:
+    space.deploy("colors:1", "shop")
+    token = ("authorization", f"Bearer {space.add_token('shop', deployments=['shop']).text}")
+    with ServerThread(space, grpc=True) as server:
+        told = stream(server.grpc, [message("shop"), message("colors"), message("shop")], token)
+    first, refused, third = (pb.ModelStreamInferResponse.FromString(one) for one in told)
+    assert [first.infer_response.model_name, third.infer_response.model_name] == ["shop", "shop"]
+    assert "token 'shop' must have the scope predict of deployment 'colors'" in refused.error_message
+    assert not refused.infer_response.model_name
+
+
 def test_calls_are_counted_by_method_and_code(space: lw.Workspace) -> None:
     with ServerThread(space, grpc=True) as server:
         call(server.grpc, f"{SERVICE}/ModelInfer", message().SerializeToString())

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
-from loopworks.server import answer, fields
+from loopworks.server import answer, fields, guard
 from loopworks.server.nearby import nearby
 from loopworks.server.route import Api
 from loopworks.server.serving import Serving
@@ -80,6 +80,7 @@ async def feedback(request: Request) -> Response:
     if right is not None and not isinstance(right, bool):
         raise Invalid("right", "true or false", right)
     told = fields.text(body, "id"), body.get("label"), fields.text(body, "author", "")
+    guard.check_deployment(request, told[0].partition("/")[0])
     serving: Serving = request.app.state.serving
 
     def keep() -> dict[str, Any]:
