@@ -67,6 +67,7 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "score_job": ("data score", f"POST {DATASET}/score"),
         "drift": ("watch drift", f"POST {WATCH}/drift"),
         "feedback": ("watch feedback", "POST /api/feedback"),
+        "captured": ("watch captured", f"GET {WATCH}/inbox/{{revision}}/{{item}}"),
         "inbox": ("watch inbox", f"GET {WATCH}/inbox"),
         "live_accuracy": ("watch show", f"GET {WATCH}"),
         "purge": ("watch purge", f"POST {WATCH}/purge"),

@@ -10,11 +10,12 @@ import logging
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core.contracts import Arrays, learnable
-from loopworks.core.errors import Invalid, LoopworksError, NotFound
+from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import Problem
 from loopworks.infer import local
@@ -157,6 +158,22 @@ class Watching:
         with self.home.catalog.read() as tx:
             return watching.inbox(tx, deployment, state=state, limit=limit)
 
+    def captured(self, prediction: str) -> Captured:
+        """The captured input of a prediction (its id is DEPLOYMENT/REVISION/ITEM), whatever has become of it.
+
+        Raises: NotFound: it was not captured, or its time is over; the hint says which.
+        """
+        name, item = _prediction(prediction)
+        self.deployment(name)
+        watched.returned(self.home, name)
+        with self.home.catalog.read() as tx:
+            found = watching.known(tx, name, [item])
+            gone = watching.removed(tx, name, [item])
+        if item not in found:
+            hint = _kept_until(gone[item]) if item in gone else "no rule chose it: docs/watch.md says which do"
+            raise NotFound("captured input", prediction, hint=hint)
+        return found[item]
+
     def purge(self, deployment: str, *, dry_run: bool = False) -> dict[str, int]:
         """Erase what is older than the rules allow: captured inputs that nobody labelled, and the log.
 
@@ -182,7 +199,7 @@ class Watching:
         for dataset, items in by_dataset.items():
             self._erase(dataset, items, rules)
         with self.home.catalog.begin() as tx:
-            watching.drop(tx, deployment, [one.item for one in old])
+            watching.remove(tx, deployment, [one.item for one in old])
             watching.add_counts(tx, deployment, {"purged": len(old)})
             watching.add_event(tx, deployment, "purge", told)
         kept = Log(self.home, deployment)
@@ -292,6 +309,10 @@ class Watching:
             watching.tell(tx, deployment, found, source="truth", author=author)
             if found:
                 watching.add_counts(tx, deployment, {"truth": len(found)})
+            gone = watching.removed(tx, deployment, found)
+        for item, moment in sorted(gone.items()):
+            late = Conflict(f"captured input {item[:12]} must be here still to be labelled", _kept_until(moment))
+            problems.append(local.problem(late, item))
         labeled = self._label_captured(deployment, {item: label for item, (label, _) in found.items()}, author)
         return {"known": len(found), "labeled": labeled, "problems": problems}
 
@@ -424,6 +445,10 @@ class Watching:
         used = self.deployment(deployment)
         bundle = self.bundle(used)
         return used, learnable(plugins.get(f"task.{bundle.task}")).kinds, bundle
+
+
+def _kept_until(moment: datetime) -> str:
+    return f"it was kept until {moment:%Y-%m-%d %H:%M} UTC, then removed by retention"
 
 
 def _prediction(text: str) -> tuple[str, str]:

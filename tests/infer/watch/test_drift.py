@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import loopworks as lw
 from loopworks.cli.main import app
 from loopworks.core.errors import Invalid
-from loopworks.infer.watch import alerts, drift, watched
+from loopworks.infer.watch import alerts, drift, watched, windows
 from loopworks.infer.watch.rules import Alert, Drift
 from loopworks.infer.watch.traits import Traits
 
@@ -91,6 +91,55 @@ def test_the_same_people_are_no_drift_and_older_ones_are(table_space: lw.Workspa
     on.ask_rows(people(250, 8, age=60))
     on.flush()
     assert len(table_space.watch_events("churn", "alarm")) == 1, "the same drift is told once a day"
+
+
+def test_a_window_goes_on_after_a_restart_and_so_does_an_alarm(table_space: lw.Workspace, start: Start) -> None:
+    table_space.watch("churn", {"drift": {"window": 200}})
+    for seed, count in ((6, 120), (7, 90)):  # two servers, neither of which sees a whole window
+        on = start(table_space)
+        on.ask_rows(people(1, 5))
+        on.flush()
+        on.settle("churn")
+        assert table_space.watch_events("churn", "drift") == []
+        on.ask_rows(people(count, seed, age=60))
+        on.flush()
+        on.serving.close()
+    (window,) = table_space.watch_events("churn", "drift")
+    assert window.body["items"] == 210
+    assert "whole items" in {column["name"] for column in window.body["columns"] if column["is_drift"]}
+    assert list(Path(table_space.home.cache).glob("watch/window-*")) == []
+    on = start(table_space)
+    on.ask_rows(people(1, 5))
+    on.flush()
+    on.settle("churn")
+    on.ask_rows(people(250, 8, age=60))
+    on.flush()
+    assert len(table_space.watch_events("churn", "drift")) == 2
+    assert len(table_space.watch_events("churn", "alarm")) == 1, "the same drift is told once a day"
+
+
+@pytest.mark.parametrize("privacy", [{"keep": "off"}, {"drop": ["age"]}])
+def test_a_kept_window_holds_nothing_private(table_space: lw.Workspace, start: Start, privacy: dict[str, Any]) -> None:
+    table_space.watch("churn", {"drift": {"window": 200}, "privacy": privacy})
+    on = start(table_space)
+    on.ask_rows(people(1, 5))
+    on.flush()
+    on.settle("churn")
+    on.ask_rows(people(60, 6))
+    on.flush()
+    on.serving.close()
+    found = list(Path(table_space.home.cache).glob("watch/window-*"))
+    if privacy == {"keep": "off"}:
+        assert found == []
+        return
+    kept = windows.take(found[0], 200)
+    assert kept is not None
+    inputs, answers = kept.window.seen()
+    assert (set(inputs.numbers), set(inputs.categories), inputs.points) == (set(), {"city"}, None)
+    assert answers.count == 60
+    found[0].write_bytes(b"half a file")
+    assert windows.take(found[0], 200) is None
+    assert not found[0].exists()
 
 
 def test_an_alarm_is_signed_sent_and_tried_again(

@@ -183,10 +183,11 @@ class Window:
         self._parts.append((inputs, answers))
         self.count += max(inputs.count, answers.count)
 
-    def take(self) -> tuple[Traits, Traits]:
-        """All of it; the window is empty then."""
-        parts, self._parts, self.count = self._parts, [], 0
-        return joined([one for one, _ in parts]), joined([one for _, one in parts])
+    def seen(self) -> tuple[Traits, Traits]:
+        """All of it so far."""
+        found = joined([one for one, _ in self._parts]), joined([one for _, one in self._parts])
+        self._parts = [found] if self._parts else []
+        return found
 
 
 def joined(parts: Sequence[Traits]) -> Traits:

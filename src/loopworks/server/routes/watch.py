@@ -73,6 +73,12 @@ def inbox(request: Request) -> Response:
     return answer.json({"deployment": _name(request), "inbox": [one.to_json() for one in found]})
 
 
+def captured(request: Request) -> Response:
+    """One captured input, or what has become of it."""
+    path = request.path_params
+    return answer.json(_space(request).captured(f"{_name(request)}/{path['revision']}/{path['item']}").to_json())
+
+
 async def feedback(request: Request) -> Response:
     """A user says whether a prediction was right, or what is true."""
     body = await answer.body(request)
@@ -183,6 +189,12 @@ ROUTES = (
         endpoint=inbox,
         summary="Captured inputs",
         query={"state": "inbox, returned, or empty for all", "limit": "at most so many"},
+    ),
+    Api(
+        method="GET",
+        path=f"{_WATCH}/inbox/{{revision}}/{{item}}",
+        endpoint=captured,
+        summary="The captured input of a prediction",
     ),
     Api(
         method="POST",
