@@ -225,6 +225,8 @@ def _accuracy(found: dict[str, Any]) -> list[str]:
         if one := found[name]:
             told = f"{one['metric']} {one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}] on {one['count']}"
             lines.append(f"{'measured' if name == 'measured' else 'by feedback alone'}: {told}")
+            if more := one.get("more"):  # of boxes and masks
+                lines.append(f"  {', '.join(f'{key} {value:.4f}' for key, value in more.items())}; {one['source']}")
     for one in found["estimated"]:
         told = f"accuracy {one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}] on {one['count']}"
         lines.append(f"{told}: {one['note']} ({one['how'].replace('_', ' ')})")
