@@ -332,7 +332,8 @@ def pictures() -> list[Figure]:
                 value=false / SPLITS,
                 unit="share",
                 target=0.03,
-                detail=f"[{low:.3f}, {high:.3f}] of {SPLITS} random windows of {window} images; by {dict(blamed) or 'none'}",
+                detail=f"[{low:.3f}, {high:.3f}] of {SPLITS} random windows of {window} images; "
+                f"by {dict(blamed) or 'none'}",
             )
         )
     rounds = 20
