@@ -129,9 +129,7 @@ def _manifest(path: Path) -> list[Figure]:
     for fault in faults:
         print(f"  manifest: {fault}", file=sys.stderr)
     unseen = [name for name in HARMS if not found[str(paths[name])]]
-    detail = (
-        f"faults of our manifest by KServe's classes; of {len(HARMS)} wrong ones unseen: {unseen or 'none'}"
-    )
+    detail = f"faults of our manifest by KServe's classes; of {len(HARMS)} wrong ones unseen: {unseen or 'none'}"
     value = len(faults) + len(unseen)
     return [Figure(name="conformance.kserve_manifest", value=value, unit="faults", target=0, detail=detail)]
 

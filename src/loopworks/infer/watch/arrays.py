@@ -23,13 +23,15 @@ def pack(found: Traits, part: str, arrays: Arrays) -> dict[str, Any]:
         arrays[f"{part}-{at}"] = values
     if found.points is not None:
         arrays[f"{part}-points"] = found.points
+    if found.marks is not None:
+        arrays[f"{part}-marks"] = found.marks
     return {"numbers": list(found.numbers), "categories": {name: list(told) for name, told in found.categories.items()}}
 
 
 def unpack(told: Mapping[str, Any], part: str, arrays: Mapping[str, Any]) -> Traits:
     """What ``pack`` put there."""
     numbers = {name: arrays[f"{part}-{at}"] for at, name in enumerate(told["numbers"])}
-    return Traits(numbers, told["categories"], arrays.get(f"{part}-points"))
+    return Traits(numbers, told["categories"], arrays.get(f"{part}-points"), arrays.get(f"{part}-marks"))
 
 
 def write(path: Path, arrays: Arrays, told: Mapping[str, Any]) -> None:

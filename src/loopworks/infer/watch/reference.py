@@ -87,7 +87,7 @@ def make(source: Source, bundle: Bundle, predictor: Predictor, *, seed: int = 0)
     if found.points is not None and found.points.shape[1]:
         scale = Scale.fit(found.points, is_scaled=bundle.rule.media != "row")
         points = scale.apply(found.points)[:POINTS]
-        found = Traits(found.numbers, found.categories, points)
+        found = Traits(found.numbers, found.categories, points, found.marks)
         far = np.sort(statistics.nearest(points, points, is_same=True))
     split = next((name for name in ("val", "test") if source.counts.get(name, 0) >= LEAST), "train")
     asked, at = _sample(source.inputs(bundle.rule, split), MOST, rng)

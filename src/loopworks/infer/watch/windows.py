@@ -76,4 +76,4 @@ def _public(found: Traits, private: Iterable[str]) -> Traits:
 
     numbers = {name: values for name, values in found.numbers.items() if is_shown(name)}
     categories = {name: values for name, values in found.categories.items() if is_shown(name)}
-    return Traits(numbers, categories, None if hidden else found.points)
+    return Traits(numbers, categories, None if hidden else found.points, None if hidden else found.marks)
