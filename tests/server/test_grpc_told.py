@@ -76,8 +76,8 @@ def test_each_call_and_each_message_of_a_stream_writes_a_line(
     assert [(one["path"], one["status"], one["code"], one["token"], one["model"]) for one in found[:6]] == [
         (infer, 200, "OK", "ci", "colors/1"),
         (infer, 401, "UNAUTHENTICATED", "", ""),
-        (infer, 422, "INVALID_ARGUMENT", "ci", ""),
-        (infer, 422, "INVALID_ARGUMENT", "", ""),
+        (infer, 400, "INVALID_ARGUMENT", "ci", ""),
+        (infer, 400, "INVALID_ARGUMENT", "", ""),
         ("/other.Service/Do", 405, "UNIMPLEMENTED", "ci", ""),
         ("/grpc.health.v1.Health/Check", 200, "OK", "", ""),
     ]

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import grpc
 
 from loopworks.core.errors import Busy, LoopworksError, Missing, Unsupported
+from loopworks.server import answer
 from loopworks.server.protos import status_pb2
 from loopworks.server.telling import REQUEST_ID, Note, Telling
 
@@ -99,7 +100,7 @@ def refuse(note: Note, error: Exception, name: str) -> tuple[grpc.StatusCode, st
         return grpc.StatusCode.INTERNAL, f"internal error {mark} (the server's log says more)"
     is_unknown = isinstance(error, Missing | Unsupported)
     code = grpc.StatusCode.UNIMPLEMENTED if is_unknown else CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    note.status, note.code = error.status, code.name
+    note.status, note.code = answer.status(note.path, error), code.name
     return code, error.message + (f" ({error.hint})" if error.hint else "")
 
 
