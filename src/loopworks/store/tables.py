@@ -483,13 +483,8 @@ watch_count = Table(
     Column("count", BigInteger, nullable=False),
 )
 
-removed = Table(  # captured inputs that were erased because their time was over
-    "removed",
-    metadata,
-    _key("deployment"),
-    _key("item"),
-    _time("at"),
-)
+# captured inputs that were erased because their time was over
+removed = Table("removed", metadata, _key("deployment"), _key("item"), _time("at"))
 
 asked = Table(  # requests of a day, where a quota counts them
     "asked",
