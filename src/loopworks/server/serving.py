@@ -76,7 +76,7 @@ class Serving:
         """Who hears of every request."""
         self.quotas = quotas or Quotas(space.settings)
         """How often deployments may be asked."""
-        cores = space.settings.threads or os.cpu_count() or 1
+        self.cores = cores = space.settings.threads or os.cpu_count() or 1
         settings = space.settings
         self.shadows = Shadows()
         self.watch = Watcher(space.home)
