@@ -14,13 +14,14 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 import loopworks as lw
@@ -44,12 +45,14 @@ def main() -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="loopworks-conformance-") as name, ExitStack() as opened:
         folder = Path(name)
         space = opened.enter_context(lw.open(folder / "space"))
-        space.deploy(_model(space, folder / "bundle"), name="colors")
+        made = _model(space, folder / "bundle")
+        space.deploy(made, name="colors")
         server = opened.enter_context(ServerThread(space, grpc=True))
         pixels = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
         np.save(folder / "pixels.npy", pixels)
         return [
             *_kserve(server, folder / "pixels.npy", pixels),
+            *_manifest(space.pack_edge(made, folder / "edge", kserve=True).path / "kserve.yaml"),
             *_schemathesis(server, folder),
             *_triton(server, pixels),
         ]
@@ -94,6 +97,41 @@ def _is_right(said: Any, pixels: NDArray[np.uint8]) -> bool:
     if not isinstance(said, list) or said[0] != "7":
         return False
     return bool(np.allclose(np.array(said[1]).reshape(len(pixels), 3), scores(pixels), atol=2e-5))
+
+
+HARMS: Mapping[str, Callable[[Any], object]] = {
+    "version": lambda body: body.update(apiVersion="v1"),
+    "unknown_of_kserve": lambda body: body["spec"]["predictor"].update(replicas=1),
+    "unknown_of_kubernetes": lambda body: body["spec"]["predictor"]["containers"][0].update(port=1),
+    "quantity": lambda body: body["spec"]["predictor"]["containers"][0]["resources"]["limits"].update(memory="2 GB"),
+    "type": lambda body: body["spec"]["predictor"]["containers"][0]["ports"][0].update(containerPort="8080"),
+    "required": lambda body: body["spec"]["predictor"]["containers"][0].pop("name"),
+}
+"""What the check must see: one that finds nothing in these finds nothing at all."""
+
+
+def _manifest(path: Path) -> list[Figure]:
+    """Our InferenceService by KServe's and Kubernetes' own classes, and some that are wrong."""
+    if (python := _python("kserve")) is None:
+        return []
+    paths = {"ours": path}
+    for name, harm in HARMS.items():
+        body = yaml.safe_load(path.read_text(encoding="utf-8"))
+        harm(body)
+        paths[name] = path.with_name(f"{name}.yaml")
+        paths[name].write_text(yaml.safe_dump(body), encoding="utf-8")
+    command = [str(python), str(PEERS / "use_kserve_models.py"), *map(str, paths.values())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    if done.returncode:
+        raise RuntimeError(f"KServe's classes must be there; got: {done.stderr[-2000:]}")
+    found: dict[str, list[str]] = json.loads(done.stdout.splitlines()[-1])
+    faults = found[str(path)]
+    for fault in faults:
+        print(f"  manifest: {fault}", file=sys.stderr)
+    unseen = [name for name in HARMS if not found[str(paths[name])]]
+    detail = f"faults of our manifest by KServe's classes; of {len(HARMS)} wrong ones unseen: {unseen or 'none'}"
+    value = len(faults) + len(unseen)
+    return [Figure(name="conformance.kserve_manifest", value=value, unit="faults", target=0, detail=detail)]
 
 
 # ---- schemathesis

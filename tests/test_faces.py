@@ -23,7 +23,7 @@ WATCH = "/api/deployments/{deployment}/watch"
 ELSEWHERE = (
     "aliases answer bundle chain_bundles champion close compared deploy deployment deployments draw "
     "find_version folder in_use info jobs labeling lineage live model models optimize optimize_job predict "
-    "predict_many result scorer serve_on_ray settings stop_on_ray train train_job used_tokens work"
+    "asked predict_many result scorer serve_on_ray settings stop_on_ray train train_job used_tokens work"
 )
 """Of a workspace: what other tests hold, or what others of its methods stand on."""
 
@@ -70,6 +70,7 @@ FACES: dict[type, dict[str, tuple[str, str]]] = {
         "score_job": ("data score", f"POST {DATASET}/score"),
         "drift": ("watch drift", f"POST {WATCH}/drift"),
         "feedback": ("watch feedback", "POST /api/feedback"),
+        "captured": ("watch captured", f"GET {WATCH}/inbox/{{revision}}/{{item}}"),
         "inbox": ("watch inbox", f"GET {WATCH}/inbox"),
         "live_accuracy": ("watch show", f"GET {WATCH}"),
         "purge": ("watch purge", f"POST {WATCH}/purge"),

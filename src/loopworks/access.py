@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from loopworks.core.units import seconds
-from loopworks.store import tokens
+from loopworks.store import asked, tokens
 from loopworks.store.home import Home
 from loopworks.store.ids import now
 from loopworks.store.tokens import Token
@@ -51,3 +51,17 @@ class Access:
         """Note when tokens, by id, were last used; servers call it."""
         with self.home.catalog.begin() as tx:
             tokens.used(tx, moments)
+
+    def asked(self, day: str, more: Mapping[tuple[str, str], int] | None = None) -> dict[tuple[str, str], int]:
+        """Requests of a day (of UTC, YYYY-MM-DD) where a quota counts them; servers add theirs.
+
+        Args:
+            day: the day.
+            more: what to add.
+        Returns: (deployment, id of a token or empty for all callers) -> requests.
+        """
+        if more:
+            with self.home.catalog.begin() as tx:
+                asked.add(tx, day, more)
+        with self.home.catalog.read() as tx:
+            return asked.counts(tx, day)

@@ -51,7 +51,9 @@ def expected(method: str, path: str) -> set[str]:
         return {"admin"}
     if path in ("/openapi.json", "/v2"):
         return {*SCOPES, "other"}
-    if path.startswith("/predict/") or path.endswith("/infer") or path == "/api/feedback":
+    if path == "/api/feedback":  # of which deployment, the route looks at
+        return asks | {"other"}
+    if path.startswith("/predict/") or path.endswith("/infer"):
         return asks
     if (path.startswith("/v2/models") and method == "GET") or path == "/v2/repository/index":
         return asks | {"read"}
@@ -100,6 +102,18 @@ def test_a_token_of_one_deployment_asks_that_one_alone(space: lw.Workspace, clos
     for path in ("/v2/models/stats", "/v2/models/colors", "/v2/models/colors/ready", "/api/models", "/metrics"):
         assert closed.get(path, headers=bearer(text)).status_code == 403
     assert closed.post("/v2/repository/index", json={}, headers=bearer(text)).status_code == 403
+
+
+def test_a_token_of_one_deployment_may_complain_of_that_ones_answers_alone(
+    space: lw.Workspace, closed: TestClient
+) -> None:
+    text = space.add_token("mine", deployments=["colors"]).text
+    closed.app.state.serving.tokens.refresh()  # type: ignore[attr-defined]
+    for name, status in (("colors", 200), ("shop", 403), ("", 403)):
+        body = {"id": f"{name}/1/{'0' * 64}", "right": False}
+        answer = closed.post("/api/feedback", json=body, headers=bearer(text))
+        assert answer.status_code == status, answer.text
+    assert "must be one of deployment ''; it is of colors" in answer.text
 
 
 @pytest.mark.parametrize("given", ["", "Bearer", "Bearer lw_nonsense", "Basic x", "Bearer \N{SNOWMAN}", "lw_x"])

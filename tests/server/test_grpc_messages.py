@@ -18,7 +18,7 @@ from loopworks.server import grpc_tensors, protos
 from loopworks.server.protos import inference_pb2 as pb
 
 FOLDER = Path(protos.__file__).parent
-STUBS = ("inference_pb2.pyi", "health_pb2.pyi", "descriptors.bin")
+STUBS = ("inference_pb2.pyi", "health_pb2.pyi", "status_pb2.pyi", "descriptors.bin")
 
 
 def test_the_generated_files_are_what_protoc_makes_of_the_text(tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_what_is_wrong_with_raw_contents_is_said() -> None:
         assert words in caught.value.message
 
 
-def test_the_descriptors_hold_both_services() -> None:
+def test_the_descriptors_hold_every_text() -> None:
     files = descriptor_pb2.FileDescriptorSet.FromString((FOLDER / "descriptors.bin").read_bytes()).file
-    assert [file.package for file in files] == ["inference", "grpc.health.v1"]
+    assert [file.package for file in files] == ["inference", "grpc.health.v1", "loopworks.status"]
 
 
 SIDES = st.integers(-2, 4) | st.sampled_from([1 << 31, (1 << 63) - 1, -(1 << 63)])

@@ -21,6 +21,7 @@ def register(app: typer.Typer) -> None:
     group.command("stop")(stop)
     group.command("events")(events)
     group.command("inbox")(inbox)
+    group.command("captured")(captured)
     group.command("feedback")(feedback)
     group.command("truth")(truth)
     group.command("drift")(drift)
@@ -113,6 +114,19 @@ def inbox(
         rows = [(one.item[:12], ", ".join(one.reasons), one.label, one.score, one.count) for one in found]
         out.table(("item", "why", "answer", "confidence", "times"), rows)
         out.done({"deployment": deployment, "inbox": [one.to_json() for one in found]})
+
+
+def captured(
+    prediction: Annotated[str, typer.Argument(help="Id of the prediction, as its answer has it.")],
+    workspace: WorkspaceOption = ".",
+    json: JsonOption = False,
+) -> None:
+    """Show the captured input of a prediction, or what has become of it."""
+    with face(json) as out, opened(workspace) as space:
+        one = space.captured(prediction)
+        out.say(f"{one.state}: {', '.join(one.reasons)}; answered {one.label} ({one.score:.3f}) by {one.model}")
+        out.say(f"seen {one.count} times, last at {one.last_at:%Y-%m-%d %H:%M} UTC")
+        out.done(one.to_json())
 
 
 def feedback(
@@ -211,6 +225,8 @@ def _accuracy(found: dict[str, Any]) -> list[str]:
         if one := found[name]:
             told = f"{one['metric']} {one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}] on {one['count']}"
             lines.append(f"{'measured' if name == 'measured' else 'by feedback alone'}: {told}")
+            if more := one.get("more"):  # of boxes and masks
+                lines.append(f"  {', '.join(f'{key} {value:.4f}' for key, value in more.items())}; {one['source']}")
     for one in found["estimated"]:
         told = f"accuracy {one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}] on {one['count']}"
         lines.append(f"{told}: {one['note']} ({one['how'].replace('_', ' ')})")

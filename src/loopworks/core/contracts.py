@@ -256,6 +256,22 @@ class Translated(Protocol):
         """Answers of a model that knew ``before``, as one of ``now`` would give them: unknown classes never occur."""
 
 
+@runtime_checkable
+class Recalled(Protocol):
+    """A task kind of places whose answers can be scored where only shapes of them were kept."""
+
+    def recall(
+        self, said: Sequence[Sequence[tuple[Shape, float]]], schema: LabelSchema, sizes: Sequence[tuple[int, int]]
+    ) -> Arrays:
+        """Outputs that ``labels`` would make these shapes of, as far as shapes still tell them.
+
+        Args:
+            said: per item, shapes with their confidence.
+            schema: the classes.
+            sizes: width and height of the items that the shapes lie in, in pixels.
+        """
+
+
 def learnable(task: Task) -> Learnable:
     """The task kind as one that models can be trained for; ``Invalid`` where it is for labels alone as yet."""
     if not isinstance(task, Learnable):

@@ -10,15 +10,19 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from loopworks.core.errors import Invalid, LoopworksError
-from loopworks.core.limits import Limits
+from loopworks.core.limits import Limits, Quota
 from loopworks.core.params import expectation
 
 FILE = "loopworks.toml"
 PREFIX = "LOOPWORKS_"
 
 
+_QUOTA = {f"requests_{short}": short for short in ("per_s", "per_day", "per_s_token", "per_day_token")}
+"""Of the limits below, those that are how often, by their names in ``Quota``."""
+
+
 class LimitSettings(BaseModel):
-    """What one deployed model may take of the machine."""
+    """What one deployed model may take of the machine, and how often it may be asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -38,6 +42,15 @@ class LimitSettings(BaseModel):
     """Memory of such a process, in megabytes; 0 is no limit."""
     device: Literal["cpu", "cuda", "tensorrt"] = "cpu"
     """Where ONNX Runtime computes."""
+    requests_per_s: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that may be made of it a second, on average, by all callers together; more are 429 with
+    ``Retry-After``; 0 is any number."""
+    requests_per_day: Annotated[int, Field(ge=0)] = 0
+    """Requests that may be made of it in a day of UTC, by all callers together; 0 is any number."""
+    requests_per_s_token: Annotated[float, Field(ge=0)] = 0.0
+    """Requests that one token may make of it a second, on average; 0 is any number."""
+    requests_per_day_token: Annotated[int, Field(ge=0)] = 0
+    """Requests that one token may make of it in a day of UTC; 0 is any number."""
 
 
 class Settings(BaseModel):
@@ -64,7 +77,7 @@ class Settings(BaseModel):
     requests_per_s_address: Annotated[float, Field(ge=0)] = 0.0
     """Requests that one network address may make a second, on average, with or without a token; 0 is any number."""
     request_burst: Annotated[int, Field(ge=0)] = 0
-    """Requests that may come at once after a pause, under these two limits; 0 is as many as in a second."""
+    """Requests that may come at once after a pause, under every limit a second; 0 is as many as in a second."""
     access_log: Literal["", "text", "json"] = ""
     """A line for each request that the server answers, as text or as JSON; empty is none."""
     access_log_file: str = ""
@@ -119,9 +132,18 @@ class Settings(BaseModel):
 
     def limits_for(self, deployment: str) -> Limits:
         """What this deployment may take."""
+        given = self._limits_for(deployment)
+        return Limits(**{name: value for name, value in given.items() if name not in _QUOTA})
+
+    def quota_for(self, deployment: str) -> Quota:
+        """How often this deployment may be asked."""
+        given = self._limits_for(deployment)
+        return Quota(**{short: given[name] for name, short in _QUOTA.items()})
+
+    def _limits_for(self, deployment: str) -> dict[str, Any]:
         own = self.limits_of.get(deployment)
         given = {} if own is None else {name: getattr(own, name) for name in own.model_fields_set}
-        return Limits(**{**self.limits.model_dump(), **given})
+        return {**self.limits.model_dump(), **given}
 
 
 def load(folder: Path, flags: Mapping[str, Any] | None = None) -> Settings:

@@ -24,7 +24,7 @@ def container(about: Manifest) -> dict[str, str]:
     Without arguments it asks for a token in ``/run/secrets/loopworks-token``.
     """
     return {
-        "Containerfile": f"""# Answers on port {PORT}: podman build -t {_label(about.name)} .
+        "Containerfile": f"""# Answers on port {PORT}: podman build --format docker -t {_label(about.name)} .
 # podman run -p 127.0.0.1:{PORT}:{PORT} -v ./token:/run/secrets/loopworks-token:ro,Z {_label(about.name)}
 FROM docker.io/library/python:{platform.python_version()}-slim-bookworm
 

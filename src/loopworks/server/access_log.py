@@ -86,6 +86,7 @@ class AccessLog:
         stamp = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         took_ms = round((note.ended_ns - note.began_ns) / 1e6, 3)
         if self._is_json:
+            more = {"code": note.code} if note.code else {}
             return _json({
                 "time": stamp,
                 "method": note.method,
@@ -97,9 +98,10 @@ class AccessLog:
                 "address": note.address,
                 "model": note.model,
                 "request_id": note.id,
+                **more,
             })
         asked = ascii(f"{note.method} {note.path}")[1:-1].replace('"', '\\"')  # a path may hold a line's end
-        told = f'{stamp} {note.address or "-"} {note.who.name or "-"} "{asked}" {note.status} {took_ms} ms'
+        told = f'{stamp} {note.address or "-"} {note.who.name or "-"} "{asked}" {note.code or note.status} {took_ms} ms'
         return f"{told} {note.size_bytes} B {note.model or '-'} {note.id or '-'}"
 
 

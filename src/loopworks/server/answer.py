@@ -76,7 +76,7 @@ def refusal(error: Exception, method: str, path: str) -> Reply:
         headers["Connection"] = "close"  # nobody reads the rest of the body
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Reply(_status(path, error), headers, _shaped(path, error.to_json()["error"]))
+    return Reply(status(path, error), headers, _shaped(path, error.to_json()["error"]))
 
 
 def failed(request: Request, error: Exception) -> Response:
@@ -99,7 +99,7 @@ def _methods(request: Request) -> list[str]:
     return sorted({method for one in routes for method in one.methods or ()})
 
 
-def _status(path: str, error: LoopworksError) -> int:
+def status(path: str, error: LoopworksError) -> int:
     """Clients of the inference protocol know 400 for all that is wrong with a request."""
     return 400 if _is_protocol(path) and error.status in (409, 422) else error.status
 
@@ -113,7 +113,7 @@ def _sentence(found: dict[str, str]) -> str:
 
 
 def _is_protocol(path: str) -> bool:
-    return path == "/v2" or path.startswith("/v2/")
+    return path == "/v2" or path.startswith(("/v2/", "/inference.GRPCInferenceService/"))
 
 
 def _plain(what: str, error: HTTPException) -> LoopworksError:

@@ -18,6 +18,7 @@ from loopworks.server import answer, openapi
 from loopworks.server.guard import Guard, Rules
 from loopworks.server.inferring import Inferring
 from loopworks.server.live import Pipelines
+from loopworks.server.quotas import Quotas
 from loopworks.server.route import Api
 from loopworks.server.routes import (
     access,
@@ -99,10 +100,11 @@ def create_app(
     settings = settings or workspace.settings
     tokens = serving.tokens if serving else Tokens(workspace, settings.token)
     telling = serving.telling if serving else Telling(settings)
+    quotas = serving.quotas if serving else Quotas(settings)
 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
-        app.state.serving = serving or Serving(workspace, tokens, telling)
+        app.state.serving = serving or Serving(workspace, tokens, telling, quotas)
         app.state.inferring = Inferring(app.state.serving)
         app.state.pipelines = Pipelines(app.state.serving)
         preparer = Preparer(workspace.home)
@@ -116,7 +118,7 @@ def create_app(
 
     return Starlette(
         routes=[Route(api.path, api.endpoint, methods=[api.method]) for api in ROUTES],
-        middleware=[Middleware(Guard, rules=rules or Rules(settings, tokens), telling=telling)],
+        middleware=[Middleware(Guard, rules=rules or Rules(settings, tokens, quotas), telling=telling)],
         exception_handlers={LoopworksError: answer.handle, HTTPException: answer.handle},
         lifespan=life,
     )

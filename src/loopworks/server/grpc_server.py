@@ -4,21 +4,21 @@ Synchronous, because that was measured faster in Python than ``grpc.aio``; HTTP 
 """
 
 import logging
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from loopworks.core.errors import Conflict, Invalid, LoopworksError, Missing, Unsupported
+from loopworks.core.errors import Conflict, Invalid, MethodNotAllowed
 from loopworks.server import grpc_paths
+from loopworks.server.grpc_calls import Call, Count
 from loopworks.server.grpc_service import Health, Inference
 from loopworks.server.guard import Rules
 from loopworks.server.serving import Serving
+from loopworks.server.telling import Note
 
 log = logging.getLogger(__name__)
 THREADS = 96
@@ -28,24 +28,7 @@ STREAMS = 32
 WATCHERS = 16
 """Clients that watch the server's health at once."""
 GRACE_S = 10.0
-CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    409: grpc.StatusCode.FAILED_PRECONDITION,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    499: grpc.StatusCode.CANCELLED,
-    502: grpc.StatusCode.UNAVAILABLE,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-    507: grpc.StatusCode.RESOURCE_EXHAUSTED,
-}
-"""HTTP status of an error -> gRPC's; any other is INTERNAL."""
-
-Call = Callable[[Any, grpc.ServicerContext], Any]
+Method = Callable[[Any, Call], Any]
 
 
 class GrpcServer:
@@ -59,6 +42,7 @@ class GrpcServer:
         Raises: Conflict: the port is in use, or cannot be bound.
         """
         self._rules = rules
+        self._telling, self._count = serving.telling, serving.metrics.count_grpc
         settings = rules.settings
         self._health = Health(serving.stopping, WATCHERS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="grpc")
@@ -67,6 +51,7 @@ class GrpcServer:
             handlers=[
                 self._handlers("inference.GRPCInferenceService", Inference(serving, STREAMS, self._admit)),
                 self._handlers("grpc.health.v1.Health", self._health),
+                _Others(self._other),
             ],
             options=[
                 ("grpc.max_receive_message_length", settings.max_body_bytes),
@@ -102,51 +87,88 @@ class GrpcServer:
 
     def _handlers(self, service: str, methods: Inference | Health) -> grpc.GenericRpcHandler:
         made = {}
-        for name, (request, response, call) in methods.unary().items():
-            made[name] = grpc.unary_unary_rpc_method_handler(
-                self._answering(name, call), _reader(request), response.SerializeToString
-            )
-        for name, (request, response, call) in methods.streams().items():
-            kind = (
-                grpc.stream_stream_rpc_method_handler
-                if name == "ModelStreamInfer"
-                else grpc.unary_stream_rpc_method_handler
-            )
-            made[name] = kind(self._streaming(name, call), _reader(request), response.SerializeToString)
+        for name, (request, call) in methods.unary().items():
+            made[name] = grpc.unary_unary_rpc_method_handler(self._answering(service, name, call), _reader(request))
+        for name, (request, call) in methods.streams().items():
+            is_both = name == "ModelStreamInfer"
+            kind = grpc.stream_stream_rpc_method_handler if is_both else grpc.unary_stream_rpc_method_handler
+            made[name] = kind(self._streaming(service, name, call), _reader(request))
         return grpc.method_handlers_generic_handler(service, made)
 
-    def _answering(self, name: str, call: Call) -> Call:
-        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+    def _answering(self, service: str, name: str, method: Method) -> Callable[[Any, grpc.ServicerContext], bytes]:
+        def answer(request: Any, context: grpc.ServicerContext) -> bytes:
+            call = Call(context, service, name, self._telling, self._count)
             try:
                 self._check(request)
                 if name != "ModelInfer":  # which every way to it does itself
-                    self._admit(context, *grpc_paths.same(name, request))
-                return call(request, context)
+                    self._admit(call.note, *grpc_paths.same(name, request))
+                found: bytes = method(request, call).SerializeToString()
+                call.note.size_bytes = len(found)
+                call.done()
+                return found
             except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
-                return _fail(context, name, error)
+                call.fail(error)
+            finally:
+                call.tell()
 
         return answer
 
-    def _streaming(self, name: str, call: Call) -> Call:
-        def answer(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def _streaming(
+        self, service: str, name: str, method: Method
+    ) -> Callable[[Any, grpc.ServicerContext], Iterator[bytes]]:
+        def answer(requests: Any, context: grpc.ServicerContext) -> Iterator[bytes]:
+            call = Call(context, service, name, self._telling, self._count)
             try:
                 self._check(requests)
-                self._admit(context, *grpc_paths.same(name, requests))
-                yield from call(requests, context)
+                self._admit(call.note, *grpc_paths.same(name, requests))
+                for found in method(requests, call):
+                    call.note.size_bytes += len(found)
+                    yield found
+                call.done()
             except Exception as error:  # the top of a request, as above
-                _fail(context, name, error)
+                call.fail(error)
+            finally:
+                call.tell()
 
         return answer
+
+    def _other(self, path: str, context: grpc.ServicerContext) -> Iterator[bytes]:
+        """Refuse a call of what is not here, as HTTP does: after it is known who asks."""
+        call = Call(context, *path.strip("/").partition("/")[::2], self._telling, _unknown(self._count))
+        try:
+            self._admit(call.note, "GET", "/v2")
+            raise MethodNotAllowed(f"method must be one of the services {', '.join(Health.SERVICES[1:])}; got {path}")
+        except Exception as error:  # the top of a request, as above
+            call.fail(error)
+        finally:
+            call.tell()
+        yield b""
 
     @staticmethod
     def _check(request: Any) -> None:
         if isinstance(request, Invalid):
             raise request
 
-    def _admit(self, context: grpc.ServicerContext, method: str, path: str) -> None:
+    def _admit(self, note: Note, method: str, path: str) -> None:
         """Let a call pass that asks what this HTTP request would."""
-        given = dict(context.invocation_metadata()).get("authorization", "")
-        self._rules.admitted(given if isinstance(given, str) else "", method, path, _address(context.peer()))
+        note.who = self._rules.admitted(note.headers.get("authorization", ""), method, path, note.address)
+
+
+class _Others(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
+    """Takes what no service does, whichever way it streams."""
+
+    def __init__(self, refuse: Callable[[str, grpc.ServicerContext], Iterator[bytes]]) -> None:
+        self._refuse = refuse
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        """A handler that refuses the call."""
+        path = details.method
+        return grpc.stream_stream_rpc_method_handler(lambda requests, context: self._refuse(path, context))
+
+
+def _unknown(count: Count) -> Count:
+    """Counts under one name what clients make up, as a label must not take a thousand values."""
+    return lambda name, code, seconds: count("unknown", code, seconds)
 
 
 def _reader(kind: Any) -> Callable[[bytes], Any]:
@@ -159,22 +181,3 @@ def _reader(kind: Any) -> Callable[[bytes], Any]:
             return Invalid("message", f"a {kind.DESCRIPTOR.name}", str(error) or f"{len(data)} other bytes")
 
     return read
-
-
-def _address(peer: str) -> str:
-    """``ipv4:192.0.2.1:5000`` or ``ipv6:[::1]:5000`` without kind and port."""
-    return unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
-
-
-def _fail(context: grpc.ServicerContext, name: str, error: Exception) -> None:
-    """End the call with the error's status; never returns, as ``abort`` raises."""
-    if not isinstance(error, LoopworksError):
-        mark = uuid.uuid4().hex[:8]
-        log.error("request failed id=%s method=%s", mark, name, exc_info=error)
-        context.abort(grpc.StatusCode.INTERNAL, f"internal error {mark} (the server's log says more)")
-        return
-    hint = f" ({error.hint})" if error.hint else ""
-    status = CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    context.abort(
-        grpc.StatusCode.UNIMPLEMENTED if isinstance(error, Missing | Unsupported) else status, error.message + hint
-    )

@@ -18,16 +18,19 @@ from loopworks.infer.chains import tensors
 from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
 from loopworks.server import described, extensions, grpc_paths, grpc_tensors
 from loopworks.server.chained import Told
+from loopworks.server.grpc_calls import Call, refuse, succeed
 from loopworks.server.protos import health_pb2, inference_pb2
 from loopworks.server.serving import KEY_HEADER, Serving
+from loopworks.server.telling import Note
 from loopworks.server.triton import Counted
 from loopworks.store.chains import Chain
 
 AHEAD = 64
 """Requests of one stream that may wait at once, so that they share batches."""
-Admit = Callable[[grpc.ServicerContext, str, str], None]
+Admit = Callable[[Note, str, str], None]
 """Lets a call pass that asks what an HTTP request of this method and path would, or raises why not."""
-Method = tuple[Any, Any, Callable[[Any, grpc.ServicerContext], Any]]
+Method = tuple[Any, Callable[[Any, Call], Any]]
+"""The type of its request, and what it does."""
 
 
 class Inference:
@@ -40,7 +43,7 @@ class Inference:
         self._streams = threading.BoundedSemaphore(streams)
 
     def unary(self) -> dict[str, Method]:
-        """Methods that take one message and give one, with the types of both."""
+        """Methods that take one message and give one."""
         calls = {
             "ServerLive": lambda m, c: {"live": True},
             "ServerReady": lambda m, c: {"ready": not self._serving.stopping.is_set()},
@@ -62,23 +65,18 @@ class Inference:
             "LogSettings": self._logs,
         }
         found = {name: _described(name, call) for name, call in calls.items()}
-        return {**found, "ModelInfer": (inference_pb2.ModelInferRequest, inference_pb2.ModelInferResponse, self._infer)}
+        return {**found, "ModelInfer": (inference_pb2.ModelInferRequest, self._infer)}
 
     def streams(self) -> dict[str, Method]:
-        """Methods that give a stream, with the types of both."""
-        kinds = inference_pb2.ModelInferRequest, inference_pb2.ModelStreamInferResponse
-        return {"ModelStreamInfer": (*kinds, self._stream)}
+        """Methods that give a stream."""
+        return {"ModelStreamInfer": (inference_pb2.ModelInferRequest, self._stream)}
 
     # ---- inference
 
-    def _infer(
-        self, message: inference_pb2.ModelInferRequest, context: grpc.ServicerContext
-    ) -> inference_pb2.ModelInferResponse:
-        return _Asked(self._serving, message, context, self._admit).answer()
+    def _infer(self, message: inference_pb2.ModelInferRequest, call: Call) -> inference_pb2.ModelInferResponse:
+        return _Asked(self._serving, message, call, call.note, self._admit).answer()
 
-    def _stream(
-        self, messages: Iterator[inference_pb2.ModelInferRequest], context: grpc.ServicerContext
-    ) -> Iterator[inference_pb2.ModelStreamInferResponse]:
+    def _stream(self, messages: Iterator[inference_pb2.ModelInferRequest], call: Call) -> Iterator[bytes]:
         """Answers in the order of the requests, which a thread reads ahead."""
         if not self._streams.acquire(blocking=False):
             raise Busy("fewer streams must be open at once; got one more", "close one, or use single requests")
@@ -88,7 +86,8 @@ class Inference:
             try:
                 with contextlib.suppress(grpc.RpcError):  # the client has left
                     for message in messages:
-                        asked.put(_Asked(self._serving, message, context, self._admit))
+                        note = call.message(getattr(message, "id", ""))
+                        asked.put(_Asked(self._serving, message, call, note, self._admit))
             finally:
                 asked.put(None)
 
@@ -99,14 +98,14 @@ class Inference:
                 yield one.streamed()
         finally:
             self._streams.release()
-            while reader.is_alive():  # where the client has gone, it may wait for a place
+            while reader.is_alive() or not asked.empty():  # where the client has gone, it may wait for a place
                 with contextlib.suppress(queue.Empty):
                     if (left := asked.get(timeout=0.01)) is not None:
                         left.cancel()
 
     # ---- models
 
-    def _is_ready(self, message: Any, context: Any) -> dict[str, Any]:
+    def _is_ready(self, message: Any, call: Call) -> dict[str, Any]:
         try:
             self._serving.check_ready(message.name, message.version)
         except NotFound:
@@ -131,7 +130,7 @@ class Inference:
                 raise
             return chain
 
-    def _config(self, message: Any, context: Any) -> dict[str, Any]:
+    def _config(self, message: Any, call: Call) -> dict[str, Any]:
         found = self._found(message.name, message.version)
         if not isinstance(found, Chain):
             return {"config": described.config(found)}
@@ -140,7 +139,7 @@ class Inference:
         told["input"] = [{key: value for key, value in one.items() if key != "optional"} for one in told["input"]]
         return {"config": told}
 
-    def _metadata(self, message: Any, context: Any) -> dict[str, Any]:
+    def _metadata(self, message: Any, call: Call) -> dict[str, Any]:
         served = self._found(message.name, message.version)
         if isinstance(served, Chain):
             found = described.chain(served)
@@ -150,7 +149,7 @@ class Inference:
         facts = found.pop("parameters")
         return {**found, "properties": {name: str(facts[name]) for name in ("task", "variant")}}
 
-    def _statistics(self, message: Any, context: Any) -> dict[str, Any]:
+    def _statistics(self, message: Any, call: Call) -> dict[str, Any]:
         serving = self._serving
         models: list[Counted] = [*serving.engine.models(), *serving.chains.ensembles()]
         if message.name:
@@ -158,7 +157,7 @@ class Inference:
             models = [serving.chains.ensemble(found) if isinstance(found, Chain) else found]
         return {"model_stats": [described.statistics(served) for served in models]}
 
-    def _load(self, message: Any, context: Any) -> dict[str, Any]:
+    def _load(self, message: Any, call: Call) -> dict[str, Any]:
         extensions.check_load(message.parameters)
         if (chain := self._serving.chains.chain(message.model_name)) is not None:
             self._serving.chains.link(chain)
@@ -166,7 +165,7 @@ class Inference:
             self._serving.load(message.model_name)
         return {}
 
-    def _unload(self, message: Any, context: Any) -> dict[str, Any]:
+    def _unload(self, message: Any, call: Call) -> dict[str, Any]:
         extensions.check_unload(message.parameters)
         if self._serving.chains.chain(message.model_name) is not None:
             extensions.refuse_chain(message.model_name)
@@ -175,14 +174,14 @@ class Inference:
 
     # ---- settings
 
-    def _trace(self, message: Any, context: Any) -> dict[str, Any]:
+    def _trace(self, message: Any, call: Call) -> dict[str, Any]:
         if message.model_name:
             self._found(message.model_name, "")
         found = extensions.trace({name: list(one.value) for name, one in message.settings.items()})
         listed = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
         return {"settings": {name: {"value": value} for name, value in listed.items()}}
 
-    def _logs(self, message: Any, context: Any) -> dict[str, Any]:
+    def _logs(self, message: Any, call: Call) -> dict[str, Any]:
         asked = {
             name: getattr(one, one.WhichOneof("parameter_choice") or "_", None)
             for name, one in message.settings.items()
@@ -207,30 +206,30 @@ class Health:
         self._closed.set()
 
     def unary(self) -> dict[str, Method]:
-        """Methods that take one message and give one, with the types of both."""
-        return {"Check": (health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse, self._check)}
+        """Methods that take one message and give one."""
+        return {"Check": (health_pb2.HealthCheckRequest, self._check)}
 
     def streams(self) -> dict[str, Method]:
-        """Methods that give a stream, with the types of both."""
-        return {"Watch": (health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse, self._watch)}
+        """Methods that give a stream."""
+        return {"Watch": (health_pb2.HealthCheckRequest, self._watch)}
 
-    def _check(self, message: Any, context: Any) -> Any:
+    def _check(self, message: Any, call: Call) -> Any:
         if message.service not in self.SERVICES:
             raise NotFound("service", message.service, self.SERVICES[1:])
         return self._status("NOT_SERVING" if self._is_ending() else "SERVING")
 
-    def _watch(self, message: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def _watch(self, message: Any, call: Call) -> Iterator[bytes]:
         if message.service not in self.SERVICES:
-            yield self._status("SERVICE_UNKNOWN")
+            yield self._status("SERVICE_UNKNOWN").SerializeToString()
             return
         if not self._watchers.acquire(blocking=False):
             raise Busy("fewer clients must watch at once; got one more", "ask Check")
         try:
             if not self._is_ending():
-                yield self._status("SERVING")
-            while context.is_active() and not self._is_ending():
+                yield self._status("SERVING").SerializeToString()
+            while call.context.is_active() and not self._is_ending():
                 self._closed.wait(0.5)
-            yield self._status("NOT_SERVING")
+            yield self._status("NOT_SERVING").SerializeToString()
         finally:
             self._watchers.release()
 
@@ -245,22 +244,25 @@ class Health:
 class _Asked:
     """One inference request: checked and queued at once, answered when somebody asks for the answer."""
 
-    def __init__(self, serving: Serving, message: Any, context: grpc.ServicerContext, admit: Admit) -> None:
+    def __init__(self, serving: Serving, message: Any, call: Call, note: Note, admit: Admit) -> None:
         self._serving, self._id = serving, getattr(message, "id", "")
+        self._call, self._note = call, note
         self._began = time.perf_counter()
+        self._decode_ns = 0
         self._name = self._version = ""
         self._future: Future[Answer] | Future[Told] | None = None
         self._error: Exception | None = None
         try:
             if isinstance(message, Invalid):
                 raise message
-            admit(context, *grpc_paths.same("ModelInfer", message))
+            admit(note, *grpc_paths.same("ModelInfer", message))
             self._request = grpc_tensors.read(message)
-            left = context.time_remaining()
+            left = call.context.time_remaining()
             self._limit_s = min(self._request.timeout_s or TIMEOUT_S, TIMEOUT_S, TIMEOUT_S if left is None else left)
-            future = self._submit(message.model_name, message.model_version, _key(self._request, context))
+            future = self._submit(message.model_name, message.model_version, _key(self._request, note))
             self._future = future
-            if not context.add_callback(future.cancel):
+            self._decode_ns = time.perf_counter_ns() - note.began_ns
+            if not call.context.add_callback(future.cancel):
                 future.cancel()  # the client has gone already
         except Exception as error:  # told when the answer is asked for, in its turn
             self._error = error
@@ -302,21 +304,27 @@ class _Asked:
             if self._name:
                 self._serving.metrics.count(self._name, outcome, time.perf_counter() - self._began, self._version)
 
-    def streamed(self) -> inference_pb2.ModelStreamInferResponse:
+    def streamed(self) -> bytes:
         """The answer as one message of a stream: what went wrong with it is a message too."""
         try:
             found = self.answer()
+            found.parameters["triton_final_response"].bool_param = True
+            told = inference_pb2.ModelStreamInferResponse(infer_response=found)
+            succeed(self._note)
         except LoopworksError as error:
-            text = error.message + (f" ({error.hint})" if error.hint else "")
+            _, text = refuse(self._note, error, "ModelStreamInfer")
             failed = inference_pb2.ModelInferResponse(id=self._id)
-            return inference_pb2.ModelStreamInferResponse(error_message=text, infer_response=failed)
-        found.parameters["triton_final_response"].bool_param = True
-        return inference_pb2.ModelStreamInferResponse(infer_response=found)
+            told = inference_pb2.ModelStreamInferResponse(error_message=text, infer_response=failed)
+        data: bytes = told.SerializeToString()
+        self._note.size_bytes = len(data)
+        self._call.tell(self._note)
+        return data
 
     def cancel(self) -> None:
         """Nobody will ask for the answer."""
         if self._future is not None:
             self._future.cancel()
+        self._call.tell(self._note)
 
     def _answer(self) -> inference_pb2.ModelInferResponse:
         if self._error is not None or self._future is None:
@@ -334,6 +342,8 @@ class _Asked:
                 found.outputs, self._request, tensors.OUTPUTS, model=found.name, version=found.version
             )
         bundle = found.served.bundle
+        self._note.model = f"{self._name}/{found.served.version}"
+        self._note.parts_ns = (self._decode_ns, found.queue_ns, found.compute_ns)
         return grpc_tensors.write(
             found.outputs,
             self._request,
@@ -344,13 +354,12 @@ class _Asked:
         )
 
 
-def _key(request: protocol.Request, context: grpc.ServicerContext) -> str:
+def _key(request: protocol.Request, note: Note) -> str:
     """By which a canary knows its share of the callers: from the call's metadata, else the request's parameters."""
-    told = dict(context.invocation_metadata()).get(KEY_HEADER, "") or request.parameters.get("key", "")
-    return str(told)
+    return str(note.headers.get(KEY_HEADER, "") or request.parameters.get("key", ""))
 
 
 def _described(name: str, call: Callable[[Any, Any], Any]) -> Method:
     """A method whose answer is a JSON-like value."""
     request, response = getattr(inference_pb2, f"{name}Request"), getattr(inference_pb2, f"{name}Response")
-    return request, response, lambda message, context: json_format.ParseDict(call(message, context) or {}, response())
+    return request, lambda message, asked: json_format.ParseDict(call(message, asked) or {}, response())

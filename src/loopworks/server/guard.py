@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from loopworks.core.errors import Denied, Invalid, TimedOut, TooLarge, Unauthorized
 from loopworks.core.settings import Settings
 from loopworks.server import answer
+from loopworks.server.quotas import Quotas
 from loopworks.server.rates import Rate
 from loopworks.server.scopes import OPEN, Need, needed
 from loopworks.server.telling import NOTE, Note, Telling
@@ -28,11 +29,12 @@ STALL_S = 30.0
 class Rules:
     """Who may ask what, and how often: the one place that says so, for every way in."""
 
-    def __init__(self, settings: Settings, tokens: Tokens | None) -> None:
-        """The rules of ``settings``, for those who have one of ``tokens``."""
+    def __init__(self, settings: Settings, tokens: Tokens | None, quotas: Quotas | None = None) -> None:
+        """The rules of ``settings``, for those who have one of ``tokens``, within ``quotas``."""
         self.settings = settings
         self.is_local = settings.host in LOOPBACK
         self._tokens = tokens
+        self._quotas = quotas if quotas is not None and quotas.are_any else None
         self._by_token = Rate("a token", settings.requests_per_s, settings.request_burst)
         self._by_address = Rate("an address", settings.requests_per_s_address, settings.request_burst)
 
@@ -51,22 +53,29 @@ class Rules:
         Raises:
             Unauthorized: no token, or one that is unknown, expired or revoked.
             Denied: the token has not the scope.
-            TooMany: the token or the address asks too often.
+            TooMany: the token or the address asks too often, or the deployment is asked too often.
         """
         self._by_address.take(address)
         if path in OPEN:
             return ANYONE
         who = self._who(authorization)
-        if who is ANYONE:
+        if who is ANYONE and self._quotas is None:
             return who
-        self._by_token.take(who.id)
         need = needed(method, path)
+        if who is not ANYONE:
+            self._by_token.take(who.id)
+            self._check_scope(who, need, f"{method} {path}")
+        if self._quotas is not None and need.is_asking:
+            self._quotas.take(need.deployment, who)
+        return who
+
+    def _check_scope(self, who: Who, need: Need, what: str) -> None:
         if self._may(who, need):
-            return who
+            return
         wanted = " or ".join(scope for scope in SCOPES if scope in need.scopes)
         of = f" of deployment {need.deployment!r}" if need.deployment else ""
         raise Denied(
-            f"token {who.name!r} must have the scope {wanted}{of} for {method} {path}; it has not",
+            f"token {who.name!r} must have the scope {wanted}{of} for {what}; it has not",
             "an admin makes another: loopworks token add",
         )
 
@@ -192,6 +201,16 @@ def author(request: Request, told: str = "") -> str:
     """Who does what is asked: the name of the token, where there is one; else what the request says itself."""
     note: Note = request.scope[NOTE]
     return note.who.name or told
+
+
+def check_deployment(request: Request, name: str) -> None:
+    """``Denied`` where the token may ask other deployments alone; for what only the body names."""
+    who = request.scope[NOTE].who
+    if who.deployments and name not in who.deployments:
+        raise Denied(
+            f"token {who.name!r} must be one of deployment {name!r}; it is of {', '.join(sorted(who.deployments))}",
+            "an admin makes another: loopworks token add",
+        )
 
 
 def _host(header: str) -> str:

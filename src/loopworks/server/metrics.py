@@ -5,6 +5,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
+import prometheus_client
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -33,6 +34,19 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._requests = _Requests()
         self.registry.register(self._requests)
+        self._grpc_calls = prometheus_client.Counter(
+            "loopworks_grpc_calls",
+            "Calls over gRPC by method and by the name of their status.",
+            ("method", "code"),
+            registry=self.registry,
+        )
+        self._grpc_seconds = prometheus_client.Histogram(
+            "loopworks_grpc_call_seconds",
+            "Time from a gRPC call's start to its end, in seconds; a stream is one call.",
+            ("method",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
         self.registry.register(_EngineMetrics(engine))
         self.registry.register(_Compared(shadows))
         for collector in (ProcessCollector, PlatformCollector):
@@ -49,6 +63,11 @@ class Metrics:
             with self._counting:
                 key = (deployment, version, outcome)
                 self._failures[key] = self._failures.get(key, 0) + 1
+
+    def count_grpc(self, method: str, code: str, seconds: float) -> None:
+        """One call over gRPC has ended."""
+        self._grpc_calls.labels(method, code).inc()
+        self._grpc_seconds.labels(method).observe(seconds)
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it: under our names, then under Triton's."""

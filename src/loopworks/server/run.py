@@ -60,7 +60,7 @@ def serve(
     settings = _settings(space, host, port, grpc_port)
     _allow_connections()
     with _bound(settings) as bound, closing(Serving(space)) as serving, ExitStack() as more:
-        rules = Rules(settings, serving.tokens)
+        rules = Rules(settings, serving.tokens, serving.quotas)
         if settings.grpc_port:
             more.enter_context(_grpc(serving, rules))
 
@@ -93,7 +93,7 @@ class ServerThread:
         with ExitStack() as opened:
             bound = opened.enter_context(_bound(settings))
             self.serving = opened.enter_context(closing(Serving(self._space)))
-            rules = Rules(settings, self.serving.tokens)
+            rules = Rules(settings, self.serving.tokens, self.serving.quotas)
             if self._has_grpc:
                 self.grpc = opened.enter_context(_grpc(self.serving, rules)).address
             started = threading.Event()

@@ -19,13 +19,18 @@ class Need:
     is_common: bool = False
     """Whether every token will do, also one that may ask some deployments alone."""
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether a model or a chain is asked for predictions."""
+        return self.scopes == _PREDICT and self.deployment != ""
 
+
+_PREDICT = frozenset({"predict"})
 _ANY = Need(frozenset({"predict", "read", "write", "admin"}), is_common=True)
 _READ = Need(frozenset({"read"}))
 _WRITE = Need(frozenset({"write"}))
 _ADMIN = Need(frozenset({"admin"}))
 _EITHER = frozenset({"predict", "read"})
-_PREDICT = frozenset({"predict"})
 
 
 def needed(method: str, path: str) -> Need:
@@ -37,7 +42,7 @@ def needed(method: str, path: str) -> Need:
     if parts[0] == "v2":
         return _protocol(parts[1:], looks)
     if parts == ["api", "feedback"]:
-        return Need(_PREDICT)  # who was answered may say that it was wrong; of which deployment stands in the body
+        return Need(_PREDICT, is_common=True)  # of which deployment stands in the body, and the route looks at it
     if parts[:2] == ["api", "tokens"]:
         return _ADMIN
     if path == "/openapi.json" and looks:

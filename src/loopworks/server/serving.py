@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from loopworks.infer.shadows import Pair, Shadows
 from loopworks.infer.watch.watcher import Watcher
 from loopworks.server.chained import Chains
 from loopworks.server.metrics import Metrics
+from loopworks.server.quotas import Quotas
 from loopworks.server.telling import Telling
 from loopworks.server.tokens import Tokens
 from loopworks.server.upkeep import Upkeep
@@ -60,13 +62,21 @@ def point(name: str, key: str) -> float:
 class Serving:
     """The deployments of a workspace, loaded; looks for new revisions while it runs."""
 
-    def __init__(self, space: "Workspace", tokens: Tokens | None = None, telling: Telling | None = None) -> None:
+    def __init__(
+        self,
+        space: "Workspace",
+        tokens: Tokens | None = None,
+        telling: Telling | None = None,
+        quotas: Quotas | None = None,
+    ) -> None:
         """Load every deployment. One that cannot be loaded does not hold up the others and is tried again later."""
         self.space = space
         self.tokens = tokens or Tokens(space, space.settings.token)
         """Who may ask, kept up to date."""
         self.telling = telling or Telling(space.settings)
         """Who hears of every request."""
+        self.quotas = quotas or Quotas(space.settings)
+        """How often deployments may be asked."""
         self.cores = cores = space.settings.threads or os.cpu_count() or 1
         settings = space.settings
         self.shadows = Shadows()
@@ -89,6 +99,7 @@ class Serving:
         """HOST:PORT of the gRPC port, where there is one."""
         self._rows: dict[str, list[Deployment]] = {}
         """Deployment -> the revisions that it was brought to."""
+        self.quotas.names = self._rows
         self._canaries: dict[str, _Canary] = {}
         self._kept: dict[str, tuple[str, float]] = {}
         """Deployment -> the version before, and until when it stays loaded."""
@@ -101,6 +112,7 @@ class Serving:
         self._turn = itertools.count()
         self._lock = threading.Lock()
         self.sync()
+        self.quotas.write(space)
         self._watcher = threading.Thread(target=self._watch, name="deployments", daemon=True)
         self._watcher.start()
         self._upkeep = Upkeep(space)
@@ -115,8 +127,9 @@ class Serving:
         try:
             self.write()
             self.tokens.write()
+            self.quotas.write(self.space)
         except LoopworksError as error:
-            log.warning("counts of agreement and uses of tokens were not written: %s", error)
+            log.warning("counts of agreement, uses of tokens or counts of quotas were not written: %s", error)
         for twin in self._twins.values():
             twin.close()
         self.engine.close()
@@ -339,6 +352,7 @@ class Serving:
             if time.monotonic() > self._next_write:
                 self._next_write = time.monotonic() + WRITE_S
                 jobs += [("write counts of agreement", self.write), ("write when tokens were used", self.tokens.write)]
+                jobs.append(("write what was asked", partial(self.quotas.write, self.space)))
             for name, work in jobs:
                 try:
                     work()

@@ -44,6 +44,8 @@ class Note:
     """Deployment and revision that answered, as ``name/revision``."""
     parts_ns: tuple[int, int, int] = (0, 0, 0)
     """How long it was decoded, queued and computed."""
+    code: str = ""
+    """Of a gRPC call: the name of its status; ``status`` is then what HTTP would say."""
 
 
 class Telling:

@@ -53,10 +53,7 @@ class Tracing:
         trace = self._trace
         parent = self._context.extract({name: note.headers[name] for name in _CARRIED if name in note.headers})
         facts: dict[str, str | int] = {
-            "http.request.method": note.method,
-            "url.path": note.path,
-            "http.response.status_code": note.status,
-            "http.response.body.size": note.size_bytes,
+            **(_of_grpc(note) if note.code else _of_http(note)),
             "client.address": note.address,
             "loopworks.request_id": note.id,
             "loopworks.model": note.model,
@@ -86,10 +83,33 @@ class Tracing:
 
 
 _CARRIED = ("traceparent", "tracestate")
+_GRPC_CODES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
+    *("INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
+)
+"""By their numbers."""
+
+
+def _of_http(note: "Note") -> dict[str, str | int]:
+    return {
+        "http.request.method": note.method,
+        "url.path": note.path,
+        "http.response.status_code": note.status,
+        "http.response.body.size": note.size_bytes,
+    }
+
+
+def _of_grpc(note: "Note") -> dict[str, str | int]:
+    service, _, method = note.path.strip("/").partition("/")
+    code = _GRPC_CODES.index(note.code)
+    return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, "rpc.grpc.status_code": code}
 
 
 def _name(note: "Note") -> str:
     """What is asked, without names of items: a name of a span must not take a thousand values."""
+    if note.code:
+        return note.path.strip("/")
     parts = note.path.split("/")
     kept = 4 if parts[1:3] == ["v2", "models"] else 3
     return f"{note.method} {'/'.join(parts[:kept])}"

@@ -22,7 +22,7 @@ from loopworks.store.types import TEXT, Instant, Json, unindexed
 
 __all__ = ["TEXT", "Instant", "Json", "metadata", "unindexed"]
 
-REVISION = "0004"
+REVISION = "0005"
 """The migration that gives the tables below; a catalog at another revision is migrated or refused on opening."""
 
 metadata = MetaData(
@@ -480,5 +480,17 @@ watch_count = Table(
     metadata,
     _key("deployment"),
     _key("what"),
+    Column("count", BigInteger, nullable=False),
+)
+
+# captured inputs that were erased because their time was over
+removed = Table("removed", metadata, _key("deployment"), _key("item"), _time("at"))
+
+asked = Table(  # requests of a day, where a quota counts them
+    "asked",
+    metadata,
+    _key("deployment"),
+    _key("token"),  # its id; empty for all callers together
+    _key("day"),
     Column("count", BigInteger, nullable=False),
 )

@@ -13,6 +13,7 @@ from loopworks.store.ids import batches, new_id, now
 
 _watch, _captured, _logged = tables.watch, tables.captured, tables.logged
 _truth, _event, _count = tables.truth, tables.watch_event, tables.watch_count
+_removed = tables.removed
 INBOX, RETURNED = "inbox", "returned"
 
 
@@ -164,10 +165,22 @@ def set_state(tx: Connection, deployment: str, items: Iterable[str], state: str)
         tx.execute(query.values(state=state))
 
 
-def drop(tx: Connection, deployment: str, items: Iterable[str]) -> None:
-    """Forget captured inputs of one deployment."""
+def remove(tx: Connection, deployment: str, items: Iterable[str]) -> None:
+    """Forget captured inputs of one deployment whose time is over; that and when they were removed stays known."""
+    moment = now()
     for batch in batches(items):
         tx.execute(delete(_captured).where(_captured.c.deployment == deployment, _captured.c.item.in_(batch)))
+        tx.execute(delete(_removed).where(_removed.c.deployment == deployment, _removed.c.item.in_(batch)))
+        tx.execute(insert(_removed), [{"deployment": deployment, "item": item, "at": moment} for item in batch])
+
+
+def removed(tx: Connection, deployment: str, items: Iterable[str]) -> dict[str, datetime]:
+    """Those of the items that were removed because their time was over, and are not here again: when."""
+    found: dict[str, datetime] = {}
+    for batch in batches(items):
+        query = select(_removed.c.item, _removed.c.at).where(_removed.c.deployment == deployment)
+        found |= {row[0]: row[1] for row in tx.execute(query.where(_removed.c.item.in_(batch)))}
+    return {item: found[item] for item in found.keys() - known(tx, deployment, found).keys()}
 
 
 def _of(row: Any) -> Captured:
@@ -235,6 +248,7 @@ def truths(
 def forget(tx: Connection, items: Iterable[str]) -> None:
     """Take everything that is known of items out: captured contents and truth, of all deployments."""
     for batch in batches(items):
+        tx.execute(delete(_removed).where(_removed.c.item.in_(batch)))
         tx.execute(delete(_captured).where(_captured.c.item.in_(batch) | _captured.c.stored.in_(batch)))
         tx.execute(delete(_truth).where(_truth.c.item.in_(batch)))
 

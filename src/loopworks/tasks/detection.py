@@ -191,6 +191,22 @@ class Detection(regions.Regions):
             found.append(2 * right / (said + real) if said + real else 1.0)
         return np.asarray(found, np.float64)
 
+    def recall(
+        self, said: Sequence[Sequence[tuple[Shape, float]]], schema: LabelSchema, sizes: Sequence[tuple[int, int]]
+    ) -> dict[str, NDArray[Any]]:
+        """Boxes, scores and classes again; those below one half were never kept, so precision ends earlier."""
+        most = max([1, *(len(shapes) for shapes in said)])
+        boxes, scores = np.zeros((len(said), most, 4), np.float32), np.zeros((len(said), most), np.float32)
+        classes = np.zeros((len(said), most), np.int64)
+        for at, (shapes, size) in enumerate(zip(said, sizes, strict=True)):
+            for i, (shape, score) in enumerate(shapes):
+                bounds = _bounds(shape)
+                if bounds is None or shape.label not in schema.classes:
+                    continue
+                boxes[at, i] = np.asarray(bounds) / (*size, *size)
+                scores[at, i], classes[at, i] = score, schema.classes.index(shape.label)
+        return {BOXES: boxes, SCORES: scores, CLASSES: classes}
+
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of boxes meant that both models give (same class, overlap of half or more), the mean over the images.
 

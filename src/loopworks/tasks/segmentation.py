@@ -172,6 +172,20 @@ class Semantic(regions.Regions):
         """Share of the known pixels that are right; 1 where none is known."""
         return self._counts(targets, outputs, schema).right_share()
 
+    def recall(
+        self, said: Sequence[Sequence[tuple[Shape, float]]], schema: LabelSchema, sizes: Sequence[tuple[int, int]]
+    ) -> dict[str, NDArray[Any]]:
+        """The classes of pixels again, on the grid of ``targets``; how sure is the mean that was kept of a mask."""
+        height, width = _grid(sizes)
+        classes = np.full((len(said), height, width), NOTHING, np.uint8)
+        sure = np.ones((len(said), height, width), np.float32)
+        for at, (shapes, size) in enumerate(zip(said, sizes, strict=True)):
+            for shape, score in shapes:
+                if shape.label in schema.classes:
+                    covered = _covered(shape, size, height, width, at)
+                    classes[at][covered], sure[at][covered] = schema.classes.index(shape.label), score
+        return {OUTPUT: classes, SURE: sure}
+
     def agreement(self, left: Arrays, right: Arrays, schema: LabelSchema) -> float:
         """Share of the pixels of which two models say the same, the mean over the items: every pixel is a label."""
         ours, theirs = _answer(left)[0], _answer(right)[0]

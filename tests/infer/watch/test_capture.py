@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,34 @@ def test_rows_wait_for_their_truth_and_then_go_to_the_table(table_space: lw.Work
     assert rows.rows == 602
     assert rows.find("id = 'p77-0' and churn = 'yes'").count == 1
     assert len(table_space.inbox("churn")) == 1
+
+
+def test_who_asks_for_a_row_whose_time_is_over_is_told_so(table_space: lw.Workspace, start: Start) -> None:
+    rules = {**QUIET, "key": "id", "capture": [{"when": "random", "share": 1}], "log": {"is_on": True}}
+    table_space.watch("churn", {**rules, "retention": {"days": 1e-9}})
+    on = start(table_space)
+    row, other = people(2, 78)
+    (asked,) = on.ask_rows([row])
+    on.flush()
+    assert table_space.captured(asked["id"]).content["age"] == row["age"]
+    assert table_space.purge("churn")["rows"] == 1
+    with pytest.raises(NotFound) as caught:
+        table_space.captured(asked["id"])
+    assert re.fullmatch(r"it was kept until 20\d\d-.* UTC, then removed by retention", caught.value.hint)
+    path = asked["id"].replace("churn/", "")
+    told = on.client.get(f"/api/deployments/churn/watch/inbox/{path}")
+    assert (told.status_code, "removed by retention" in told.text) == (404, True)
+    with pytest.raises(NotFound, match="does not exist") as unknown:
+        table_space.captured("churn/1/" + "0" * 64)
+    assert "no rule chose it" in unknown.value.hint
+    done = table_space.truth("churn", {row["id"]: "yes"})
+    assert (done["known"], done["labeled"]) == (1, 0)  # it counts for the accuracy, and labels nothing
+    assert "must be here still to be labelled" in done["problems"][0].message
+    assert "removed by retention" in done["problems"][0].hint
+    on.ask_rows([row, other])
+    on.flush()
+    assert table_space.captured(asked["id"]).state == "inbox"  # it came again, and is here again
+    assert table_space.truth("churn", {row["id"]: "yes"})["labeled"] == 1
 
 
 def test_private_rules_are_the_default_of_nothing() -> None:

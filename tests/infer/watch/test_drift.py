@@ -1,5 +1,6 @@
 """Drift of what a model in use is asked and answers, and who is told of it."""
 
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -17,7 +18,8 @@ from typer.testing import CliRunner
 import loopworks as lw
 from loopworks.cli.main import app
 from loopworks.core.errors import Invalid
-from loopworks.infer.watch import alerts, drift, watched
+from loopworks.infer.watch import alerts, drift, traits, watched, windows
+from loopworks.infer.watch.reference import Reference
 from loopworks.infer.watch.rules import Alert, Drift
 from loopworks.infer.watch.traits import Traits
 
@@ -91,6 +93,55 @@ def test_the_same_people_are_no_drift_and_older_ones_are(table_space: lw.Workspa
     on.ask_rows(people(250, 8, age=60))
     on.flush()
     assert len(table_space.watch_events("churn", "alarm")) == 1, "the same drift is told once a day"
+
+
+def test_a_window_goes_on_after_a_restart_and_so_does_an_alarm(table_space: lw.Workspace, start: Start) -> None:
+    table_space.watch("churn", {"drift": {"window": 200}})
+    for seed, count in ((6, 120), (7, 90)):  # two servers, neither of which sees a whole window
+        on = start(table_space)
+        on.ask_rows(people(1, 5))
+        on.flush()
+        on.settle("churn")
+        assert table_space.watch_events("churn", "drift") == []
+        on.ask_rows(people(count, seed, age=60))
+        on.flush()
+        on.serving.close()
+    (window,) = table_space.watch_events("churn", "drift")
+    assert 210 <= window.body["items"] <= 212  # the single rows count where the training data was looked at in time
+    assert "whole items" in {column["name"] for column in window.body["columns"] if column["is_drift"]}
+    assert list(Path(table_space.home.cache).glob("watch/window-*")) == []
+    on = start(table_space)
+    on.ask_rows(people(1, 5))
+    on.flush()
+    on.settle("churn")
+    on.ask_rows(people(250, 8, age=60))
+    on.flush()
+    assert len(table_space.watch_events("churn", "drift")) == 2
+    assert len(table_space.watch_events("churn", "alarm")) == 1, "the same drift is told once a day"
+
+
+@pytest.mark.parametrize("privacy", [{"keep": "off"}, {"drop": ["age"]}])
+def test_a_kept_window_holds_nothing_private(table_space: lw.Workspace, start: Start, privacy: dict[str, Any]) -> None:
+    table_space.watch("churn", {"drift": {"window": 200}, "privacy": privacy})
+    on = start(table_space)
+    on.ask_rows(people(1, 5))
+    on.flush()
+    on.settle("churn")
+    on.ask_rows(people(60, 6))
+    on.flush()
+    on.serving.close()
+    found = list(Path(table_space.home.cache).glob("watch/window-*"))
+    if privacy == {"keep": "off"}:
+        assert found == []
+        return
+    kept = windows.take(found[0], 200)
+    assert kept is not None
+    inputs, answers = kept.window.seen()
+    assert (set(inputs.numbers), set(inputs.categories), inputs.points) == (set(), {"city"}, None)
+    assert answers.count == 60
+    found[0].write_bytes(b"half a file")
+    assert windows.take(found[0], 200) is None
+    assert not found[0].exists()
 
 
 def test_an_alarm_is_signed_sent_and_tried_again(
@@ -186,3 +237,37 @@ def test_the_training_data_is_looked_at_once_and_read_again_the_same(table_space
     assert again.far.tolist() == made.far.tolist()
     path.write_bytes(b"broken")
     assert watched.reference_of(table_space.home, bundle, "").version == made.version
+
+
+def test_a_new_topic_in_a_tenth_of_the_texts_is_seen_by_its_words() -> None:
+    """Sentences of forty words; where the whole hardly moves, MMD sees nothing and the new topic's own words do."""
+    rng = np.random.default_rng(0)
+    ends = ("ra", "no", "vel", "dis", "ge", "pu", "wi", "za")
+    words = [f"{a}{b}" for a in ("ka", "lo", "mi", "su", "te") for b in ends]
+
+    def some(count: int, topic: str = "kara") -> Traits:
+        lists = [[*rng.choice(words, 11), topic if n % 10 == 0 else rng.choice(words)] for n in range(count)]
+        told = [" ".join(one) for one in lists]
+        return traits._of_texts(told)
+
+    def reported(live: Traits) -> drift.Report:
+        assert before.points is not None
+        scale = traits.Scale.fit(before.points, is_scaled=True)
+        points = scale.apply(before.points)[:500]
+        ready = Reference(
+            version="",
+            inputs=dataclasses.replace(before, points=points),
+            answers=Traits(),
+            split="val",
+            scale=scale,
+            far=np.zeros(0),
+            confidence=None,
+        )
+        return drift.compare(ready, live, Traits(), Drift())
+
+    before = some(1_000)
+    assert not reported(some(500)).is_drift
+    found = {column.name: column for column in reported(some(500, "qyxf")).columns}
+    assert [name for name, column in found.items() if column.is_drift] == ["words"]
+    assert found["words"].value > 0.05
+    assert found["words"].test == "fisher"

@@ -93,6 +93,17 @@ def test_the_unbiased_mmd_by_hand() -> None:
     assert statistics.mmd(first, second, permutations=9)[0] == pytest.approx(within - across)
 
 
+def test_the_exact_test_of_shares_is_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    first, second = np.array([0, 3, 40, 7, 60]), np.array([0, 9, 10, 1, 30])
+    place, found = statistics.shares(first, 60, second, 30)
+    for a, b, p in zip(first, second, found, strict=True):
+        table = [[b, 30 - b], [a, 60 - a]]
+        tails = [stats.fisher_exact(table, alternative=side).pvalue for side in ("less", "greater")]
+        assert p == pytest.approx(min(1.0, 2 * min(tails)), rel=1e-9)
+    assert place == int(found.argmin()) == 1
+
+
 def test_holms_correction_by_hand() -> None:
     assert statistics.holm([0.01, 0.04, 0.03, 0.005], 0.05) == [True, False, False, True]
     assert statistics.holm([], 0.05) == []

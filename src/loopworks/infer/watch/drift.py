@@ -25,9 +25,10 @@ class Column:
 
     name: str
     of: Literal["inputs", "answers"]
-    test: Literal["ks", "chi2", "mmd"]
+    test: Literal["ks", "chi2", "mmd", "fisher"]
     value: float
-    """Of the test: the largest distance of two distribution functions, chi-squared, or the squared discrepancy."""
+    """Of the test: the largest distance of two distribution functions, chi-squared, the squared discrepancy, or the
+    difference of two shares."""
     p: float
     psi: float | None
     """Population stability index; ``None`` of points."""
@@ -81,7 +82,7 @@ class Report:
 class _Found:
     name: str
     of: Literal["inputs", "answers"]
-    test: Literal["ks", "chi2", "mmd"]
+    test: Literal["ks", "chi2", "mmd", "fisher"]
     value: float
     p: float
     psi: float | None
@@ -93,8 +94,9 @@ def compare(reference: Reference, inputs: Traits, answers: Traits, rules: Drift,
     """A window of live items against the training data.
 
     A column has drifted where its test is certain (Holm's correction over all columns) and its stability index is at
-    least ``rules.psi``. The points of whole items (MMD) are one more test. Where there are both, each of the two gets
-    half of ``rules.alpha``.
+    least ``rules.psi``. The points of whole items (MMD) are one more test, and of texts the shares that have each piece
+    of words (Fisher): a topic that is new in a tenth of the texts moves its own words and hardly the whole. Columns and
+    these get half of ``rules.alpha`` each, where there are both.
 
     Raises: Invalid: fewer than 50 items.
     """
@@ -109,12 +111,11 @@ def compare(reference: Reference, inputs: Traits, answers: Traits, rules: Drift,
         for name, told in now.categories.items():
             if name in before.categories and name not in rules.ignore:
                 found.append(_categories(name, part, before.categories[name], told))  # type: ignore[arg-type]
-    points = _points(reference, inputs, seed)
-    alpha = rules.alpha / 2 if points is not None and found else rules.alpha
+    whole = [one for one in (_points(reference, inputs, seed), _words(reference, inputs)) if one is not None]
+    alpha = rules.alpha / 2 if whole and found else rules.alpha
     certain = statistics.holm([one.p for one in found], alpha)
     columns = [_column(one, sure and (one.psi or 0.0) >= rules.psi) for one, sure in zip(found, certain, strict=True)]
-    if points is not None:
-        columns.append(_column(points, points.p <= alpha))
+    columns += [_column(one, one.p <= alpha / len(whole)) for one in whole]
     return Report(items=count, version=reference.version, alpha=rules.alpha, columns=tuple(columns))
 
 
@@ -169,6 +170,19 @@ def _points(reference: Reference, inputs: Traits, seed: int) -> _Found | None:
     return _Found("whole items", "inputs", "mmd", value, p, None, "1.0% far", f"{far:.1%} far")
 
 
+def _words(reference: Reference, inputs: Traits) -> _Found | None:
+    """The piece of words whose share of the texts moved most certainly; the p-value counts all pieces (Bonferroni)."""
+    before, now = reference.inputs.marks, inputs.marks
+    if before is None or now is None:
+        return None
+    counts = before.sum(axis=0), now.sum(axis=0)
+    at, chances = statistics.shares(counts[0], len(before), counts[1], len(now))
+    was, is_ = counts[0][at] / len(before), counts[1][at] / len(now)
+    p = min(1.0, float(chances[at]) * len(chances))
+    told = (f"a piece of words in {share:.1%}" for share in (was, is_))
+    return _Found("words", "inputs", "fisher", float(is_ - was), p, None, *told)
+
+
 class Window:
     """The live items since the last comparison, up to as many as a window holds."""
 
@@ -183,10 +197,11 @@ class Window:
         self._parts.append((inputs, answers))
         self.count += max(inputs.count, answers.count)
 
-    def take(self) -> tuple[Traits, Traits]:
-        """All of it; the window is empty then."""
-        parts, self._parts, self.count = self._parts, [], 0
-        return joined([one for one, _ in parts]), joined([one for _, one in parts])
+    def seen(self) -> tuple[Traits, Traits]:
+        """All of it so far."""
+        found = joined([one for one, _ in self._parts]), joined([one for _, one in self._parts])
+        self._parts = [found] if self._parts else []
+        return found
 
 
 def joined(parts: Sequence[Traits]) -> Traits:
@@ -204,7 +219,13 @@ def joined(parts: Sequence[Traits]) -> Traits:
         if all(name in part.categories for part in parts)
     }
     points = [part.points for part in parts if part.points is not None]
-    return Traits(numbers, categories, np.concatenate(points) if len(points) == len(parts) else None)
+    marks = [part.marks for part in parts if part.marks is not None]
+    return Traits(
+        numbers,
+        categories,
+        np.concatenate(points) if len(points) == len(parts) else None,
+        np.concatenate(marks) if len(marks) == len(parts) else None,
+    )
 
 
 def sentence(deployment: str, report: Mapping[str, Any]) -> str:

@@ -6,7 +6,6 @@ Made once per version and model from the data itself, and kept in the workspace'
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,13 @@ from loopworks.core.contracts import Arrays, Chances, Predictor, learnable
 from loopworks.core.errors import Invalid
 from loopworks.core.registry import plugins
 from loopworks.data.source import Source
-from loopworks.infer.watch import statistics, traits
+from loopworks.infer.watch import arrays, statistics, traits
 from loopworks.infer.watch.traits import Scale, Traits
-from loopworks.store.blobs import write_error
 from loopworks.tasks.answers import answers as ask
 from loopworks.tasks.answers import rows, size
 
 log = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 MOST = 2_000
 """Items of the version that are looked at, chosen at random."""
 POINTS = 1_000
@@ -89,7 +87,7 @@ def make(source: Source, bundle: Bundle, predictor: Predictor, *, seed: int = 0)
     if found.points is not None and found.points.shape[1]:
         scale = Scale.fit(found.points, is_scaled=bundle.rule.media != "row")
         points = scale.apply(found.points)[:POINTS]
-        found = Traits(found.numbers, found.categories, points)
+        found = Traits(found.numbers, found.categories, points, found.marks)
         far = np.sort(statistics.nearest(points, points, is_same=True))
     split = next((name for name in ("val", "test") if source.counts.get(name, 0) >= LEAST), "train")
     asked, at = _sample(source.inputs(bundle.rule, split), MOST, rng)
@@ -151,48 +149,25 @@ def cached(folder: Path, bundle: Bundle, variant: str, make_one: Callable[[], Re
 
 
 def _write(path: Path, reference: Reference) -> None:
-    arrays: dict[str, Any] = {"far": reference.far}
+    into: arrays.Arrays = {"far": reference.far}
     told: dict[str, Any] = {"version": reference.version, "split": reference.split, "confidence": None}
     if reference.confidence is not None:
         told["confidence"] = {name: getattr(reference.confidence, name) for name in Confidence.__dataclass_fields__}
-    for part in ("inputs", "answers"):
-        found: Traits = getattr(reference, part)
-        told[part] = {"numbers": list(found.numbers), "categories": {k: list(v) for k, v in found.categories.items()}}
-        for at, values in enumerate(found.numbers.values()):
-            arrays[f"{part}-{at}"] = values
-    if reference.scale is not None and reference.inputs.points is not None:
-        arrays |= {"points": reference.inputs.points, "middle": reference.scale.middle}
-        arrays["spread"] = reference.scale.spread
-    arrays["told"] = np.frombuffer(json.dumps(told).encode(), np.uint8)
-    temp = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temp.open("wb") as file:
-            np.savez(file, **arrays)
-        temp.replace(path)
-    except OSError as error:
-        raise write_error(path, error) from None
-    finally:
-        temp.unlink(missing_ok=True)
+    told |= {part: arrays.pack(getattr(reference, part), part, into) for part in ("inputs", "answers")}
+    if reference.scale is not None:
+        into |= {"middle": reference.scale.middle, "spread": reference.scale.spread}
+    arrays.write(path, into, told)
 
 
 def _read(path: Path) -> Reference:
-    with np.load(path, allow_pickle=False) as arrays:
-        told = json.loads(arrays["told"].tobytes())
-        parts = {
-            part: Traits(
-                {name: arrays[f"{part}-{at}"] for at, name in enumerate(told[part]["numbers"])},
-                told[part]["categories"],
-                arrays["points"] if part == "inputs" and "points" in arrays else None,
-            )
-            for part in ("inputs", "answers")
-        }
+    with np.load(path, allow_pickle=False) as there:
+        told = json.loads(there[arrays.TOLD].tobytes())
         return Reference(
             version=told["version"],
-            inputs=parts["inputs"],
-            answers=parts["answers"],
+            inputs=arrays.unpack(told["inputs"], "inputs", there),
+            answers=arrays.unpack(told["answers"], "answers", there),
             split=told["split"],
-            scale=Scale(arrays["middle"], arrays["spread"]) if "middle" in arrays else None,
-            far=arrays["far"],
+            scale=Scale(there["middle"], there["spread"]) if "middle" in there else None,
+            far=there["far"],
             confidence=Confidence(**told["confidence"]) if told["confidence"] else None,
         )

@@ -8,6 +8,9 @@ from typing import Any
 from loopworks.core.units import seconds
 from loopworks.infer.watch.rules import Retrain
 
+SHARES = ("accuracy", "map", "miou")
+"""What ``accuracy_below`` is a limit of: by labels, boxes or masks."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -47,9 +50,11 @@ def decide(rules: Retrain, facts: Facts) -> Decision:
     if rules.on_drift and facts.alarms:
         reasons.append(f"{facts.alarms} alarms of drift since the last training")
     low = rules.accuracy_below
-    if low is not None and facts.accuracy and facts.accuracy["metric"] == "accuracy" and facts.accuracy["high"] < low:
-        found = facts.accuracy
-        reasons.append(f"live accuracy {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] is below {low}")
+    found = facts.accuracy
+    if low is not None and found and found["metric"] in SHARES and found["high"] < low:
+        reasons.append(
+            f"live {found['metric']} {found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}] is below {low}"
+        )
     if rules.every is not None and since >= timedelta(seconds=seconds(rules.every, "retrain.every")):
         reasons.append(f"{since.total_seconds() / 86_400:.1f} days since the last training")
     if not reasons:

@@ -135,7 +135,8 @@ class Retrain(_Part):
     on_drift: bool = False
     """An alarm of drift since the last training."""
     accuracy_below: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """The measured live accuracy (with truth) is surely below: the upper end of its interval is."""
+    """The measured live accuracy (with truth; of boxes mAP, of masks mean IoU) is surely below: the upper end of its
+    interval is."""
     every: str | float | None = None
     """So long since the last training."""
     recipe: str = "auto"

@@ -188,6 +188,33 @@ def nearest(points: NDArray[np.float32], others: NDArray[np.float32], *, is_same
     return np.asarray(np.sqrt(apart.min(axis=1)))
 
 
+def shares(
+    first: NDArray[np.int64], many: int, second: NDArray[np.int64], more: int
+) -> tuple[int, NDArray[np.float64]]:
+    """Fisher's exact test, two-sided, of many shares at once: the place of the smallest p-value, and all of them.
+
+    Args:
+        first: of ``many`` items, how many have each mark, shape ``(marks,)``.
+        many: items of the first sample.
+        second: of ``more`` items, how many have each mark, same shape.
+        more: items of the second sample.
+    Source: Fisher 1922; the two-sided p-value is twice the smaller tail.
+    """
+    factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, many + more + 1)))])
+    total = (first + second)[:, None]
+    k = np.arange(more + 1)[None, :]
+    is_possible = (k <= total) & (total - k <= many)
+    k, rest = np.where(is_possible, k, 0), np.where(is_possible, total - k, 0)
+    logs = factorials[more] - factorials[k] - factorials[more - k] + factorials[many] - factorials[rest]
+    logs -= factorials[many - rest] + factorials[many + more] - factorials[total] - factorials[many + more - total]
+    chances = np.where(is_possible, np.exp(logs), 0.0)
+    rows = np.arange(len(second))
+    below = np.cumsum(chances, axis=1)[rows, second]
+    above = 1.0 - below + chances[rows, second]
+    found = np.clip(2.0 * np.minimum(below, above), 0.0, 1.0)
+    return int(found.argmin()), found
+
+
 def holm(chances: Sequence[float], alpha: float) -> list[bool]:
     """Which of many tests hold, so that the chance of any false one is at most ``alpha``.
 

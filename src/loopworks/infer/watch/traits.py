@@ -40,6 +40,8 @@ class Traits:
     """Column -> values, empty where missing."""
     points: NDArray[np.float32] | None = None
     """One row per item, not scaled yet."""
+    marks: NDArray[np.bool_] | None = None
+    """Of texts: which hashed pieces of words each has, shape ``(items, pieces)``."""
 
     @property
     def count(self) -> int:
@@ -166,7 +168,8 @@ def _of_texts(found: Sequence[str]) -> Traits:
         "words": np.array([len(text.split()) for text in found], np.float64),
         "letters share": np.array([_share(text) for text in found], np.float64),
     }
-    return Traits(numbers, {}, np.asarray(plugins.get("feature.words")().describe(found), np.float32))
+    points = np.asarray(plugins.get("feature.words")().describe(found), np.float32)
+    return Traits(numbers, {}, points, points != 0)
 
 
 def _share(text: str) -> float:

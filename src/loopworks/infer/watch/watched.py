@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loopworks.core import predictor as predictors
@@ -16,7 +17,7 @@ from loopworks.core.errors import LoopworksError, NotFound
 from loopworks.core.units import seconds
 from loopworks.data.learning import source_of
 from loopworks.data.stage import Dataset, open_dataset, open_version
-from loopworks.infer.watch import drift, keeping, privacy, reference, traits
+from loopworks.infer.watch import drift, keeping, privacy, reference, traits, windows
 from loopworks.infer.watch.alerts import Alerts
 from loopworks.infer.watch.drift import Window
 from loopworks.infer.watch.judge import Judge, Second, Seen
@@ -37,6 +38,8 @@ TIDY_S = 3_600.0
 DRIFT_S = 60.0
 """Least time between two comparisons."""
 CLOSE_S = 5.0
+KEEP_S = 30.0
+"""How often windows are written to disk: a server that is killed loses what came since."""
 ALERT_S = 86_400.0
 """An alarm that goes on is told again after this time."""
 KEPT_EVENTS = 200
@@ -70,14 +73,20 @@ class Watched:
         """That look at training data, or did."""
         self._keepers: dict[tuple[str, str], Keeper] = {}
         self._windows: dict[tuple[str, str], tuple[Window, float]] = {}
+        self._kept_at: dict[tuple[str, str], tuple[float, int]] = {}
+        """When a window was last written, and how many items it had then."""
         now = clock.monotonic()
         self._logged_at = self._counted_at = self._tidied_at = now
         self._compared_at: dict[tuple[str, str], float] = {}
-        self._alarmed: tuple[frozenset[str], float] = (frozenset(), 0.0)
+        self._alarmed: tuple[frozenset[str], float] | None = None
         self._served: Answered | None = None
 
     def close(self) -> None:
-        """Free other models that were loaded, and wait a moment for whoever still looks at training data."""
+        """Keep windows, free other models that were loaded, wait a moment for whoever still looks at training data."""
+        try:
+            self._keep_windows(is_all=True)
+        except LoopworksError as error:  # a full disk: the next server begins with an empty window
+            log.warning("window of drift is lost deployment=%s: %s", self.name, error)
         for thread in self.threads:
             thread.join(CLOSE_S)
         self._free()
@@ -269,11 +278,34 @@ class Watched:
             return
         key = (served.version, served.variant.name)
         if key not in self._windows:
-            self._windows[key] = Window(self.rules.drift.window), self._clock.monotonic()
+            self._windows[key] = self._window(key)
         window = self._windows[key][0]
         if window.count >= window.size:
             return
         window.add(traits.of_inputs(served.bundle.rule, inputs), traits.of_answers(said))
+
+    def _window(self, key: tuple[str, str]) -> tuple[Window, float]:
+        """The window that was kept when the server stopped or the rules changed; else an empty one."""
+        size, now = self.rules.drift.window, self._clock.monotonic()
+        found = windows.take(self._path_of(key), size)
+        if found is None:
+            return Window(size), now
+        return found.window, now - max(0.0, self._clock.wall() - found.since)
+
+    def _path_of(self, key: tuple[str, str]) -> Path:
+        return windows.path_of(self.home.cache, self.name, *key)
+
+    def _keep_windows(self, *, is_all: bool) -> None:
+        """Write the windows that have grown, where that is allowed and time."""
+        if self.rules.privacy.keep == "off":
+            return
+        now = self._clock.monotonic()
+        for key, (window, since) in self._windows.items():
+            at, count = self._kept_at.get(key, (since, 0))
+            if window.count != count and (is_all or now - at >= KEEP_S):
+                self._kept_at[key] = now, window.count
+                began = self._clock.wall() - (now - since)
+                windows.write(self._path_of(key), window, began, (*self.rules.privacy.drop, *self.rules.privacy.hash))
 
     def _reference(self, served: "Answered") -> Reference | None:
         """The training data of the model in use, once a thread of its own has looked at it."""
@@ -305,7 +337,9 @@ class Watched:
                 continue
             self._compared_at[key] = now
             self._windows[key] = Window(window.size), now
-            report = drift.compare(ready, *window.take(), privacy.of_drift(self.rules)).to_json()
+            self._kept_at.pop(key, None)
+            windows.drop(self._path_of(key))
+            report = drift.compare(ready, *window.seen(), privacy.of_drift(self.rules)).to_json()
             told = {**report, "revision": int(key[0]), "variant": key[1]}
             with self.home.catalog.begin() as tx:
                 watching.add_event(tx, self.name, "drift", told)
@@ -316,8 +350,8 @@ class Watched:
     def _alarm(self, report: Mapping[str, Any]) -> None:
         """Say it once, and again when other columns move or a day has gone by."""
         moved = frozenset(column["name"] for column in report["columns"] if column["is_drift"])
-        before, at = self._alarmed
         now = self._clock.monotonic()
+        before, at = self._alarmed or self._told_before(now)
         if moved <= before and now - at < ALERT_S:
             return
         self._alarmed = (moved | before if now - at < ALERT_S else moved, now)
@@ -327,6 +361,15 @@ class Watched:
             watching.add_event(tx, self.name, "alarm", told)
         for alert in self.rules.alerts:
             self._alerts.send(alert, self.name, told)
+
+    def _told_before(self, now: float) -> tuple[frozenset[str], float]:
+        """What moved in the last alarm that an earlier server told, and when."""
+        with self.home.catalog.read() as tx:
+            last = watching.events(tx, self.name, "alarm", limit=1)
+        if not last:
+            return frozenset(), now - ALERT_S
+        moved = frozenset(column["name"] for column in last[0].body["columns"] if column["is_drift"])
+        return moved, now - max(0.0, self._clock.wall() - last[0].at.timestamp())
 
     # ---- writing
 
@@ -344,6 +387,7 @@ class Watched:
                 watching.add_counts(tx, self.name, counts)
             self._counts.clear()
         self._compare()
+        self._keep_windows(is_all=False)
         if now - self._tidied_at >= TIDY_S:
             self._tidied_at = now
             self._originals.clear()

@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor_pool import DescriptorPool
 
-FILES = ("inference.proto", "health.proto")
+FILES = ("inference.proto", "health.proto", "status.proto")
 _pool = DescriptorPool()
 for _file in descriptor_pb2.FileDescriptorSet.FromString(
     (resources.files(__name__) / "descriptors.bin").read_bytes()

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loopworks.core.errors import Invalid
-from loopworks.server import answer, fields
+from loopworks.server import answer, fields, guard
 from loopworks.server.nearby import nearby
 from loopworks.server.route import Api
 from loopworks.server.serving import Serving
@@ -73,6 +73,12 @@ def inbox(request: Request) -> Response:
     return answer.json({"deployment": _name(request), "inbox": [one.to_json() for one in found]})
 
 
+def captured(request: Request) -> Response:
+    """One captured input, or what has become of it."""
+    path = request.path_params
+    return answer.json(_space(request).captured(f"{_name(request)}/{path['revision']}/{path['item']}").to_json())
+
+
 async def feedback(request: Request) -> Response:
     """A user says whether a prediction was right, or what is true."""
     body = await answer.body(request)
@@ -80,6 +86,7 @@ async def feedback(request: Request) -> Response:
     if right is not None and not isinstance(right, bool):
         raise Invalid("right", "true or false", right)
     told = fields.text(body, "id"), body.get("label"), fields.text(body, "author", "")
+    guard.check_deployment(request, told[0].partition("/")[0])
     serving: Serving = request.app.state.serving
 
     def keep() -> dict[str, Any]:
@@ -182,6 +189,12 @@ ROUTES = (
         endpoint=inbox,
         summary="Captured inputs",
         query={"state": "inbox, returned, or empty for all", "limit": "at most so many"},
+    ),
+    Api(
+        method="GET",
+        path=f"{_WATCH}/inbox/{{revision}}/{{item}}",
+        endpoint=captured,
+        summary="The captured input of a prediction",
     ),
     Api(
         method="POST",
