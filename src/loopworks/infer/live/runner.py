@@ -141,7 +141,7 @@ class Runner:
             except NotFound as error:
                 if self._stop.is_set():
                     raise
-                self.state, self.error = "waiting", f"{error.message} ({error.hint})" if error.hint else error.message
+                self.state, self.error = "waiting", _words(error)
                 wait(pause, self._stop.is_set)
         raise AssertionError("pauses never end")
 
@@ -196,7 +196,7 @@ class Runner:
 
     def _tell(self, error: Exception) -> None:
         known = isinstance(error, LoopworksError)
-        told = (error.message if isinstance(error, LoopworksError) else str(error)) or type(error).__name__
+        told = _words(error)
         if told != self.error:
             name = self.pipeline.name
             log.warning("pipeline name=%s: %s", name, told, exc_info=None if known else error)
@@ -243,6 +243,12 @@ class Runner:
                 self.state = "running"
             if not self._box.put(frame):
                 return
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, LoopworksError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return str(error) or type(error).__name__
 
 
 def check(pipeline: Pipeline, model_media: Callable[[], str]) -> None:

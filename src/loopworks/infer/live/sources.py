@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.errors import Invalid, Missing, NotFound, Unreachable
+from loopworks.core.errors import Denied, Invalid, Missing, NotFound, Unreachable
 from loopworks.core.image import SUFFIXES
 from loopworks.infer.live import definition as said
 from loopworks.infer.live.definition import hidden
@@ -47,6 +47,7 @@ def frames(
         max_pixels: the largest frame that is taken.
     Raises:
         Unreachable: nobody answers, or the stream broke off.
+        Denied: a camera that does not let us in; asked again and again, many lock the account.
         NotFound, Invalid, Missing: it will not work another time either.
     """
     if media != "image" and not isinstance(source, said.MqttSource):
@@ -90,16 +91,21 @@ def _decoded(
     try:
         container: Any = av.open(what, **how)
     except faults as error:
-        if is_file:
-            raise Invalid(source.path, "a video", _reason(error)) from None  # type: ignore[union-attr]
-        raise Unreachable(f"{hidden(what)} must answer with a video; got: {_reason(error)}") from None
+        if isinstance(source, said.FileSource):
+            raise Invalid(source.path, "a video", _reason(error)) from None
+        if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+            hint = "write user and password into the URL: rtsp://USER:PASSWORD@HOST/..., signs such as @ as %40"
+            raise Denied(f"{hidden(what)} must let us in; got: {_reason(error)}", hint) from None
+        told = _silence(error, source.timeout_s)
+        raise Unreachable(f"{hidden(what)} must answer with a video; got: {told}") from None
     with container:
         if not container.streams.video:
             raise Invalid(hidden(what), "a source with a picture", "none")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO" if is_file else "SLICE"  # threads by frame hold frames back
         began = time.time()
-        for index, frame in enumerate(_whole(container, stream, hidden(what), faults, is_file=is_file)):
+        limit = 0.0 if isinstance(source, said.FileSource) else source.timeout_s
+        for index, frame in enumerate(_whole(container, stream, hidden(what), faults, limit, is_file=is_file)):
             if stopped():
                 return
             if frame.width * frame.height > max_pixels:
@@ -111,7 +117,7 @@ def _decoded(
         raise Unreachable(f"{hidden(what)} must go on; it ended after {time.time() - began:.1f} s")
 
 
-def _whole(container: Any, stream: Any, name: str, faults: Any, *, is_file: bool) -> Iterator[Any]:
+def _whole(container: Any, stream: Any, name: str, faults: Any, limit_s: float, *, is_file: bool) -> Iterator[Any]:
     """What the decoder gives; where it stumbles over a packet the next one is tried.
 
     Raises: Unreachable: a stream broke off. Invalid: a file did, after all that it held was given.
@@ -125,7 +131,7 @@ def _whole(container: Any, stream: Any, name: str, faults: Any, *, is_file: bool
             break
         except faults as error:
             if not is_file:
-                raise Unreachable(f"{name} must go on; got: {_reason(error)}") from None
+                raise Unreachable(f"{name} must go on; got: {_silence(error, limit_s)}") from None
             told = _reason(error)
             break
         try:
@@ -167,6 +173,11 @@ def _upright(frame: Any) -> NDArray[np.uint8]:
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
     turns = int(frame.rotation or 0) // 90 % 4
     return np.rot90(pixels, turns) if turns else pixels
+
+
+def _silence(error: BaseException, limit_s: float) -> str:
+    """What FFmpeg calls an exit is the end of our patience."""
+    return f"nothing for {limit_s:g} s" if type(error).__name__ == "ExitError" else _reason(error)
 
 
 def _reason(error: BaseException) -> str:
