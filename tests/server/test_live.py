@@ -104,8 +104,8 @@ def test_the_picture_and_the_stream_show_what_was_found(space: lw.Workspace, tmp
         connection.close()
         assert status == 200
         with Image.open(tmp_path / "shown.jpg") as shown:
-            assert shown.height > shown.width == 32  # the class stands in a bar below the picture
-            assert np.asarray(shown)[:32].mean(axis=(0, 1)).argmax() == 0
+            assert shown.height > shown.width == 320  # the class stands in a bar below the picture
+            assert np.asarray(shown)[:320].mean(axis=(0, 1)).argmax() == 0
         status, stream, watching = ask("/api/live/belt/preview")
         assert (status, stream.getheader("content-type")) == (200, "multipart/x-mixed-replace; boundary=frame")
         assert _part(stream) == (tmp_path / "shown.jpg").read_bytes()

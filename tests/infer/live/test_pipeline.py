@@ -75,7 +75,7 @@ def test_a_file_reaches_every_sink_and_nothing_is_dropped(space: lw.Workspace, t
     first = json.loads(sorted((tmp_path / "pictures").glob("*.json"))[0].read_text(encoding="utf-8"))
     assert first["objects"][0]["label"] == "ball"
     with Image.open(sorted((tmp_path / "pictures").glob("*.jpg"))[0]) as shown:
-        assert shown.size == (64, 64)
+        assert shown.size == (320, 320)  # five times as large, so that names have room
     assert all(item.tags == ("inbox",) and not item.labels for item in items)
     assert [scored.model for scored in space.dataset("inbox").look.scored()] == ["balls:1"]
 
