@@ -168,3 +168,11 @@ def test_the_command_line_says_what_python_says(space: lw.Workspace, tmp_path: P
     assert told == space.live.status("belt")
     gone = CliRunner().invoke(app, ["live", "remove", "belt", *where])
     assert json.loads(gone.stdout) == {"removed": "belt"}
+
+
+def test_counts_are_told_in_words() -> None:
+    from loopworks.cli.live import _counted
+
+    assert _counted({"in": {}, "out": {"小汽车": 7, "bus": 1}}) == ["in 0", "out 小汽车 7, bus 1"]
+    told = {"now": {"bus": 1}, "mean_stay_s": {"bus": 2.18}, "longest_stay_s": 5.68}
+    assert _counted(told) == ["now bus 1", "mean stay bus 2.18 s", "longest stay 5.68 s"]

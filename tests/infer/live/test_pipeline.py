@@ -16,6 +16,7 @@ from PIL import Image
 
 import loopworks as lw
 from loopworks.core.errors import Busy, Conflict, Invalid, NotFound
+from loopworks.infer.live.definition import WebhookSink
 from loopworks.infer.live.frames import Frame, Result, jpeg
 from loopworks.infer.live.sinks import Queued
 from loopworks.infer.live.sources import _content
@@ -104,6 +105,40 @@ def test_an_interrupted_file_goes_on_where_it_was(space: lw.Workspace, tmp_path:
         assert [int(row["frame"]) for row in csv.DictReader(file)] == [8, 9, 10, 11]
     space.live.start("street")  # one that has ended begins anew
     assert space.live.run("street")["frames_out"] == 12
+
+
+def test_counts_go_on_after_an_interruption_and_begin_anew_after_the_end(
+    space: lw.Workspace, tmp_path: Path, make_film: Film
+) -> None:
+    make_film(tmp_path / "walk.mp4", WALK)
+    source = {"kind": "file", "path": str(tmp_path / "walk.mp4")}
+    space.live.add(definition(source, track={}, lines=[LINE], zones=[ZONE]))
+    zone = {"now": {"ball": 1}, "entered": {"ball": 3}, "left": {"ball": 2}, "mean_stay_s": {"ball": 4.0}}
+    before = {"lines": {"gate": {"in": {"ball": 5}, "out": {"bus": 1}}}, "zones": {"right": zone}}
+    (space.folder / "live" / "street" / "status.json").write_text(
+        json.dumps({"state": "running", "last_index": 1, "counts": before})
+    )
+    told = space.live.run("street")
+    assert (told["frames_out"], told["share"]) == (10, 1.0)
+    assert told["counts"]["lines"]["gate"] == {"in": {"ball": 5}, "out": {"bus": 1, "ball": 1}}
+    # Two had left before; who was inside then, or comes now, enters.
+    assert told["counts"]["zones"]["right"]["entered"] == {"ball": 3}
+    assert told["counts"]["zones"]["right"]["mean_stay_s"] == {"ball": 4.0}
+    space.live.start("street")
+    assert space.live.run("street")["counts"]["lines"]["gate"] == {"in": {}, "out": {"ball": 1}}
+
+
+def test_a_source_that_is_there_runs_though_nothing_has_come(
+    space: lw.Workspace, tmp_path: Path, servers: Any, doubles: Any, wait_until: Any
+) -> None:
+    (tmp_path / "in").mkdir()
+    broker = servers(doubles.broker())
+    for source in ({"kind": "folder", "path": str(tmp_path / "in")}, {"kind": "mqtt", "url": broker.url, "topic": "t"}):
+        space.live.add(definition(source), replace=True)
+        with space._engine("balls") as pick, space.live.running("street", pick) as runner:
+            wait_until(lambda: runner.status()["state"] == "running")  # noqa: B023
+            assert runner.frames_in == 0
+        assert space.live.status("street")["state"] == "stopped"
 
 
 def test_a_camera_that_breaks_off_is_asked_again(
@@ -268,12 +303,13 @@ def test_results_that_wait_hold_no_pictures_and_the_oldest_go_when_there_are_too
         def close(self) -> None:
             """Nothing is held back."""
 
-    sink = Queued("slow", Slow(), 3, is_lossless=False)
+    sink = Queued(WebhookSink(kind="webhook", url="http://u:pw@slow/?key=1"), Slow(), 3, is_lossless=False)
     for i in range(10):
         pixels = np.zeros((8, 8, 3), np.uint8)
         sink.put(Result(pipeline="p", frame=Frame(index=i, time_s=0.0, pixels=pixels), model="m/1"))
     gate.set()
     sink.close()
+    assert sink.tally.to == "http://u@slow/"
     assert sink.tally.dropped in (6, 7)  # one may have been taken before the queue was full
     assert [result.frame.index for result in seen][-3:] == [7, 8, 9]
     assert len(seen) + sink.tally.dropped == 10

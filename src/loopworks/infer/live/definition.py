@@ -321,6 +321,17 @@ def hidden(url: str) -> str:
     return urlunsplit((parts.scheme, shown, parts.path, "", ""))
 
 
+def target(sink: Sink) -> str:
+    """Where a sink's results go, for people."""
+    if isinstance(sink, FolderSink | TableSink):
+        return sink.path
+    if isinstance(sink, DatasetSink):
+        return sink.dataset
+    if isinstance(sink, DatabaseSink):
+        return f"{hidden(sink.url)} {sink.table}".strip()
+    return f"{hidden(sink.url)} {sink.topic}" if isinstance(sink, MqttSink) else hidden(sink.url)
+
+
 def shown(body: Any) -> Any:
     """A definition as ``to_json`` gave it, with no secret in it: passwords of URLs, values of headers."""
     if isinstance(body, dict):

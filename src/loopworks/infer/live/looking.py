@@ -153,7 +153,7 @@ def overlay(
     tags: list[tuple[tuple[float, float], str, tuple[int, int, int]]] = []
     for zone in pipeline.zones:
         corners = [(x * width, y * height) for x, y in zone.corners]
-        pen.polygon(corners, fill=(*_ZONE, 40), outline=(*_ZONE, 255), width=thick)
+        pen.polygon(corners, fill=(*_ZONE, 28), outline=(*_ZONE, 255), width=thick)
         now = sum(_of(result.counts, "zones", zone.name).get("now", {}).values())
         tags.append((corners[0], f"{zone.name}: {now}", _ZONE))
     for line in pipeline.lines:

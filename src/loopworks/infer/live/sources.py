@@ -34,7 +34,14 @@ PROTOCOLS = "rtsp,rtp,rtcp,udp,tcp,tls,http,https,httpproxy,rtmp,rtmps,srt,crypt
 
 
 def frames(
-    source: said.Source, media: str, folder: Path, stopped: Stopped, *, after: int = -1, max_pixels: int = 1 << 30
+    source: said.Source,
+    media: str,
+    folder: Path,
+    stopped: Stopped,
+    opened: Callable[[], None] = lambda: None,
+    *,
+    after: int = -1,
+    max_pixels: int = 1 << 30,
 ) -> Iterator[Frame]:
     """The frames of a source, those that it wants to be taken.
 
@@ -43,6 +50,7 @@ def frames(
         media: what the model takes: image, text, row.
         folder: of the pipeline, for what must outlive a restart.
         stopped: asked between frames.
+        opened: called when the source is there, though nothing may have come from it yet.
         after: of a file: go on after the frame with this index.
         max_pixels: the largest frame that is taken.
     Raises:
@@ -53,11 +61,11 @@ def frames(
     if media != "image" and not isinstance(source, said.MqttSource):
         raise Invalid("model of a pipeline", "one for images, where the source is none of MQTT", f"one for {media}s")
     if isinstance(source, said.MqttSource):
-        found = _messages(source, media, stopped)
+        found = _messages(source, media, stopped, opened)
     elif isinstance(source, said.FolderSource):
-        found = _watched(source, folder, stopped)
+        found = _watched(source, folder, stopped, opened)
     else:
-        found = _decoded(source, stopped, max_pixels)
+        found = _decoded(source, stopped, opened, max_pixels)
     return _taken(found, source, after)
 
 
@@ -79,7 +87,10 @@ def _taken(found: Iterator[Frame], source: said.Source, after: int) -> Iterator[
 
 
 def _decoded(
-    source: said.FileSource | said.StreamSource | said.DeviceSource, stopped: Stopped, max_pixels: int
+    source: said.FileSource | said.StreamSource | said.DeviceSource,
+    stopped: Stopped,
+    opened: Callable[[], None],
+    max_pixels: int,
 ) -> Iterator[Frame]:
     try:
         import av
@@ -104,6 +115,7 @@ def _decoded(
         stream = container.streams.video[0]
         stream.thread_type = "AUTO" if is_file else "SLICE"  # threads by frame hold frames back
         began = time.time()
+        opened()
         limit = 0.0 if isinstance(source, said.FileSource) else source.timeout_s
         for index, frame in enumerate(_whole(container, stream, hidden(what), faults, limit, is_file=is_file)):
             if stopped():
@@ -112,7 +124,8 @@ def _decoded(
                 size = f"{frame.width} x {frame.height}"
                 raise Invalid(hidden(what), f"of frames with at most {max_pixels} pixels", size)
             at = frame.time if frame.time is not None else index / 25
-            yield Frame(index=index, time_s=float(at) if is_file else time.time(), pixels=_upright(frame))
+            time_s, total = (float(at), int(stream.frames or 0)) if is_file else (time.time(), 0)
+            yield Frame(index=index, time_s=time_s, total=total, pixels=_upright(frame))
     if not is_file:
         raise Unreachable(f"{hidden(what)} must go on; it ended after {time.time() - began:.1f} s")
 
@@ -209,7 +222,7 @@ class Seen:
             file.write(key + "\n")
 
 
-def _watched(source: said.FolderSource, folder: Path, stopped: Stopped) -> Iterator[Frame]:
+def _watched(source: said.FolderSource, folder: Path, stopped: Stopped, opened: Callable[[], None]) -> Iterator[Frame]:
     root = Path(source.path)
     seen = Seen(folder / "seen.txt")
     before: dict[str, str] = {}
@@ -221,6 +234,7 @@ def _watched(source: said.FolderSource, folder: Path, stopped: Stopped) -> Itera
             seen.add(f"{name}\t{key}")
     while not stopped():
         now = _listed(root)
+        opened()
         for name, key in sorted(now.items()):
             mark = f"{name}\t{key}"
             if mark in seen or mark in given or before.get(name) != key:
@@ -265,9 +279,10 @@ def _pause(seconds: float, stopped: Stopped) -> None:
 # ---- MQTT
 
 
-def _messages(source: said.MqttSource, media: str, stopped: Stopped) -> Iterator[Frame]:
+def _messages(source: said.MqttSource, media: str, stopped: Stopped, opened: Callable[[], None]) -> Iterator[Frame]:
     index = 0
     with Connection(source.url, source.timeout_s) as connection:
+        opened()
         for topic, payload in connection.messages(source.topic, source.qos, stopped):
             content = _content(payload, media)
             if content is not None:

@@ -15,7 +15,7 @@ from typing import Any
 from loopworks.core.errors import Busy, Conflict, Damaged, Invalid, LoopworksError, NotFound
 from loopworks.infer.live import definition as said
 from loopworks.infer.live import runner
-from loopworks.infer.live.definition import NAME, FileSource, Pipeline
+from loopworks.infer.live.definition import NAME, Pipeline
 from loopworks.infer.live.looking import Pick
 from loopworks.infer.live.runner import Runner
 from loopworks.jobs import lock
@@ -177,12 +177,11 @@ class Live:
         return held
 
     def begin(self, name: str, pick: Pick) -> Runner:
-        """Start a pipeline; a file that was interrupted goes on after the last frame that is known to be answered."""
+        """Start a pipeline; one that was interrupted goes on where it is known to have been."""
         kept = self.kept(name)
         told = self._told(name)
-        resumes = isinstance(kept.pipeline.source, FileSource) and told.get("state") not in ("done", "failed")
-        after = int(told.get("last_index", -1)) if resumes else -1
-        found = Runner(kept.pipeline, self.folder / name, self._home, pick, after=after)
+        resumes = told.get("state") not in ("done", "failed")
+        found = Runner(kept.pipeline, self.folder / name, self._home, pick, before=told if resumes else {})
         found.start()
         return found
 
