@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import loopworks as lw
-from loopworks.core.errors import Busy, Conflict, Invalid, NotFound
+from loopworks.core.errors import Busy, Conflict, Failed, NotFound
 from loopworks.infer.live.definition import WebhookSink
 from loopworks.infer.live.frames import Frame, Result, jpeg
 from loopworks.infer.live.sinks import Queued
@@ -322,7 +322,7 @@ def test_a_damaged_film_is_answered_as_far_as_it_goes_and_says_so(
     data = make_film(tmp_path / "walk.avi", WALK * 4).read_bytes()
     (tmp_path / "walk.avi").write_bytes(data[: len(data) * 7 // 10])
     space.live.add(definition({"kind": "file", "path": str(tmp_path / "walk.avi")}))
-    with pytest.raises(Invalid, match="whole to its end"):
+    with pytest.raises(Failed, match="whole to its end"):
         space.live.run("street")
     told = space.live.status("street")
     assert told["state"] == "failed"
@@ -390,13 +390,15 @@ def test_a_full_disk_stops_one_sink_and_nothing_else(space: lw.Workspace, tmp_pa
 
 def test_what_cannot_work_says_why(space: lw.Workspace, tmp_path: Path, make_film: Film) -> None:
     source = {"kind": "file", "path": str(tmp_path / "none.mp4")}
-    space.live.add(definition(source))
-    with pytest.raises(Conflict, match="must not exist yet"):
+    with pytest.raises(NotFound, match=r"video '.*none\.mp4' does not exist"):
         space.live.add(definition(source))
-    with pytest.raises(Invalid, match=r"none\.mp4' does not exist"):
+    space.live.add(definition(source), start=False)
+    with pytest.raises(Conflict, match="must not exist yet"):
+        space.live.add(definition(source), start=False)
+    with pytest.raises(Failed, match=r"pipeline street failed: video '.*none\.mp4' does not exist"):
         space.live.run("street")
     (tmp_path / "none.mp4").write_bytes(b"no video")
-    with pytest.raises(Invalid, match="must be a video"):
+    with pytest.raises(Failed, match="must be a video"):
         space.live.run("street")
     with pytest.raises(NotFound, match="deployment 'dogs' does not exist"):
         space.live.add({**definition(source), "model": "dogs"}, replace=True)

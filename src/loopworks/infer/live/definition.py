@@ -388,7 +388,11 @@ def _fault(error: Any) -> tuple[str, str, object]:
     got = error["input"]
     if isinstance(got, str) and "://" in got:
         got = hidden(got)
-    return where, expectation(error["msg"]), "another" if isinstance(got, Mapping) else got
+    return (
+        where,
+        expectation(error["msg"]),
+        json.dumps(shown(got), default=str)[:120] if isinstance(got, Mapping) else got,
+    )
 
 
 def _absolute(found: Pipeline, base: Path) -> Pipeline:

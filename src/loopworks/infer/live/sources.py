@@ -99,6 +99,7 @@ def _decoded(
     faults = (av.error.FFmpegError, OSError, ValueError)
     what, how = _opening(source)
     is_file = isinstance(source, said.FileSource)
+    name = source.path if isinstance(source, said.FileSource) else hidden(what)
     try:
         container: Any = av.open(what, **how)
     except faults as error:
@@ -106,28 +107,28 @@ def _decoded(
             raise Invalid(source.path, "a video", _reason(error)) from None
         if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
             hint = "write user and password into the URL: rtsp://USER:PASSWORD@HOST/..., signs such as @ as %40"
-            raise Denied(f"{hidden(what)} must let us in; got: {_reason(error)}", hint) from None
+            raise Denied(f"{name} must let us in; got: {_reason(error)}", hint) from None
         told = _silence(error, source.timeout_s)
-        raise Unreachable(f"{hidden(what)} must answer with a video; got: {told}") from None
+        raise Unreachable(f"{name} must answer with a video; got: {told}") from None
     with container:
         if not container.streams.video:
-            raise Invalid(hidden(what), "a source with a picture", "none")
+            raise Invalid(name, "a source with a picture", "none")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO" if is_file else "SLICE"  # threads by frame hold frames back
         began = time.time()
         opened()
         limit = 0.0 if isinstance(source, said.FileSource) else source.timeout_s
-        for index, frame in enumerate(_whole(container, stream, hidden(what), faults, limit, is_file=is_file)):
+        for index, frame in enumerate(_whole(container, stream, name, faults, limit, is_file=is_file)):
             if stopped():
                 return
             if frame.width * frame.height > max_pixels:
                 size = f"{frame.width} x {frame.height}"
-                raise Invalid(hidden(what), f"of frames with at most {max_pixels} pixels", size)
+                raise Invalid(name, f"of frames with at most {max_pixels} pixels", size)
             at = frame.time if frame.time is not None else index / 25
             time_s, total = (float(at), int(stream.frames or 0)) if is_file else (time.time(), 0)
             yield Frame(index=index, time_s=time_s, total=total, pixels=_upright(frame))
     if not is_file:
-        raise Unreachable(f"{hidden(what)} must go on; it ended after {time.time() - began:.1f} s")
+        raise Unreachable(f"{name} must go on; it ended after {time.time() - began:.1f} s")
 
 
 def _whole(container: Any, stream: Any, name: str, faults: Any, limit_s: float, *, is_file: bool) -> Iterator[Any]:

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loopworks.core.errors import Busy, Conflict, Damaged, Invalid, LoopworksError, NotFound
+from loopworks.core.errors import Busy, Conflict, Damaged, Failed, LoopworksError, NotFound
 from loopworks.infer.live import definition as said
 from loopworks.infer.live import runner
-from loopworks.infer.live.definition import NAME, Pipeline
+from loopworks.infer.live.definition import NAME, FileSource, Pipeline
 from loopworks.infer.live.looking import Pick
 from loopworks.infer.live.runner import Runner
 from loopworks.jobs import lock
@@ -63,11 +63,13 @@ class Live:
         Returns: as ``status``.
         Raises:
             Invalid: something in it is wrong; the hint names all else that is.
-            NotFound: no such deployment.
+            NotFound: no such deployment, or video.
             Conflict: the name is taken.
         """
         pipeline = said.read(definition)
         runner.check(pipeline, lambda: self._media(pipeline.model))
+        if start and isinstance(pipeline.source, FileSource) and not os.path.isfile(pipeline.source.path):
+            raise NotFound("video", pipeline.source.path, hint="check the path; --no-start keeps it for later")
         folder = self.folder / pipeline.name
         if (folder / ORDER).exists() and not replace:
             raise Conflict(
@@ -141,7 +143,7 @@ class Live:
     def run(self, name: str, *, on_status: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Run a pipeline here, without a server, until its file has ended or the caller is interrupted.
 
-        Returns: its last status. Raises: Busy: it runs elsewhere.
+        Returns: its last status. Raises: Busy: it runs elsewhere. Failed: it cannot run, for the reason given.
         """
         kept = self.kept(name)
         with self._serve(kept.pipeline.model) as pick, self.running(name, pick) as found:
@@ -150,7 +152,7 @@ class Live:
                     on_status(found.status())
             told = found.status()
         if told["state"] == "failed":
-            raise Invalid(f"pipeline {name}", "able to run", told["error"])
+            raise Failed(f"pipeline {name} failed: {told['error']}")
         return self.status(name)
 
     # ---- for whoever runs them

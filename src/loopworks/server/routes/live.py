@@ -98,12 +98,14 @@ async def preview(request: Request) -> Response:
         number = 0
         # NotFound: the pipeline has ended. Busy: others were quicker. The answer has begun, so it just ends.
         with suppress(NotFound, Busy), found.watching():
+            yield b"--frame\r\n"
             while not serving.stopping.is_set() and not await request.is_disconnected():
                 began = time.monotonic()
                 if (newer := await run_in_threadpool(found.after, number)) is not None:
                     number, data = newer
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                    yield head.encode() + data + b"\r\n"
+                    head = f"Content-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                    # With the next boundary: browsers show a picture when they have seen it, not by its length.
+                    yield head.encode() + data + b"\r\n--frame\r\n"
                     await anyio.sleep(max(0.0, 1 / found.settings.rate - (time.monotonic() - began)))
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
