@@ -109,7 +109,8 @@ def test_the_picture_and_the_stream_show_what_was_found(space: lw.Workspace, tmp
         status, stream, watching = ask("/api/live/belt/preview")
         assert (status, stream.getheader("content-type")) == (200, "multipart/x-mixed-replace; boundary=frame")
         assert _part(stream) == (tmp_path / "shown.jpg").read_bytes()
-        assert stream.readline() == b"--frame\r\n"  # at once: until then browsers show nothing
+        assert stream.readline() == b"--frame\r\n"  # at once, and then once more: browsers show it when the next begins
+        assert _part(stream) == (tmp_path / "shown.jpg").read_bytes()
         refused, answer, connection = ask("/api/live/belt/preview")
         assert (refused, answer.getheader("retry-after")) == (503, "1")
         connection.close()
