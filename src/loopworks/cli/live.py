@@ -106,7 +106,12 @@ def run(name: NameArgument, workspace: WorkspaceOption = ".", json: JsonOption =
     """Run a pipeline here, without a server, until its file ends or Ctrl-C."""
     with face(json) as out, opened(workspace) as space:
         with out.progress(f"pipeline {name}") as update:
-            done = space.live.run(name, on_status=lambda told: update(told["share"], "frames", done=told["frames_out"]))
+
+            def follow(told: dict[str, Any]) -> None:
+                update(told["share"], "frames", done=told["frames_out"])
+
+            done = space.live.run(name, on_status=follow)
+            follow(done)
         _show(out, done)
 
 

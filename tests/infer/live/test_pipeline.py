@@ -159,6 +159,26 @@ def test_a_camera_that_breaks_off_is_asked_again(
     assert "secret" not in json.dumps(space.live.status("street"))
 
 
+def test_a_run_here_tells_others_how_it_goes_and_ends_when_it_is_interrupted(
+    space: lw.Workspace, paint: Any, servers: Any, doubles: Any
+) -> None:
+    camera = servers(doubles.camera([jpeg(paint(8), 95)], frames=1000))
+    space.live.add(definition({"kind": "stream", "url": camera.url}))
+    seen = []
+
+    def follow(told: dict[str, Any]) -> None:
+        seen.append(space.live.status("street"))
+        if told["frames_out"] > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        space.live.run("street", on_status=follow)
+    assert (seen[-1]["state"], seen[-1]["frames_out"] > 0) == ("running", True)
+    told = space.live.status("street")
+    assert (told["state"], told["frames_out"] > 3) == ("stopped", True)
+    assert told["is_wanted"]
+
+
 def test_a_camera_that_is_too_fast_loses_frames_which_are_counted(
     space: lw.Workspace, tmp_path: Path, paint: Any, servers: Any, doubles: Any, wait_until: Any
 ) -> None:

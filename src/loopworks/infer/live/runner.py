@@ -225,6 +225,8 @@ class Runner:
                 self._pass_on()
                 break
             except Unreachable as error:
+                if self._stop.is_set():
+                    break
                 self._tell(error)
                 if self.frames_in > before:  # it had worked: begin with short pauses again
                     waits = pauses(first, most)
@@ -232,6 +234,8 @@ class Runner:
                 wait(next(waits), self._stop.is_set)
                 self.reconnects += not self._stop.is_set()
             except Exception as error:  # the top of a thread: what no second attempt mends ends the pipeline
+                if self._stop.is_set():
+                    break
                 self._tell(error)
                 self.state = "failed"
                 break

@@ -23,6 +23,8 @@ from loopworks.store.blobs import write_error
 from loopworks.store.home import Home
 
 ORDER, STATUS, LOCK = "pipeline.json", "status.json", "lock"
+TELL_S = 0.5
+"""How often it is written down how a pipeline goes."""
 Serve = Callable[[str], contextlib.AbstractContextManager[Pick]]
 """Opens an engine with one deployment in this process."""
 
@@ -147,7 +149,8 @@ class Live:
         """
         kept = self.kept(name)
         with self._serve(kept.pipeline.model) as pick, self.running(name, pick) as found:
-            while not found.join(0.2):
+            while not found.join(TELL_S):
+                self.tell(found)
                 if on_status is not None:
                     on_status(found.status())
             told = found.status()
