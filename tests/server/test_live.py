@@ -104,10 +104,12 @@ def test_the_picture_and_the_stream_show_what_was_found(space: lw.Workspace, tmp
         connection.close()
         assert status == 200
         with Image.open(tmp_path / "shown.jpg") as shown:
-            assert shown.height > shown.width == 32  # the class stands in a bar below the picture
-            assert np.asarray(shown)[:32].mean(axis=(0, 1)).argmax() == 0
+            assert shown.height > shown.width == 320  # the class stands in a bar below the picture
+            assert np.asarray(shown)[:320].mean(axis=(0, 1)).argmax() == 0
         status, stream, watching = ask("/api/live/belt/preview")
         assert (status, stream.getheader("content-type")) == (200, "multipart/x-mixed-replace; boundary=frame")
+        assert _part(stream) == (tmp_path / "shown.jpg").read_bytes()
+        assert stream.readline() == b"--frame\r\n"  # at once, and then once more: browsers show it when the next begins
         assert _part(stream) == (tmp_path / "shown.jpg").read_bytes()
         refused, answer, connection = ask("/api/live/belt/preview")
         assert (refused, answer.getheader("retry-after")) == (503, "1")
@@ -168,3 +170,11 @@ def test_the_command_line_says_what_python_says(space: lw.Workspace, tmp_path: P
     assert told == space.live.status("belt")
     gone = CliRunner().invoke(app, ["live", "remove", "belt", *where])
     assert json.loads(gone.stdout) == {"removed": "belt"}
+
+
+def test_counts_are_told_in_words() -> None:
+    from loopworks.cli.live import _counted
+
+    assert _counted({"in": {}, "out": {"小汽车": 7, "bus": 1}}) == ["in 0", "out 小汽车 7, bus 1"]
+    told = {"now": {"bus": 1}, "mean_stay_s": {"bus": 2.18}, "longest_stay_s": 5.68}
+    assert _counted(told) == ["now bus 1", "mean stay bus 2.18 s", "longest stay 5.68 s"]

@@ -158,9 +158,18 @@ def test_no_items_cannot_be_scored_or_compared() -> None:
 
 
 def test_the_drawing_puts_the_class_below_the_picture() -> None:
-    picture = np.full((20, 60, 3), 90, np.uint8)
+    picture = np.full((200, 600, 3), 90, np.uint8)
     found = TASK.draw(picture, labels("cat"))
-    assert (found[:20] == picture).all()
-    bar = found[20:]
+    assert (found[:200] == picture).all()
+    bar = found[200:]
     assert (bar == 255).any()
     assert (bar < 128).any(), "there must be text"
+
+
+def test_many_classes_take_several_lines_and_none_is_cut() -> None:
+    names = [f"a long name {i}" for i in range(8)]
+    found = TASK.draw(np.zeros((16, 16, 3), np.uint8), [Shape(label=name) for name in names])
+    assert found.shape[1] == 320
+    lines = (found.shape[0] - 320) // 17
+    assert lines == 3
+    assert (found[320:, -3:] == 255).all()

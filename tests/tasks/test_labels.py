@@ -55,8 +55,8 @@ def test_a_place_may_be_of_no_class_and_a_class_may_not() -> None:
 def test_each_kind_of_shape_is_drawn(shape: Shape) -> None:
     image = np.zeros((40, 50, 3), np.uint8)
     drawn = task("object-detection").draw(image, [shape])
-    assert drawn.shape == image.shape
-    assert drawn.any()
+    assert drawn.shape == (7 * 40, 7 * 50, 3)  # a tiny picture is drawn larger
+    assert drawn[:, : 7 * 45].any()
     assert not image.any()
 
 
@@ -85,3 +85,14 @@ def test_a_task_kind_that_knows_labels_alone_says_that_it_cannot_be_trained() ->
     assert learnable(task("image-classification")).headline == "accuracy"
     with pytest.raises(Invalid, match="task kind must be one that models can be trained for; got places"):
         learnable(Regions("places", frozenset({"box"})))
+
+
+def test_the_name_of_a_mask_stands_in_it() -> None:
+    """A mask like a U, whose middle is not in it: the first color, a red, is that of the tag."""
+    pixels = np.zeros((200, 300), np.bool_)
+    pixels[20:180, 20:60] = pixels[20:180, 240:280] = pixels[150:180, 20:280] = True
+    shape = Shape(label="car", kind="mask", points=((200.0, 300.0),), mask=mask.encode(pixels))
+    drawn = task("object-detection").draw(np.zeros((200, 300, 3), np.uint8), [shape])
+    rows, columns = np.nonzero((drawn == (230, 57, 70)).all(axis=2))
+    assert 60 <= rows.min() <= rows.max() <= 110
+    assert 200 < columns.min() <= columns.max() < 290

@@ -17,7 +17,7 @@ from loopworks.core.bundle import Bundle
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.testing import context
 from loopworks.train import stage
-from loopworks.train.explain import explain
+from loopworks.train.explain import _drawn, explain
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,15 @@ def test_the_picture_can_be_looked_at(squares: Bundle, tmp_path: Path) -> None:
     (tmp_path / "map.png").write_bytes(found.picture)
     with Image.open(tmp_path / "map.png") as picture:
         assert picture.format == "PNG"
+
+
+def test_a_photo_keeps_its_form_and_is_not_larger_than_it_was() -> None:
+    """What the model sees squeezed into a square is shown as people know it."""
+    heat = np.zeros((8, 8))
+    heat[:, 6:] = 1.0
+    for size, shown in (((300, 500), (300, 500)), ((900, 1800), (320, 640)), ((4, 8), (160, 320))):
+        with Image.open(io.BytesIO(_drawn(np.full((*size, 3), 90, np.uint8), heat))) as picture:
+            found = np.asarray(picture).astype(int)
+        assert found.shape == (*shown, 3)
+        red = found[..., 0] - found[..., 2]
+        assert red[:, : shown[1] // 2].max() < 10 < 100 < red[:, -shown[1] // 8 :].min()

@@ -106,7 +106,12 @@ def run(name: NameArgument, workspace: WorkspaceOption = ".", json: JsonOption =
     """Run a pipeline here, without a server, until its file ends or Ctrl-C."""
     with face(json) as out, opened(workspace) as space:
         with out.progress(f"pipeline {name}") as update:
-            done = space.live.run(name, on_status=lambda told: update(0.0, "frames", done=told["frames_out"]))
+
+            def follow(told: dict[str, Any]) -> None:
+                update(told["share"], "frames", done=told["frames_out"])
+
+            done = space.live.run(name, on_status=follow)
+            follow(done)
         _show(out, done)
 
 
@@ -117,10 +122,20 @@ def _show(out: Out, told: dict[str, Any]) -> None:
         out.say(f"  last error: {told['error']}")
     for kind, places in told.get("counts", {}).items():
         for name, counted in places.items():
-            out.say(f"  {kind.rstrip('s')} {name}: {counted}")
+            out.say(f"  {kind.rstrip('s')} {name}: {'; '.join(_counted(counted))}")
     for sink in told.get("sinks", ()):
         error = f", last error: {sink['error']}" if sink["error"] else ""
-        out.say(
-            f"  sink {sink['kind']}: {sink['sent']} sent, {sink['failed']} failed, {sink['dropped']} dropped{error}"
-        )
+        counts = ", ".join(f"{sink[one]} {one}" for one in ("sent", "failed", "dropped"))
+        out.say(f"  sink {sink['kind']} {sink.get('to', '')}: {counts}{error}")
     out.done({"pipeline": told})
+
+
+def _counted(told: dict[str, Any]) -> list[str]:
+    """What a line or zone has counted, class by class, in words."""
+    words = []
+    for key, value in told.items():
+        unit = " s" if key.endswith("_s") else ""
+        each = value.items() if isinstance(value, dict) else (("", value),)
+        by_class = ", ".join(f"{label} {count:g}{unit}".strip() for label, count in each)
+        words.append(f"{key.removesuffix('_s').replace('_', ' ')} {by_class or 0}")
+    return words

@@ -84,6 +84,8 @@ class Settings(BaseModel):
     """File that the access log goes on in; empty is the standard error."""
     tracing: bool = False
     """Send OpenTelemetry spans of requests; where to, the standard variables say (OTEL_EXPORTER_OTLP_ENDPOINT ...)."""
+    font: str = ""
+    """Font file for names in drawn pictures; empty finds one of this machine's that has their letters."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of one training or prediction; 0 is one per core."""
     max_image_pixels: Annotated[int, Field(ge=1)] = 100_000_000

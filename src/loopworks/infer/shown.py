@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core import image, mask
+from loopworks.core import image, lettering, mask
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Learnable
 from loopworks.core.errors import Invalid
@@ -157,7 +157,8 @@ def drawn(said: Said) -> NDArray[np.uint8]:
     size = (max(1, round(width * share)), max(1, round(height * share)))
     rule = ImageRule(width=size[0], height=size[1])
     pixels = image.decode(item.content, rule, item.name, said.max_pixels)
-    return said.task.draw(pixels, [shape for shape, _ in said.shapes([size])[0]])
+    shapes = [shape for shape, _ in said.shapes([size])[0]]
+    return said.task.draw(pixels, lettering.renamed(shapes, said.bundle.schema.classes))
 
 
 def picture_jpeg(said: Said) -> bytes:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
+from loopworks.core import lettering
 from loopworks.core import settings as core_settings
 from loopworks.core.errors import Conflict, Invalid, NotFound
 from loopworks.core.settings import Settings
@@ -126,6 +127,8 @@ def open_home(folder: Path, flags: Mapping[str, Any] | None = None, *, create: b
             return create_home(folder, flags)
         raise NotFound("workspace", str(folder), hint=f"loopworks init {folder} makes one")
     settings = core_settings.load(folder, flags)
+    if settings.font:
+        lettering.prefer(settings.font)
     try:
         for name in FOLDERS:
             (folder / name).mkdir(exist_ok=True)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loopworks.core import lettering
 from loopworks.core.contracts import Arrays, Metric, Odds, Sizes
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
@@ -192,17 +193,23 @@ class Classes:
         return float((ours == theirs).all(axis=1).mean())
 
     def draw(self, image: NDArray[np.uint8], shapes: Sequence[Shape]) -> NDArray[np.uint8]:
-        """The image with its classes in a bar below it; ``Invalid`` for texts and rows, which have no picture."""
+        """The image with its classes in a bar below it, a tiny one larger; ``Invalid`` for texts and rows."""
         if self.media != "image":
             raise Invalid("item to draw", "an image", self._article())
         from PIL import Image, ImageDraw
 
-        picture = Image.fromarray(image)
-        bar = 14
-        canvas = Image.new("RGB", (picture.width, picture.height + bar), "white")
+        scale = lettering.enlargement(image.shape[1], image.shape[0])
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+        size = lettering.letter_size(*picture.size)
+        lines = _lines([shape.label for shape in shapes] or ["-"], picture.width - 4, size)
+        step = round(size * 1.4)
+        canvas = Image.new("RGB", (picture.width, picture.height + step * len(lines)), "white")
         canvas.paste(picture, (0, 0))
-        text = ", ".join(shape.label for shape in shapes) or "-"
-        ImageDraw.Draw(canvas).text((2, picture.height + 1), text, fill="black")
+        pen = ImageDraw.Draw(canvas)
+        for row, line in enumerate(lines):
+            text, font = lettering.fitted(line, picture.width - 4, size)
+            pen.text((2, picture.height + step * row + step / 2), text, font=font, fill="black", anchor="lm")
         return np.asarray(canvas)
 
     def _article(self) -> str:
@@ -273,3 +280,16 @@ def _mean_of(values: NDArray[np.float64], at: NDArray[np.intp]) -> float:
 plugins.add("task.image-classification")(Classes("image-classification", "image"))
 plugins.add("task.text-classification")(Classes("text-classification", "text"))
 plugins.add("task.tabular-classification")(Classes("tabular-classification", "row", headline="auc"))
+
+
+def _lines(names: Sequence[str], width: int, size: int) -> list[str]:
+    """Names beside each other as far as they have room."""
+    lines = [names[0]]
+    for name in names[1:]:
+        together = f"{lines[-1]}, {name}"
+        font = lettering.font(together, size)
+        if font is not None and font.getlength(together) <= width:
+            lines[-1] = together
+        else:
+            lines.append(name)
+    return lines

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core import mask
+from loopworks.core import lettering, mask
 from loopworks.core.errors import Invalid, NotFound
+from loopworks.core.lettering import COLORS
 from loopworks.core.values import LabelSchema, Shape
 
-_COLORS = ((230, 57, 70), (29, 132, 181), (42, 157, 80), (244, 162, 40), (131, 56, 186), (0, 150, 136), (120, 85, 60))
 NOTES = frozenset({"class", "caption", "value"})
 
 
@@ -44,29 +44,49 @@ class Regions:
         return tuple(dict.fromkeys(shapes))
 
     def draw(self, image: NDArray[np.uint8], shapes: Sequence[Shape]) -> NDArray[np.uint8]:
-        """The image with outlines, masks as a tint, and class names."""
+        """The image with outlines, masks as a tint, and class names; a tiny image is drawn larger."""
         from PIL import Image, ImageDraw
 
-        picture = Image.fromarray(image)
+        scale = lettering.enlargement(image.shape[1], image.shape[0])
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
         pen = ImageDraw.Draw(picture, "RGBA")
+        width, size = lettering.pen_width(*picture.size), lettering.letter_size(*picture.size)
         names = sorted({shape.label for shape in shapes})
+        tags = []
         for shape in shapes:
-            color = _COLORS[names.index(shape.label) % len(_COLORS)]
+            color = COLORS[names.index(shape.label) % len(COLORS)]
             if shape.kind == "mask":
-                height, width = (int(side) for side in shape.points[0])
-                tint = Image.fromarray(mask.decode(shape.mask, height, width).astype(np.uint8) * 110)
-                picture.paste(color, (0, 0), tint.resize(picture.size))
+                rows, columns = (int(side) for side in shape.points[0])
+                pixels = mask.decode(shape.mask, rows, columns)
+                tint = Image.fromarray(pixels.astype(np.uint8) * 110)
+                picture.paste(color, (0, 0), tint.resize(picture.size, Image.Resampling.NEAREST))
+                if pixels.any():
+                    column, row = _inside(pixels)
+                    at = column * picture.width / columns, row * picture.height / rows
+                    tags.append((at, shape.label, color))
             elif shape.kind == "points":
-                for at in zip(shape.points[0][::2], shape.points[0][1::2], strict=True):
-                    pen.ellipse((at[0] - 2, at[1] - 2, at[0] + 2, at[1] + 2), fill=color)
+                for x, y in zip(shape.points[0][::2], shape.points[0][1::2], strict=True):
+                    pen.ellipse([side * scale + by for by in (-width, width) for side in (x, y)], fill=color)
             else:
                 for xs, ys in outlines(shape):
-                    line = [*zip(xs, ys, strict=True)]
+                    line = [(x * scale, y * scale) for x, y in zip(xs, ys, strict=True)]
                     closed = line if shape.kind == "polyline" else [*line, line[0]]
-                    pen.line(closed, fill=color, width=2)
+                    pen.line(closed, fill=color, width=width)
             if (box := shape.bounds) is not None:
-                pen.text((box[0] + 2, max(0.0, box[1] - 11)), shape.label, fill=color)
+                tags.append(((box[0] * scale, box[1] * scale), shape.label, color))
+        for at, name, color in tags:  # over all that is drawn
+            if name:
+                lettering.tag(pen, at, name, color, size)
         return np.asarray(picture)
+
+
+def _inside(pixels: NDArray[np.bool_]) -> tuple[int, int]:
+    """x and y of a pixel of a mask, about its middle, whatever its form."""
+    rows = np.flatnonzero(pixels.any(axis=1))
+    y = int(rows[len(rows) // 2])
+    columns = np.flatnonzero(pixels[y])
+    return int(columns[len(columns) // 2]), y
 
 
 def outlines(shape: Shape) -> list[tuple[list[float], list[float]]]:

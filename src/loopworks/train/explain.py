@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loopworks.core import image
 from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle
 from loopworks.core.contracts import Arrays, Chances, Odds, learnable
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
+from loopworks.core.values import ImageRule
 from loopworks.tasks.answers import answers
 
 SHARES = (1 / 3, 1 / 5, 1 / 8)
@@ -27,7 +29,8 @@ LEAST = 1e-30
 """Chances below it count as this much, so that log odds stay finite."""
 GRID = 32
 """Cells of the map that is told as numbers, along each side."""
-SHOWN_PX = 320
+SHOWN_PX, MOST_PX = 320, 640
+"""Longer side of the picture that is shown: of a small image about so much, of a large one at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Reasons:
     map: tuple[tuple[float, ...], ...] = ()
     """Of an image: rows of cells in 0..1, from the upper left; 1 is the place that matters most."""
     picture: bytes = b""
-    """Of an image: PNG of what the model saw, with the map over it."""
+    """Of an image: PNG of it, or of the part that the model saw, with the map over it."""
     base: float | None = None
     """What the model says without any of the parts, where it is known."""
 
@@ -117,7 +120,7 @@ def explain_image(bundle: Bundle, content: bytes, label: str, variant: str) -> R
         unit="chance",
         method=f"{len(covers)} covers of three sizes: how much the log odds fall",
         map=tuple(tuple(round(float(cell), 3) for cell in row) for row in _cells(heat)),
-        picture=_drawn(pixels, heat),
+        picture=_drawn(_seen(bundle, content, pixels), heat),
     )
 
 
@@ -172,14 +175,22 @@ def _cells(heat: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.clip(np.asarray(shrunk, np.float64), 0, 1)
 
 
+def _seen(bundle: Bundle, content: bytes, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image as people know it, where the model saw all of it; else the part that it saw."""
+    rule = bundle.rule
+    return image.whole(content, "image") if isinstance(rule, ImageRule) and rule.fit == "stretch" else pixels
+
+
 def _drawn(pixels: NDArray[np.uint8], heat: NDArray[np.float64]) -> bytes:
-    """What the model saw, grey, with the map over it: from clear over orange to red."""
+    """The image, grey, with the map over it, from clear over orange to red; a small one larger, a large one smaller."""
     from PIL import Image
 
-    height, width = heat.shape
-    scale = max(1, round(SHOWN_PX / max(height, width)))
-    size = (width * scale, height * scale)
-    seen = np.asarray(Image.fromarray(pixels).convert("L").resize(size, Image.Resampling.NEAREST), np.float64)
+    height, width = pixels.shape[:2]
+    longer = max(height, width)
+    scale = max(1, round(SHOWN_PX / longer)) if longer < MOST_PX else MOST_PX / longer
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.BOX
+    seen = np.asarray(Image.fromarray(pixels).convert("L").resize(size, how), np.float64)
     smooth = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     share = np.clip(np.asarray(smooth, np.float64), 0, 1)[..., None]
     color = np.concatenate([np.full_like(share, 235), 160 * (1 - share), np.full_like(share, 30)], axis=2)

@@ -191,8 +191,8 @@ def wait_until() -> Callable[..., Any]:
 class Server:
     """A TCP server whose ``serve`` answers one connection, in a thread for each."""
 
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, port: int = 0) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port = int(self._listener.getsockname()[1])
         self._open: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -236,10 +236,10 @@ class Server:
 
 
 class Camera(Server):
-    """MJPEG over HTTP: each connection gets ``frames`` pictures, then it breaks off."""
+    """MJPEG over HTTP: each connection gets ``frames`` pictures, then it breaks off, or ``stalls``."""
 
-    def __init__(self, pictures: list[bytes], frames: int, pause_s: float = 0.01) -> None:
-        self.pictures, self.frames, self.pause_s = pictures, frames, pause_s
+    def __init__(self, pictures: list[bytes], frames: int, pause_s: float = 0.01, *, stalls: bool = False) -> None:
+        self.pictures, self.frames, self.pause_s, self.stalls = pictures, frames, pause_s, stalls
         self.connections = 0
         super().__init__()
 
@@ -256,6 +256,8 @@ class Camera(Server):
             head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
             client.sendall(head.encode() + data + b"\r\n")
             time.sleep(self.pause_s)
+        if self.stalls:
+            client.recv(1)
 
 
 class Page(Server):

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 import loopworks as lw
-from loopworks.core.errors import Busy, Conflict, Invalid, NotFound
+from loopworks.core.errors import Busy, Conflict, Failed, NotFound
+from loopworks.infer.live.definition import WebhookSink
 from loopworks.infer.live.frames import Frame, Result, jpeg
 from loopworks.infer.live.sinks import Queued
 from loopworks.infer.live.sources import _content
@@ -75,7 +76,7 @@ def test_a_file_reaches_every_sink_and_nothing_is_dropped(space: lw.Workspace, t
     first = json.loads(sorted((tmp_path / "pictures").glob("*.json"))[0].read_text(encoding="utf-8"))
     assert first["objects"][0]["label"] == "ball"
     with Image.open(sorted((tmp_path / "pictures").glob("*.jpg"))[0]) as shown:
-        assert shown.size == (64, 64)
+        assert shown.size == (320, 320)  # five times as large, so that names have room
     assert all(item.tags == ("inbox",) and not item.labels for item in items)
     assert [scored.model for scored in space.dataset("inbox").look.scored()] == ["balls:1"]
 
@@ -106,6 +107,40 @@ def test_an_interrupted_file_goes_on_where_it_was(space: lw.Workspace, tmp_path:
     assert space.live.run("street")["frames_out"] == 12
 
 
+def test_counts_go_on_after_an_interruption_and_begin_anew_after_the_end(
+    space: lw.Workspace, tmp_path: Path, make_film: Film
+) -> None:
+    make_film(tmp_path / "walk.mp4", WALK)
+    source = {"kind": "file", "path": str(tmp_path / "walk.mp4")}
+    space.live.add(definition(source, track={}, lines=[LINE], zones=[ZONE]))
+    zone = {"now": {"ball": 1}, "entered": {"ball": 3}, "left": {"ball": 2}, "mean_stay_s": {"ball": 4.0}}
+    before = {"lines": {"gate": {"in": {"ball": 5}, "out": {"bus": 1}}}, "zones": {"right": zone}}
+    (space.folder / "live" / "street" / "status.json").write_text(
+        json.dumps({"state": "running", "last_index": 1, "counts": before})
+    )
+    told = space.live.run("street")
+    assert (told["frames_out"], told["share"]) == (10, 1.0)
+    assert told["counts"]["lines"]["gate"] == {"in": {"ball": 5}, "out": {"bus": 1, "ball": 1}}
+    # Two had left before; who was inside then, or comes now, enters.
+    assert told["counts"]["zones"]["right"]["entered"] == {"ball": 3}
+    assert told["counts"]["zones"]["right"]["mean_stay_s"] == {"ball": 4.0}
+    space.live.start("street")
+    assert space.live.run("street")["counts"]["lines"]["gate"] == {"in": {}, "out": {"ball": 1}}
+
+
+def test_a_source_that_is_there_runs_though_nothing_has_come(
+    space: lw.Workspace, tmp_path: Path, servers: Any, doubles: Any, wait_until: Any
+) -> None:
+    (tmp_path / "in").mkdir()
+    broker = servers(doubles.broker())
+    for source in ({"kind": "folder", "path": str(tmp_path / "in")}, {"kind": "mqtt", "url": broker.url, "topic": "t"}):
+        space.live.add(definition(source), replace=True)
+        with space._engine("balls") as pick, space.live.running("street", pick) as runner:
+            wait_until(lambda: runner.status()["state"] == "running")  # noqa: B023
+            assert runner.frames_in == 0
+        assert space.live.status("street")["state"] == "stopped"
+
+
 def test_a_camera_that_breaks_off_is_asked_again(
     space: lw.Workspace, tmp_path: Path, paint: Any, servers: Any, doubles: Any, wait_until: Any
 ) -> None:
@@ -122,6 +157,26 @@ def test_a_camera_that_breaks_off_is_asked_again(
     assert told["frames_dropped"] == 0
     assert "must go on" in told["error"]
     assert "secret" not in json.dumps(space.live.status("street"))
+
+
+def test_a_run_here_tells_others_how_it_goes_and_ends_when_it_is_interrupted(
+    space: lw.Workspace, paint: Any, servers: Any, doubles: Any
+) -> None:
+    camera = servers(doubles.camera([jpeg(paint(8), 95)], frames=1000))
+    space.live.add(definition({"kind": "stream", "url": camera.url}))
+    seen = []
+
+    def follow(told: dict[str, Any]) -> None:
+        seen.append(space.live.status("street"))
+        if told["frames_out"] > 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        space.live.run("street", on_status=follow)
+    assert (seen[-1]["state"], seen[-1]["frames_out"] > 0) == ("running", True)
+    told = space.live.status("street")
+    assert (told["state"], told["frames_out"] > 3) == ("stopped", True)
+    assert told["is_wanted"]
 
 
 def test_a_camera_that_is_too_fast_loses_frames_which_are_counted(
@@ -268,12 +323,13 @@ def test_results_that_wait_hold_no_pictures_and_the_oldest_go_when_there_are_too
         def close(self) -> None:
             """Nothing is held back."""
 
-    sink = Queued("slow", Slow(), 3, is_lossless=False)
+    sink = Queued(WebhookSink(kind="webhook", url="http://u:pw@slow/?key=1"), Slow(), 3, is_lossless=False)
     for i in range(10):
         pixels = np.zeros((8, 8, 3), np.uint8)
         sink.put(Result(pipeline="p", frame=Frame(index=i, time_s=0.0, pixels=pixels), model="m/1"))
     gate.set()
     sink.close()
+    assert sink.tally.to == "http://u@slow/"
     assert sink.tally.dropped in (6, 7)  # one may have been taken before the queue was full
     assert [result.frame.index for result in seen][-3:] == [7, 8, 9]
     assert len(seen) + sink.tally.dropped == 10
@@ -286,7 +342,7 @@ def test_a_damaged_film_is_answered_as_far_as_it_goes_and_says_so(
     data = make_film(tmp_path / "walk.avi", WALK * 4).read_bytes()
     (tmp_path / "walk.avi").write_bytes(data[: len(data) * 7 // 10])
     space.live.add(definition({"kind": "file", "path": str(tmp_path / "walk.avi")}))
-    with pytest.raises(Invalid, match="whole to its end"):
+    with pytest.raises(Failed, match="whole to its end"):
         space.live.run("street")
     told = space.live.status("street")
     assert told["state"] == "failed"
@@ -354,13 +410,15 @@ def test_a_full_disk_stops_one_sink_and_nothing_else(space: lw.Workspace, tmp_pa
 
 def test_what_cannot_work_says_why(space: lw.Workspace, tmp_path: Path, make_film: Film) -> None:
     source = {"kind": "file", "path": str(tmp_path / "none.mp4")}
-    space.live.add(definition(source))
-    with pytest.raises(Conflict, match="must not exist yet"):
+    with pytest.raises(NotFound, match=r"video '.*none\.mp4' does not exist"):
         space.live.add(definition(source))
-    with pytest.raises(Invalid, match=r"none\.mp4' does not exist"):
+    space.live.add(definition(source), start=False)
+    with pytest.raises(Conflict, match="must not exist yet"):
+        space.live.add(definition(source), start=False)
+    with pytest.raises(Failed, match=r"pipeline street failed: video '.*none\.mp4' does not exist"):
         space.live.run("street")
     (tmp_path / "none.mp4").write_bytes(b"no video")
-    with pytest.raises(Invalid, match="must be a video"):
+    with pytest.raises(Failed, match="must be a video"):
         space.live.run("street")
     with pytest.raises(NotFound, match="deployment 'dogs' does not exist"):
         space.live.add({**definition(source), "model": "dogs"}, replace=True)

@@ -321,6 +321,17 @@ def hidden(url: str) -> str:
     return urlunsplit((parts.scheme, shown, parts.path, "", ""))
 
 
+def target(sink: Sink) -> str:
+    """Where a sink's results go, for people."""
+    if isinstance(sink, FolderSink | TableSink):
+        return sink.path
+    if isinstance(sink, DatasetSink):
+        return sink.dataset
+    if isinstance(sink, DatabaseSink):
+        return f"{hidden(sink.url)} {sink.table}".strip()
+    return f"{hidden(sink.url)} {sink.topic}" if isinstance(sink, MqttSink) else hidden(sink.url)
+
+
 def shown(body: Any) -> Any:
     """A definition as ``to_json`` gave it, with no secret in it: passwords of URLs, values of headers."""
     if isinstance(body, dict):
@@ -377,7 +388,11 @@ def _fault(error: Any) -> tuple[str, str, object]:
     got = error["input"]
     if isinstance(got, str) and "://" in got:
         got = hidden(got)
-    return where, expectation(error["msg"]), "another" if isinstance(got, Mapping) else got
+    return (
+        where,
+        expectation(error["msg"]),
+        json.dumps(shown(got), default=str)[:120] if isinstance(got, Mapping) else got,
+    )
 
 
 def _absolute(found: Pipeline, base: Path) -> Pipeline:

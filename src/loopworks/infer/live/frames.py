@@ -24,6 +24,8 @@ class Frame:
     """Place in the source since it was opened, beginning with 0; frames that are not taken count too."""
     time_s: float
     """Of the source's own clock: since a file's beginning, else since 1970."""
+    total: int = 0
+    """How many frames its video has, where it says so."""
     name: str = ""
     """Name of its file, where it has one."""
     came_s: float = field(default_factory=time.time)
@@ -132,7 +134,7 @@ class Result:
             {
                 **common,
                 "label": one.label,
-                "score": one.score,
+                "score": round(one.score, 6),
                 **dict(zip(("x", "y", "width", "height"), one.box or (None,) * 4, strict=True)),
                 "track": one.track,
                 "zones": " ".join(one.zones),

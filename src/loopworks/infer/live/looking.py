@@ -1,14 +1,15 @@
 """Asking the model about a frame, following what it finds, and drawing it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core import image
+from loopworks.core import image, lettering
 from loopworks.core.contracts import Arrays, Learnable, Sizes
 from loopworks.core.errors import Invalid
+from loopworks.core.lettering import COLORS
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
 from loopworks.infer import stage
@@ -23,7 +24,7 @@ from loopworks.infer.live.tracking import Tracker
 
 Pick = Callable[[str], Served | Linked]
 """The loaded model behind the name of a deployment, or the models of a chain."""
-_COLORS = ((230, 57, 70), (29, 132, 181), (42, 157, 80), (244, 162, 40), (131, 56, 186), (0, 150, 136), (120, 85, 60))
+_ZONE, _LINE = (29, 132, 181), (230, 57, 70)
 
 
 @runtime_checkable
@@ -115,12 +116,18 @@ class Looker:
 
     def draw(self, result: Result) -> NDArray[np.uint8]:
         """The frame with what was found: boxes, masks, classes, numbers of tracks, lines and zones with counts."""
-        task: Learnable = plugins.get(f"task.{_first(self._pick(self._pipeline.model)).bundle.task}")
+        bundle = _first(self._pick(self._pipeline.model)).bundle
+        task: Learnable = plugins.get(f"task.{bundle.task}")
         pixels = result.frame.picture(self._max_pixels)
-        drawn = task.draw(pixels, list(result.shapes))
+        # What is followed is drawn with its number, below.
+        shapes = [] if self._tracker is not None else lettering.renamed(result.shapes, bundle.schema.classes)
+        drawn = task.draw(pixels, shapes)
+        scale = drawn.shape[1] / pixels.shape[1]
         if any(one.then for one in result.objects):
-            drawn = nested.draw(drawn, result.objects, drawn.shape[1] / pixels.shape[1])
-        return overlay(drawn, self._pipeline, result) if result.counts or self._tracker is not None else drawn
+            drawn = nested.draw(drawn, result.objects, scale)
+        if not result.counts and self._tracker is None:
+            return drawn
+        return overlay(drawn, self._pipeline, result, bundle.schema.classes, scale)
 
     def _packed(self, served: Served, frame: Frame) -> Arrays:
         rule = served.bundle.rule
@@ -159,31 +166,38 @@ def _first(found: Served | Linked) -> Served:
     return found.first if isinstance(found, Linked) else found
 
 
-def overlay(pixels: NDArray[np.uint8], pipeline: Pipeline, result: Result) -> NDArray[np.uint8]:
-    """A drawn frame with numbers of tracks, and with lines and zones and their counts."""
+def overlay(
+    pixels: NDArray[np.uint8], pipeline: Pipeline, result: Result, classes: Sequence[str] = (), scale: float = 1.0
+) -> NDArray[np.uint8]:
+    """A drawn frame, ``scale`` times the source's size, with what is followed, and lines and zones with counts."""
     from PIL import Image, ImageDraw
 
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     pen = ImageDraw.Draw(picture, "RGBA")
     width, height = picture.width, picture.height
+    thick, size = lettering.pen_width(width, height), lettering.letter_size(width, height)
+    tags: list[tuple[tuple[float, float], str, tuple[int, int, int]]] = []
     for zone in pipeline.zones:
         corners = [(x * width, y * height) for x, y in zone.corners]
-        pen.polygon(corners, fill=(29, 132, 181, 40), outline=(29, 132, 181, 255))
+        pen.polygon(corners, fill=(*_ZONE, 28), outline=(*_ZONE, 255), width=thick)
         now = sum(_of(result.counts, "zones", zone.name).get("now", {}).values())
-        pen.text((corners[0][0] + 3, corners[0][1] + 3), f"{zone.name}: {now}", fill=(29, 132, 181))
+        tags.append((corners[0], f"{zone.name}: {now}", _ZONE))
     for line in pipeline.lines:
         ends = [(x * width, y * height) for x, y in (line.start, line.end)]
-        pen.line(ends, fill=(230, 57, 70, 255), width=2)
+        pen.line(ends, fill=(*_LINE, 255), width=thick)
         told = _of(result.counts, "lines", line.name)
         into, out = (sum(told.get(side, {}).values()) for side in ("in", "out"))
-        at = ((ends[0][0] + ends[1][0]) / 2 + 3, (ends[0][1] + ends[1][1]) / 2 + 3)
-        pen.text(at, f"{line.name}: {into} in, {out} out", fill=(230, 57, 70))
+        at = (ends[0][0] + ends[1][0]) / 2, (ends[0][1] + ends[1][1]) / 2
+        tags.append((at, f"{line.name}: {into} in, {out} out", _LINE))
     for found in result.objects:
         if found.box is not None and found.track is not None:
-            x, y, w, h = found.box
-            color = _COLORS[found.track % len(_COLORS)]
-            pen.rectangle((x, y, x + max(w, 1), y + max(h, 1)), outline=color, width=2)
-            pen.text((x + 3, y + 2), f"#{found.track}", fill=color)
+            x, y, w, h = (side * scale for side in found.box)
+            color = COLORS[found.track % len(COLORS)]
+            pen.rectangle((x, y, x + max(w, 1), y + max(h, 1)), outline=color, width=thick)
+            number = f" #{found.track}" if found.track else ""
+            tags.append(((x, y), f"{lettering.legible(found.label, classes)}{number}", color))
+    for place, text, color in tags:
+        lettering.tag(pen, place, text, color, size)
     return np.asarray(picture)
 
 

@@ -45,7 +45,7 @@ class Connection:
         try:
             client.connect(parts.hostname, parts.port or (8883 if parts.scheme == "mqtts" else 1883), KEEP_S)
         except (OSError, ValueError) as error:
-            raise Unreachable(f"MQTT broker {hidden(self._url)} must answer; got: {error}") from None
+            raise Unreachable(f"MQTT broker {hidden(self._url)} must answer; got: {_reason(error)}") from None
         self._client = client
         self._turn(lambda: self._code is not None, "an answer")
         if self._code.is_failure:
@@ -94,3 +94,7 @@ class Connection:
     def _loop(self, timeout_s: float) -> None:
         if code := self._client.loop(timeout_s):
             raise Unreachable(f"MQTT broker {hidden(self._url)} must stay; the connection ended (code {int(code)})")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)

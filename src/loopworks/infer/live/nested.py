@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loopworks.core import lettering
 from loopworks.infer.chains import flat
 from loopworks.infer.chains.flat import THEN
 from loopworks.infer.live.frames import Found
@@ -37,6 +38,8 @@ def draw(pixels: NDArray[np.uint8], objects: Sequence[Found], scale: float = 1.0
 
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     pen = ImageDraw.Draw(picture)
+    size = lettering.letter_size(*picture.size)
+    thick = lettering.pen_width(*picture.size)
     for one in objects:
         rows = list(flat.rows(one.then))
         many, lines = Counter(row.box for row in rows), Counter[tuple[float, ...]]()
@@ -44,14 +47,10 @@ def draw(pixels: NDArray[np.uint8], objects: Sequence[Found], scale: float = 1.0
             x, y, width, height = (side * scale for side in row.box)
             color = _COLORS[(row.depth - 1) % len(_COLORS)]
             if row.is_place:
-                pen.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=color, width=2)
-            at = lines[row.box]
+                pen.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=color, width=thick)
             lines[row.box] += 1
-            text = f"{row.node}: {row.label} {row.score:.2f}"
-            _, _, wide, high = pen.textbbox((0, 0), text)
-            high += 3
-            top = min(y + height + at * high, picture.height - (many[row.box] - at) * high)
-            corner = (max(0.0, min(x, picture.width - wide - 4)), max(0.0, top))
-            pen.rectangle((*corner, corner[0] + wide + 4, corner[1] + high), fill=color)
-            pen.text((corner[0] + 2, corner[1]), text, fill=(255, 255, 255))
+            high = 1.6 * size  # of a tag
+            bottom = min(y + height + lines[row.box] * high, picture.height - (many[row.box] - lines[row.box]) * high)
+            name = lettering.legible(row.label, ())
+            lettering.tag(pen, (x, bottom), f"{row.node}: {name} {row.score:.2f}", color, size)
     return np.asarray(picture)

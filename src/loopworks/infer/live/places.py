@@ -1,7 +1,7 @@
 """Counting at lines and in zones, by what is followed."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +75,19 @@ class Places:
         """Begin with nothing counted."""
         self._lines = [_Crossings(line) for line in lines]
         self._zones = [_Stays(zone) for zone in zones]
+
+    def resume(self, counts: Mapping[str, Any]) -> None:
+        """Go on counting from what ``counts`` gave before a restart; who was in a zone then will enter it anew."""
+        for crossings in self._lines:
+            before = counts.get("lines", {}).get(crossings.line.name, {})
+            crossings.into.update(before.get("in", {}))
+            crossings.out.update(before.get("out", {}))
+        for stays in self._zones:
+            before = counts.get("zones", {}).get(stays.zone.name, {})
+            stays.left.update(before.get("left", {}))
+            stays.entered.update(stays.left)
+            stays.stayed_s.update({k: mean * stays.left[k] for k, mean in before.get("mean_stay_s", {}).items()})
+            stays.longest_s = before.get("longest_stay_s", 0.0)
 
     def update(self, objects: Sequence[Found], size: tuple[int, int], time_s: float, alive: Iterable[int]) -> None:
         """Say of each object which lines it crossed and which zones it is in, and count.

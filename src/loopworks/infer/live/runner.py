@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from loopworks.store.home import Home
 log = logging.getLogger(__name__)
 STOP_S = 2.0
 """How long a thread that waits for a camera is waited for; it ends by itself when the camera's time is up."""
+NOTHING: Mapping[str, Any] = {}
 RATE_S = 10.0
 """Time over which frames per second are counted."""
 
@@ -29,7 +30,9 @@ RATE_S = 10.0
 class Runner:
     """A pipeline that runs until it is stopped, or its file has ended."""
 
-    def __init__(self, pipeline: Pipeline, folder: Path, home: Home, pick: Pick, *, after: int = -1) -> None:
+    def __init__(
+        self, pipeline: Pipeline, folder: Path, home: Home, pick: Pick, *, before: Mapping[str, Any] = NOTHING
+    ) -> None:
         """Nothing is opened yet.
 
         Args:
@@ -37,11 +40,13 @@ class Runner:
             folder: its own, for what must outlive a restart.
             home: the workspace.
             pick: gives the loaded model.
-            after: of a file: the last frame that was answered before.
+            before: its status when it was interrupted; counts go on from there, and a file after the last frame.
         """
         self.pipeline = pipeline
+        after = int(before.get("last_index", -1)) if isinstance(pipeline.source, said.FileSource) else -1
         self._folder, self._home, self._after = folder, home, after
         self._looker = Looker(pipeline, pick, home.settings.max_image_pixels)
+        self._looker.places.resume(before.get("counts", {}))
         self._box = Mailbox(is_lossless=pipeline.is_lossless)
         self._stop = threading.Event()
         self._outlets: list[Outlet] = []
@@ -56,6 +61,8 @@ class Runner:
         self.failed = 0
         self.reconnects = 0
         self.last_index = after
+        self.share = 0.0
+        """Of a file: how much of it is answered, in 0..1."""
         self._worker = threading.Thread(target=self._work, name=f"live-{pipeline.name}", daemon=True)
         self._reader = threading.Thread(target=self._read, name=f"source-{pipeline.name}", daemon=True)
 
@@ -99,6 +106,7 @@ class Runner:
             "lag_s": round(self._lag_s, 4),
             "reconnects": self.reconnects,
             "last_index": self.last_index,
+            "share": round(self.share, 4),
             "viewers": self.preview.viewers,
             "counts": self._looker.places.counts(),
             "sinks": [one.tally.to_json() for one in self._outlets],
@@ -141,7 +149,7 @@ class Runner:
             except NotFound as error:
                 if self._stop.is_set():
                     raise
-                self.state, self.error = "waiting", f"{error.message} ({error.hint})" if error.hint else error.message
+                self.state, self.error = "waiting", _words(error)
                 wait(pause, self._stop.is_set)
         raise AssertionError("pauses never end")
 
@@ -165,6 +173,7 @@ class Runner:
                 return True
         self.frames_out += 1
         self.last_index = frame.index
+        self.share = min(1.0, (frame.index + 1) / frame.total) if frame.total else 0.0
         self._lag_s = time.time() - frame.came_s
         self._times.append(time.monotonic())
         while len(self._times) > 1 and self._times[-1] - self._times[0] > RATE_S:
@@ -196,7 +205,7 @@ class Runner:
 
     def _tell(self, error: Exception) -> None:
         known = isinstance(error, LoopworksError)
-        told = (error.message if isinstance(error, LoopworksError) else str(error)) or type(error).__name__
+        told = _words(error)
         if told != self.error:
             name = self.pipeline.name
             log.warning("pipeline name=%s: %s", name, told, exc_info=None if known else error)
@@ -216,6 +225,8 @@ class Runner:
                 self._pass_on()
                 break
             except Unreachable as error:
+                if self._stop.is_set():
+                    break
                 self._tell(error)
                 if self.frames_in > before:  # it had worked: begin with short pauses again
                     waits = pauses(first, most)
@@ -223,10 +234,16 @@ class Runner:
                 wait(next(waits), self._stop.is_set)
                 self.reconnects += not self._stop.is_set()
             except Exception as error:  # the top of a thread: what no second attempt mends ends the pipeline
+                if self._stop.is_set():
+                    break
                 self._tell(error)
                 self.state = "failed"
                 break
         self._box.close()
+
+    def _opened(self) -> None:
+        if not self._stop.is_set() and not self.is_ended:
+            self.state = "running"
 
     def _pass_on(self) -> None:
         found = frames(
@@ -234,15 +251,20 @@ class Runner:
             self._media,
             self._folder,
             self._stop.is_set,
+            self._opened,
             after=self._after,
             max_pixels=self._home.settings.max_image_pixels,
         )
         for frame in found:
             self.frames_in += 1
-            if self.state != "running":
-                self.state = "running"
             if not self._box.put(frame):
                 return
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, LoopworksError):
+        return f"{error.message} ({error.hint})" if error.hint else error.message
+    return str(error) or type(error).__name__
 
 
 def check(pipeline: Pipeline, model_media: Callable[[], str]) -> None:

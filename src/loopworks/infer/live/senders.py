@@ -85,11 +85,12 @@ class Webhook:
                 if wanted.isdecimal():
                     pause = min(float(wanted), LONGEST_S)
             except (OSError, http.client.HTTPException) as error:
-                told = str(getattr(error, "reason", "") or error) or type(error).__name__
+                cause = getattr(error, "reason", error)  # of the library's own error
+                told = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
             if self._stopped() or not left:
                 break
             wait(pause, self._stopped)
-        raise Unreachable(f"webhook {where} must take results; got {told}, {self._sink.tries} times at most")
+        raise Unreachable(f"webhook {where} must take results; got {told} (tried {self._sink.tries - left} times)")
 
     def close(self) -> None:
         """Nothing is kept open."""

@@ -45,6 +45,8 @@ class Tally:
     """What became of a sink's results."""
 
     kind: str
+    to: str = ""
+    """Where they go: path, topic, table or URL, without a password."""
     sent: int = 0
     failed: int = 0
     dropped: int = 0
@@ -53,15 +55,15 @@ class Tally:
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
-        return {name: getattr(self, name) for name in ("kind", "sent", "failed", "dropped", "error")}
+        return {name: getattr(self, name) for name in ("kind", "to", "sent", "failed", "dropped", "error")}
 
 
 class Outlet:
     """A sink with its tally; ``Queued`` is one with a thread of its own."""
 
-    def __init__(self, kind: str, sink: Sink) -> None:
+    def __init__(self, said_of: said.Sink, sink: Sink) -> None:
         """Guard ``sink``."""
-        self.tally = Tally(kind)
+        self.tally = Tally(said_of.kind, said.target(said_of))
         self._sink = sink
 
     def put(self, result: Result) -> None:
@@ -87,7 +89,9 @@ class Outlet:
         told = str(error) or type(error).__name__
         if told != self.tally.error:
             known = isinstance(error, LoopworksError | OSError)
-            log.warning("sink failed kind=%s: %s", self.tally.kind, told, exc_info=None if known else error)
+            log.warning(
+                "sink failed kind=%s to=%s: %s", self.tally.kind, self.tally.to, told, exc_info=None if known else error
+            )
         self.tally.error = told
 
 
@@ -95,19 +99,19 @@ class Queued(Outlet):
     """A sink whose results wait in a queue with a limit, and are written by a thread."""
 
     def __init__(
-        self, kind: str, sink: Sink, limit: int, *, is_lossless: bool, most: int = 1, keep: Keep | None = None
+        self, said_of: said.Sink, sink: Sink, limit: int, *, is_lossless: bool, most: int = 1, keep: Keep | None = None
     ) -> None:
         """``most`` results are written at once; where the queue is full, ``put`` waits (``is_lossless``) or drops.
 
         ``keep`` makes of a result what waits, or nothing; by default it waits without its picture.
         """
-        super().__init__(kind, sink)
+        super().__init__(said_of, sink)
         self._limit, self._is_lossless, self._most = limit, is_lossless, most
         self._keep: Keep = keep or Result.without_picture
         self._waiting: deque[Result] = deque()
         self._changed = threading.Condition()
         self._is_open = True
-        self._thread = threading.Thread(target=self._work, name=f"sink-{kind}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"sink-{said_of.kind}", daemon=True)
         self._thread.start()
 
     def put(self, result: Result) -> None:
@@ -170,19 +174,19 @@ def outlets(
     made: list[Outlet] = []
     for one in sinks:
         if isinstance(one, said.FolderSink):
-            made.append(Outlet(one.kind, FolderWriter(one, draw, home.settings.max_image_pixels)))
+            made.append(Outlet(one, FolderWriter(one, draw, home.settings.max_image_pixels)))
         elif isinstance(one, said.TableSink):
-            made.append(Outlet(one.kind, CsvWriter(one) if one.kind == "csv" else ParquetWriter(one)))
+            made.append(Outlet(one, CsvWriter(one) if one.kind == "csv" else ParquetWriter(one)))
         elif isinstance(one, said.WebhookSink):
-            made.append(Queued(one.kind, senders.Webhook(one, stopped), one.queue, is_lossless=is_lossless))
+            made.append(Queued(one, senders.Webhook(one, stopped), one.queue, is_lossless=is_lossless))
         elif isinstance(one, said.MqttSink):
-            made.append(Queued(one.kind, senders.Publisher(one, stopped), one.queue, is_lossless=is_lossless))
+            made.append(Queued(one, senders.Publisher(one, stopped), one.queue, is_lossless=is_lossless))
         elif isinstance(one, said.DatabaseSink):
             sink = senders.Database(one, folder, stopped)
-            made.append(Queued(one.kind, sink, one.queue, is_lossless=is_lossless, most=100))
+            made.append(Queued(one, sink, one.queue, is_lossless=is_lossless, most=100))
         else:
             inbox = senders.Inbox(one, home)
-            made.append(Queued(one.kind, inbox, one.queue, is_lossless=is_lossless, most=16, keep=inbox.keep))
+            made.append(Queued(one, inbox, one.queue, is_lossless=is_lossless, most=16, keep=inbox.keep))
     return made
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loopworks.core.errors import Invalid, Missing, NotFound, Unreachable
+from loopworks.core.errors import Denied, Invalid, Missing, NotFound, Unreachable
 from loopworks.core.image import SUFFIXES
 from loopworks.infer.live import definition as said
 from loopworks.infer.live.definition import hidden
@@ -34,7 +34,14 @@ PROTOCOLS = "rtsp,rtp,rtcp,udp,tcp,tls,http,https,httpproxy,rtmp,rtmps,srt,crypt
 
 
 def frames(
-    source: said.Source, media: str, folder: Path, stopped: Stopped, *, after: int = -1, max_pixels: int = 1 << 30
+    source: said.Source,
+    media: str,
+    folder: Path,
+    stopped: Stopped,
+    opened: Callable[[], None] = lambda: None,
+    *,
+    after: int = -1,
+    max_pixels: int = 1 << 30,
 ) -> Iterator[Frame]:
     """The frames of a source, those that it wants to be taken.
 
@@ -43,20 +50,22 @@ def frames(
         media: what the model takes: image, text, row.
         folder: of the pipeline, for what must outlive a restart.
         stopped: asked between frames.
+        opened: called when the source is there, though nothing may have come from it yet.
         after: of a file: go on after the frame with this index.
         max_pixels: the largest frame that is taken.
     Raises:
         Unreachable: nobody answers, or the stream broke off.
+        Denied: a camera that does not let us in; asked again and again, many lock the account.
         NotFound, Invalid, Missing: it will not work another time either.
     """
     if media != "image" and not isinstance(source, said.MqttSource):
         raise Invalid("model of a pipeline", "one for images, where the source is none of MQTT", f"one for {media}s")
     if isinstance(source, said.MqttSource):
-        found = _messages(source, media, stopped)
+        found = _messages(source, media, stopped, opened)
     elif isinstance(source, said.FolderSource):
-        found = _watched(source, folder, stopped)
+        found = _watched(source, folder, stopped, opened)
     else:
-        found = _decoded(source, stopped, max_pixels)
+        found = _decoded(source, stopped, opened, max_pixels)
     return _taken(found, source, after)
 
 
@@ -78,7 +87,10 @@ def _taken(found: Iterator[Frame], source: said.Source, after: int) -> Iterator[
 
 
 def _decoded(
-    source: said.FileSource | said.StreamSource | said.DeviceSource, stopped: Stopped, max_pixels: int
+    source: said.FileSource | said.StreamSource | said.DeviceSource,
+    stopped: Stopped,
+    opened: Callable[[], None],
+    max_pixels: int,
 ) -> Iterator[Frame]:
     try:
         import av
@@ -87,31 +99,39 @@ def _decoded(
     faults = (av.error.FFmpegError, OSError, ValueError)
     what, how = _opening(source)
     is_file = isinstance(source, said.FileSource)
+    name = source.path if isinstance(source, said.FileSource) else hidden(what)
     try:
         container: Any = av.open(what, **how)
     except faults as error:
-        if is_file:
-            raise Invalid(source.path, "a video", _reason(error)) from None  # type: ignore[union-attr]
-        raise Unreachable(f"{hidden(what)} must answer with a video; got: {_reason(error)}") from None
+        if isinstance(source, said.FileSource):
+            raise Invalid(source.path, "a video", _reason(error)) from None
+        if isinstance(error, (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError)):
+            hint = "write user and password into the URL: rtsp://USER:PASSWORD@HOST/..., signs such as @ as %40"
+            raise Denied(f"{name} must let us in; got: {_reason(error)}", hint) from None
+        told = _silence(error, source.timeout_s)
+        raise Unreachable(f"{name} must answer with a video; got: {told}") from None
     with container:
         if not container.streams.video:
-            raise Invalid(hidden(what), "a source with a picture", "none")
+            raise Invalid(name, "a source with a picture", "none")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO" if is_file else "SLICE"  # threads by frame hold frames back
         began = time.time()
-        for index, frame in enumerate(_whole(container, stream, hidden(what), faults, is_file=is_file)):
+        opened()
+        limit = 0.0 if isinstance(source, said.FileSource) else source.timeout_s
+        for index, frame in enumerate(_whole(container, stream, name, faults, limit, is_file=is_file)):
             if stopped():
                 return
             if frame.width * frame.height > max_pixels:
                 size = f"{frame.width} x {frame.height}"
-                raise Invalid(hidden(what), f"of frames with at most {max_pixels} pixels", size)
+                raise Invalid(name, f"of frames with at most {max_pixels} pixels", size)
             at = frame.time if frame.time is not None else index / 25
-            yield Frame(index=index, time_s=float(at) if is_file else time.time(), pixels=_upright(frame))
+            time_s, total = (float(at), int(stream.frames or 0)) if is_file else (time.time(), 0)
+            yield Frame(index=index, time_s=time_s, total=total, pixels=_upright(frame))
     if not is_file:
-        raise Unreachable(f"{hidden(what)} must go on; it ended after {time.time() - began:.1f} s")
+        raise Unreachable(f"{name} must go on; it ended after {time.time() - began:.1f} s")
 
 
-def _whole(container: Any, stream: Any, name: str, faults: Any, *, is_file: bool) -> Iterator[Any]:
+def _whole(container: Any, stream: Any, name: str, faults: Any, limit_s: float, *, is_file: bool) -> Iterator[Any]:
     """What the decoder gives; where it stumbles over a packet the next one is tried.
 
     Raises: Unreachable: a stream broke off. Invalid: a file did, after all that it held was given.
@@ -125,7 +145,7 @@ def _whole(container: Any, stream: Any, name: str, faults: Any, *, is_file: bool
             break
         except faults as error:
             if not is_file:
-                raise Unreachable(f"{name} must go on; got: {_reason(error)}") from None
+                raise Unreachable(f"{name} must go on; got: {_silence(error, limit_s)}") from None
             told = _reason(error)
             break
         try:
@@ -169,6 +189,11 @@ def _upright(frame: Any) -> NDArray[np.uint8]:
     return np.rot90(pixels, turns) if turns else pixels
 
 
+def _silence(error: BaseException, limit_s: float) -> str:
+    """What FFmpeg calls an exit is the end of our patience."""
+    return f"nothing for {limit_s:g} s" if type(error).__name__ == "ExitError" else _reason(error)
+
+
 def _reason(error: BaseException) -> str:
     text = getattr(error, "strerror", "") or str(error) or type(error).__name__
     return " ".join(str(text).split())
@@ -198,7 +223,7 @@ class Seen:
             file.write(key + "\n")
 
 
-def _watched(source: said.FolderSource, folder: Path, stopped: Stopped) -> Iterator[Frame]:
+def _watched(source: said.FolderSource, folder: Path, stopped: Stopped, opened: Callable[[], None]) -> Iterator[Frame]:
     root = Path(source.path)
     seen = Seen(folder / "seen.txt")
     before: dict[str, str] = {}
@@ -210,6 +235,7 @@ def _watched(source: said.FolderSource, folder: Path, stopped: Stopped) -> Itera
             seen.add(f"{name}\t{key}")
     while not stopped():
         now = _listed(root)
+        opened()
         for name, key in sorted(now.items()):
             mark = f"{name}\t{key}"
             if mark in seen or mark in given or before.get(name) != key:
@@ -254,9 +280,10 @@ def _pause(seconds: float, stopped: Stopped) -> None:
 # ---- MQTT
 
 
-def _messages(source: said.MqttSource, media: str, stopped: Stopped) -> Iterator[Frame]:
+def _messages(source: said.MqttSource, media: str, stopped: Stopped, opened: Callable[[], None]) -> Iterator[Frame]:
     index = 0
     with Connection(source.url, source.timeout_s) as connection:
+        opened()
         for topic, payload in connection.messages(source.topic, source.qos, stopped):
             content = _content(payload, media)
             if content is not None:

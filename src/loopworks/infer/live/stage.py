@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from loopworks.core.errors import Busy, Conflict, Damaged, Invalid, LoopworksError, NotFound
+from loopworks.core.errors import Busy, Conflict, Damaged, Failed, LoopworksError, NotFound
 from loopworks.infer.live import definition as said
 from loopworks.infer.live import runner
 from loopworks.infer.live.definition import NAME, FileSource, Pipeline
@@ -23,6 +23,8 @@ from loopworks.store.blobs import write_error
 from loopworks.store.home import Home
 
 ORDER, STATUS, LOCK = "pipeline.json", "status.json", "lock"
+TELL_S = 0.5
+"""How often it is written down how a pipeline goes."""
 Serve = Callable[[str], contextlib.AbstractContextManager[Pick]]
 """Opens an engine with one deployment in this process."""
 
@@ -63,11 +65,13 @@ class Live:
         Returns: as ``status``.
         Raises:
             Invalid: something in it is wrong; the hint names all else that is.
-            NotFound: no such deployment.
+            NotFound: no such deployment, or video.
             Conflict: the name is taken.
         """
         pipeline = said.read(definition)
         runner.check(pipeline, lambda: self._media(pipeline.model))
+        if start and isinstance(pipeline.source, FileSource) and not os.path.isfile(pipeline.source.path):
+            raise NotFound("video", pipeline.source.path, hint="check the path; --no-start keeps it for later")
         folder = self.folder / pipeline.name
         if (folder / ORDER).exists() and not replace:
             raise Conflict(
@@ -141,16 +145,17 @@ class Live:
     def run(self, name: str, *, on_status: Callable[[dict[str, Any]], None] | None = None) -> dict[str, Any]:
         """Run a pipeline here, without a server, until its file has ended or the caller is interrupted.
 
-        Returns: its last status. Raises: Busy: it runs elsewhere.
+        Returns: its last status. Raises: Busy: it runs elsewhere. Failed: it cannot run, for the reason given.
         """
         kept = self.kept(name)
         with self._serve(kept.pipeline.model) as pick, self.running(name, pick) as found:
-            while not found.join(0.2):
+            while not found.join(TELL_S):
+                self.tell(found)
                 if on_status is not None:
                     on_status(found.status())
             told = found.status()
         if told["state"] == "failed":
-            raise Invalid(f"pipeline {name}", "able to run", told["error"])
+            raise Failed(f"pipeline {name} failed: {told['error']}")
         return self.status(name)
 
     # ---- for whoever runs them
@@ -177,12 +182,11 @@ class Live:
         return held
 
     def begin(self, name: str, pick: Pick) -> Runner:
-        """Start a pipeline; a file that was interrupted goes on after the last frame that is known to be answered."""
+        """Start a pipeline; one that was interrupted goes on where it is known to have been."""
         kept = self.kept(name)
         told = self._told(name)
-        resumes = isinstance(kept.pipeline.source, FileSource) and told.get("state") not in ("done", "failed")
-        after = int(told.get("last_index", -1)) if resumes else -1
-        found = Runner(kept.pipeline, self.folder / name, self._home, pick, after=after)
+        resumes = told.get("state") not in ("done", "failed")
+        found = Runner(kept.pipeline, self.folder / name, self._home, pick, before=told if resumes else {})
         found.start()
         return found
 

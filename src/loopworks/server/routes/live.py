@@ -95,16 +95,22 @@ async def preview(request: Request) -> Response:
     serving: Serving = request.app.state.serving
 
     async def parts() -> AsyncIterator[bytes]:
-        number = 0
+        number, part, is_shown = 0, b"", True
         # NotFound: the pipeline has ended. Busy: others were quicker. The answer has begun, so it just ends.
         with suppress(NotFound, Busy), found.watching():
+            yield b"--frame\r\n"
             while not serving.stopping.is_set() and not await request.is_disconnected():
                 began = time.monotonic()
-                if (newer := await run_in_threadpool(found.after, number)) is not None:
+                newer = await run_in_threadpool(found.after, number, 0.5)
+                if newer is not None:
                     number, data = newer
-                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
-                    yield head.encode() + data + b"\r\n"
+                    head = f"Content-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+                    part, is_shown = head.encode() + data + b"\r\n--frame\r\n", False
+                    yield part
                     await anyio.sleep(max(0.0, 1 / found.settings.rate - (time.monotonic() - began)))
+                elif not is_shown:  # Chromium shows a picture when the next one comes: where none does, it comes again
+                    is_shown = True
+                    yield part
 
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(parts(), media_type="multipart/x-mixed-replace; boundary=frame", headers=headers)
