@@ -100,7 +100,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 def drawn(picture: str) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
     """Boxes of the names, by a width of 5.6 pixels a letter (DejaVu Sans, a wide one, takes 5.4), and of the points."""
     root = ElementTree.fromstring(picture)
-    names, dots = [], []
+    names: list[tuple[float, ...]] = []
+    dots: list[tuple[float, ...]] = []
     for text in root.iter(f"{SVG}text"):
         if text.get("fill") in front.COLORS.values() and text.get("text-anchor") == "start":
             x, y = float(text.attrib["x"]), float(text.attrib["y"])
