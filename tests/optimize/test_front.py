@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 from tests.conftest import Colors
 
+from loopworks.cli.models import show_front
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound, TooNew
@@ -226,3 +227,21 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     with pytest.raises(Invalid, match=r"bad\.json must be JSON"):
         hosts.read(tmp_path / "bad.json")
+
+
+def test_the_table_tells_below_it_why_a_variant_is_refused(bundle: Bundle) -> None:
+    class Spy:
+        def __init__(self) -> None:
+            self.rows: list[tuple[object, ...]] = []
+            self.lines: list[str] = []
+
+        def table(self, columns: object, rows: list[tuple[object, ...]], title: str) -> None:
+            self.rows = rows
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+    out: Any = Spy()
+    show_front(out, front.front(bundle), "litter:2")
+    assert [row[-1] for row in out.rows] == ["front", "front", "chosen, front", "", "refused"]
+    assert "lower50 refused: drops 0.35 <on val>" in out.lines

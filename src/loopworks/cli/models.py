@@ -195,6 +195,9 @@ def show_front(out: Out, found: Mapping[str, Any], title: str) -> None:
     columns = ("variant", f"{headline} val", "test", "p50 / p99 ms", "items/s (batch)", "size", "memory", "start s", "")
     where = f" on {found['host']}" if found["host"] else ""
     out.table(columns, [_front_row(row) for row in found["variants"]], title=f"{title}{where}")
+    for row in found["variants"]:  # below the table, where a long line does not squeeze its columns
+        if row["note"]:
+            out.say(f"{row['name']} {'refused: ' if row['is_refused'] else ''}{row['note']}")
     facts = ", ".join(str(machine[name]) for name in ("processor", "cpu", "architecture", "os") if machine.get(name))
     out.say(f"measured on {facts}, {machine.get('cores', '?')} cores")
 
@@ -218,7 +221,7 @@ def _front_row(row: Mapping[str, Any]) -> tuple[object, ...]:
         bytes_text(row["size_bytes"]),
         bytes_text(row["memory_bytes"]) if row["memory_bytes"] else "-",
         f"{row['start_s']:.2f}" if row["start_s"] else "-",
-        f"{', '.join(marks)} {row['note']}".strip(),
+        ", ".join(marks),
     )
 
 
