@@ -244,4 +244,5 @@ def test_the_table_tells_below_it_why_a_variant_is_refused(bundle: Bundle) -> No
     out: Any = Spy()
     show_front(out, front.front(bundle), "litter:2")
     assert [row[-1] for row in out.rows] == ["front", "front", "chosen, front", "", "refused"]
+    assert [row[4] for row in out.rows][:3] == ["125 (8)", "200 (8)", "500 (8)"]
     assert "lower50 refused: drops 0.35 <on val>" in out.lines

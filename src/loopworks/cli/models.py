@@ -217,12 +217,16 @@ def _front_row(row: Mapping[str, Any]) -> tuple[object, ...]:
         score("val"),
         score("test"),
         f"{row['p50_ms']:.3g} / {row['p99_ms']:.3g}" if is_measured else "-",
-        f"{row['per_s']:.4g} ({row['batch'] or '?'})" if row["per_s"] else "-",
+        f"{_rate(row['per_s'])} ({row['batch'] or '?'})" if row["per_s"] else "-",
         bytes_text(row["size_bytes"]),
         bytes_text(row["memory_bytes"]) if row["memory_bytes"] else "-",
         f"{row['start_s']:.2f}" if row["start_s"] else "-",
         ", ".join(marks),
     )
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
 def _short(value: object) -> str:
