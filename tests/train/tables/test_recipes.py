@@ -20,7 +20,7 @@ from loopworks.core.errors import Cancelled, Failed, Invalid, NotFound
 from loopworks.core.row import FEATURES
 from loopworks.optimize import stage as optimizing
 from loopworks.train import recipes, stage
-from loopworks.train.tables import calibrate, explain, stacked
+from loopworks.train.tables import calibrate, explain, lightgbm, stacked
 from loopworks.train.tables.blend import Blend
 from loopworks.train.tables.lightgbm import LightGbm
 
@@ -71,7 +71,7 @@ def test_a_stack_that_lost_folds_to_its_budget_is_calibrated_on_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Any] = []
-    whole, choose = stacked.grow_folds, calibrate.choose
+    whole, choose = lightgbm.grow_folds, calibrate.choose
 
     def one_fold(*given: Any, **more: Any) -> Any:
         return {0: whole(*given, **more)[0]}
