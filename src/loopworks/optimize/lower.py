@@ -113,7 +113,8 @@ def _write(model: Any, size: tuple[int, int], share: float | tuple[float, float]
         axis.dim_value = side
     shares = (share, share) if isinstance(share, float) else share
     sides = [round(side * part) for side, part in zip(size, shares, strict=True)]
-    scales = np.array([1, sides[0] / size[0], sides[1] / size[1], 1], np.float32)
+    # A runtime rounds down what it multiplies: a hair more, so that 0.7 of 320 is 224 and not 223.
+    scales = np.array([1, (sides[0] + 1e-3) / size[0], (sides[1] + 1e-3) / size[1], 1], np.float32)
     model.graph.initializer.append(numpy_helper.from_array(scales, "lower.scales"))
     for node in model.graph.node:
         node.input[:] = ["lower.pixels" if name == pixels.name else name for name in node.input]
