@@ -1,6 +1,7 @@
 """The front, and what was measured on another machine; no training, no runtime."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import jsonschema
 import pytest
 from tests.conftest import Colors
 
+from loopworks.cli.models import show_front
 from loopworks.core import bundle as bundles
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.errors import Conflict, Invalid, LoopworksError, NotFound, TooNew
 from loopworks.core.values import Score
-from loopworks.optimize import front, hosts
+from loopworks.optimize import front, hosts, labels
 
 
 def score(value: float) -> dict[str, dict[str, Score]]:
@@ -91,6 +93,56 @@ def test_the_picture_is_an_image_that_names_every_variant(bundle: Bundle) -> Non
     for name in ("onnx-fp32", "onnx-int8", "openvino-int8 (chosen)", "openvino-fp32", "lower50 (refused)"):
         assert name in texts
     assert any("A <fast> one" in str(text) for text in texts)
+
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(picture: str) -> tuple[list[tuple[float, ...]], list[tuple[float, ...]]]:
+    """Boxes of the names, by a width of 5.6 pixels a letter (DejaVu Sans, a wide one, takes 5.4), and of the points."""
+    root = ElementTree.fromstring(picture)
+    names: list[tuple[float, ...]] = []
+    dots: list[tuple[float, ...]] = []
+    for text in root.iter(f"{SVG}text"):
+        if text.get("fill") in front.COLORS.values() and text.get("text-anchor") == "start":
+            x, y = float(text.attrib["x"]), float(text.attrib["y"])
+            names.append((x, y - 9, x + 5.6 * len(text.text or ""), y + 3))
+    for dot in root.iter(f"{SVG}circle"):
+        x, y, r = (float(dot.attrib[name]) for name in ("cx", "cy", "r"))
+        dots.append((x - r, y - r, x + r, y + r))
+    return names, dots
+
+
+def overlaps(left: tuple[float, ...], right: tuple[float, ...]) -> bool:
+    return left[0] < right[2] and right[0] < left[2] and left[1] < right[3] and right[1] < left[3]
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.02, 0.3, 1.0])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_name_lies_over_another_name_or_a_point(bundle: Bundle, spread: float, seed: int) -> None:
+    rng = random.Random(seed)
+    names = [f"lower{share}-openvino-int8-accurate" for share in range(50, 62)] + ["onnx-fp32", "onnx-int8"]
+    variants = tuple(
+        variant(
+            name, 0.9 + 0.05 * spread * rng.random(), 2 ** (4 * spread * rng.random()), 1000, is_refused=at % 3 == 1
+        )
+        for at, name in enumerate(names)
+    )
+    found, dots = drawn(front.svg(front.front(replace(bundle, variants=variants, chosen=names[0]))))
+    assert len(found) == len(dots) == len(names)
+    for at, box in enumerate(found):
+        assert front.LEFT <= box[0] < box[2] <= front.WIDTH
+        assert front.TOP <= box[1] < box[3] <= front.HEIGHT - front.BOTTOM
+        assert not any(overlaps(box, other) for other in [*found[:at], *dots])
+
+
+def test_a_name_that_must_go_away_is_tied_to_its_point() -> None:
+    points = [labels.Point(x=50, y=50, low=50, high=50, text="name") for _ in range(6)]
+    found = labels.place(points, (0, 0, 100, 100))
+    assert [label.is_away for label in found].count(True) >= 1
+    assert not found[0].is_away
+    (crowded,) = labels.place([labels.Point(x=5, y=5, low=5, high=5, text="longer than the frame")], (0, 0, 20, 20))
+    assert crowded.left == 0
 
 
 def test_a_model_that_was_not_optimized_has_no_front(tmp_path: Path, colors: Colors) -> None:
@@ -175,3 +227,22 @@ def test_a_file_that_is_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{", encoding="utf-8")
     with pytest.raises(Invalid, match=r"bad\.json must be JSON"):
         hosts.read(tmp_path / "bad.json")
+
+
+def test_the_table_tells_below_it_why_a_variant_is_refused(bundle: Bundle) -> None:
+    class Spy:
+        def __init__(self) -> None:
+            self.rows: list[tuple[object, ...]] = []
+            self.lines: list[str] = []
+
+        def table(self, columns: object, rows: list[tuple[object, ...]], title: str) -> None:
+            self.rows = rows
+
+        def say(self, line: str) -> None:
+            self.lines.append(line)
+
+    out: Any = Spy()
+    show_front(out, front.front(bundle), "litter:2")
+    assert [row[-1] for row in out.rows] == ["front", "front", "chosen, front", "", "refused"]
+    assert [row[4] for row in out.rows][:3] == ["125 (8)", "200 (8)", "500 (8)"]
+    assert "lower50 refused: drops 0.35 <on val>" in out.lines

@@ -19,13 +19,14 @@ from loopworks.core import predictor as predictors
 from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import Arrays, Context
 from loopworks.core.errors import Damaged, Failed
-from loopworks.core.values import ImageRule, TensorSpec
+from loopworks.core.values import ImageRule, LabelSchema, TensorSpec
 from loopworks.infer.lightgbm import LightGbmRuntime
-from loopworks.optimize import graph, learnt, measure, tournament
+from loopworks.optimize import graph, measure, tournament
 from loopworks.optimize.contracts import Origin
 from loopworks.optimize.native import Native
 from loopworks.optimize.openvino import OpenVinoInt8Accurate
 from loopworks.optimize.stage import optimize
+from loopworks.tasks.classes import Classes
 from loopworks.testing import RuntimeContract
 
 pytestmark = [pytest.mark.train, pytest.mark.optimize]
@@ -184,7 +185,6 @@ def forest(folder: Path) -> Bundle:
     import lightgbm
 
     from loopworks.core.row import Column, RowRule
-    from loopworks.core.values import LabelSchema
     from loopworks.train.tables.blend import Blend
     from loopworks.train.tables.calibrate import Calibration
     from loopworks.train.tables.members import Trees
@@ -277,10 +277,11 @@ class TestLightGbmAsARuntime(RuntimeContract):
 def test_a_students_labels_are_mostly_what_the_teacher_says() -> None:
     labels = np.array([[1, 0], [0, 1]], np.float32)
     chances = np.array([[0.81, 0.09], [0.5, 0.5]])  # need not add up to 1 to the last bit
-    found = learnt.soften(labels, chances, is_multi=False)
+    task, schema = Classes("image-classification", "image"), LabelSchema(classes=("a", "b"))
+    found = task.taught(labels, {"scores": chances}, schema, share=0.7, seed=0)
     # By hand: roots 0.9 and 0.3 make 0.75 and 0.25; 0.7 of that and 0.3 of the label.
     np.testing.assert_allclose(found, [[0.825, 0.175], [0.35, 0.65]], atol=1e-6)
-    multi = learnt.soften(labels, chances, is_multi=True)
+    multi = task.taught(labels, {"scores": chances}, replace(schema, is_multi=True), share=0.7, seed=0)
     np.testing.assert_allclose(multi, [[0.867, 0.063], [0.35, 0.65]], atol=1e-6)
 
 
@@ -319,7 +320,7 @@ def test_a_student_that_takes_other_images_is_refused(source: Memory, tmp_path: 
     model = nets.colors(tmp_path / "m")
     other = replace(model, rule=ImageRule(height=32, width=32))
     made = run(model, source, tmp_path, asked=["distilled"], learn=learner(other, {}))
-    assert any("distilled could not be made: distilled must take images as the model does" in n for n in made.notes)
+    assert any("distilled could not be made: distilled must take items as the model does" in n for n in made.notes)
 
 
 def test_channels_go_where_the_weights_are_smallest_and_the_network_still_fits_together() -> None:

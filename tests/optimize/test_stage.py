@@ -250,7 +250,7 @@ def test_progress_never_falls_and_ends_at_one(model: Bundle, source: Memory, tmp
     [
         ({"max_drop": -0.1}, Invalid, "max_drop must be a share between 0 and 1; got -0.1"),
         ({"max_drop": float("nan")}, Invalid, "max_drop"),
-        ({"target": "price"}, Invalid, "target must be latency, throughput, size; got price"),
+        ({"target": "price"}, Invalid, "target must be one of latency, throughput, size; got price"),
         ({"variants": ["tensorrt"]}, NotFound, "variant 'tensorrt' does not exist"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from loopworks.core import mask
-from loopworks.core.contracts import Arrays, Learnable, Pictured
+from loopworks.core.contracts import Arrays, Learnable, Pictured, Teaching
 from loopworks.core.errors import Invalid, NotFound
 from loopworks.core.registry import plugins
 from loopworks.core.values import Kind, LabelSchema, Shape
@@ -300,3 +300,21 @@ def test_a_sample_shows_image_truth_and_answer_side_by_side() -> None:
 def test_masks_of_all_classes_at_once_are_those_of_each(seed: int) -> None:
     found = np.random.default_rng(seed).integers(0, 4, (5, 7)).astype(np.uint8)
     assert mask.encode_classes(found) == {i: mask.encode(found == i) for i in np.unique(found).tolist()}
+
+
+def test_a_student_learns_the_label_or_what_its_teacher_is_sure_of() -> None:
+    schema = LabelSchema(classes=("road", "sky"))
+    labels = np.zeros((1, 40, 40), np.uint8)
+    labels[:, 20:] = task.IGNORED
+    said: Arrays = {"classes": np.full((1, 20, 20), 1, np.uint8), "sure": np.full((1, 10, 10), 0.5, np.float32)}
+    assert isinstance(TASK, Teaching)
+    found = TASK.taught(labels, said, schema, share=0.8, seed=0)
+    assert found.dtype == np.uint8
+    # By hand: 0.8 * 0.5 of the labeled pixels become the teacher's class, and 0.5 of those that nobody labeled.
+    assert (found[:, :20] == 1).mean() == pytest.approx(0.4, abs=0.05)
+    assert set(np.unique(found[:, :20])) == {0, 1}
+    assert (found[:, 20:] == 1).mean() == pytest.approx(0.5, abs=0.05)
+    assert set(np.unique(found[:, 20:])) == {1, task.IGNORED}
+    assert (labels[:, :20] == 0).all(), "the truth stays as it was"
+    nothing: Arrays = {**said, "classes": np.full((1, 20, 20), task.NOTHING, np.uint8)}
+    assert (TASK.taught(labels, nothing, schema, share=0.8, seed=0) == 2).any()

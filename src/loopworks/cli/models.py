@@ -195,6 +195,9 @@ def show_front(out: Out, found: Mapping[str, Any], title: str) -> None:
     columns = ("variant", f"{headline} val", "test", "p50 / p99 ms", "items/s (batch)", "size", "memory", "start s", "")
     where = f" on {found['host']}" if found["host"] else ""
     out.table(columns, [_front_row(row) for row in found["variants"]], title=f"{title}{where}")
+    for row in found["variants"]:  # below the table, where a long line does not squeeze its columns
+        if row["note"]:
+            out.say(f"{row['name']} {'refused: ' if row['is_refused'] else ''}{row['note']}")
     facts = ", ".join(str(machine[name]) for name in ("processor", "cpu", "architecture", "os") if machine.get(name))
     out.say(f"measured on {facts}, {machine.get('cores', '?')} cores")
 
@@ -214,12 +217,16 @@ def _front_row(row: Mapping[str, Any]) -> tuple[object, ...]:
         score("val"),
         score("test"),
         f"{row['p50_ms']:.3g} / {row['p99_ms']:.3g}" if is_measured else "-",
-        f"{row['per_s']:.4g} ({row['batch'] or '?'})" if row["per_s"] else "-",
+        f"{_rate(row['per_s'])} ({row['batch'] or '?'})" if row["per_s"] else "-",
         bytes_text(row["size_bytes"]),
         bytes_text(row["memory_bytes"]) if row["memory_bytes"] else "-",
         f"{row['start_s']:.2f}" if row["start_s"] else "-",
-        f"{', '.join(marks)} {row['note']}".strip(),
+        ", ".join(marks),
     )
+
+
+def _rate(per_s: float) -> str:
+    return f"{per_s:,.0f}" if per_s >= 100 else f"{per_s:.3g}"
 
 
 def _short(value: object) -> str:

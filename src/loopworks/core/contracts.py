@@ -272,6 +272,24 @@ class Recalled(Protocol):
         """
 
 
+@runtime_checkable
+class Teaching(Protocol):
+    """A task kind whose answers say more than labels do, so that a smaller model can learn from a larger one."""
+
+    def taught(
+        self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema, *, share: float, seed: int
+    ) -> NDArray[Any]:
+        """Training targets for a student: the truth and what its teacher says of the same items.
+
+        Args:
+            targets: the truth, as ``targets`` made it.
+            outputs: the teacher's answers.
+            schema: the classes.
+            share: of the teacher in it, in 0..1; the rest is the truth.
+            seed: for task kinds whose targets cannot hold chances, and which draw by them.
+        """
+
+
 def learnable(task: Task) -> Learnable:
     """The task kind as one that models can be trained for; ``Invalid`` where it is for labels alone as yet."""
     if not isinstance(task, Learnable):

@@ -25,8 +25,13 @@ class Learn(Protocol):
         start: Bundle | None = None,
         threads: int = 0,
         prune: float = 0.0,
+        is_still: bool = False,
     ) -> Bundle:
-        """A new model of the same version; ``prune`` is the share of channels that the start loses first."""
+        """A new model of the same version.
+
+        ``prune`` is the share of channels that the start loses first; with ``is_still`` the start's weights stay as
+        they are, and only what the parameters say of the network around them changes.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from loopworks.core.bundle import Bundle, Variant
 from loopworks.core.contracts import learnable
 from loopworks.core.errors import Conflict, NotFound
 from loopworks.core.registry import plugins
+from loopworks.optimize import labels
 
 FILE = "front.svg"
 HERE = ""
@@ -93,14 +94,23 @@ def svg(found: Mapping[str, Any]) -> str:
     rows = [row for row in found["variants"] if row["p50_ms"] and row["val"]]
     if not rows:
         return ""
+    rows.sort(key=lambda row: list(COLORS).index(_kind(row)))  # what matters most chooses its place first
     places = _Places(rows)
     parts = [places.axes(str(found["headline"]))]
     line = sorted((row for row in rows if row["is_on_front"]), key=lambda row: row["p50_ms"])
     if len(line) > 1:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in (places.of(row) for row in line))
         parts.append(f'<path d="M{path}" fill="none" stroke="{COLORS["front"]}" stroke-dasharray="4 4"/>')
-    for row, label_y in zip(rows, places.labels(rows), strict=True):
-        parts.append(_dot(row, places, label_y))
+    names = labels.place(
+        [
+            labels.Point(x=x, y=y, low=low, high=high, text=_named(row))
+            for row in rows
+            for (x, y), (low, high) in [(places.of(row), places.interval(row))]
+        ],
+        (LEFT + 2, TOP, WIDTH - 2, HEIGHT - BOTTOM - 2),
+    )
+    parts.extend(_dot(row, places) for row in rows)
+    parts.extend(_name(row, places, name) for row, name in zip(rows, names, strict=True))
     machine = found["machine"]
     title = f"{found['host'] or 'this machine'}: {machine.get('processor', '')}, {machine.get('threads', '?')} threads"
     parts.append(_text(LEFT, 16, title, fill="#57606a"))
@@ -128,17 +138,10 @@ class _Places:
     def of(self, row: Mapping[str, Any]) -> tuple[float, float]:
         return self.at(row["p50_ms"], row["val"]["value"])
 
-    def labels(self, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-        """Heights for the names, so that none lies over another."""
-        taken: list[tuple[float, float]] = []
-        found = []
-        for row in rows:
-            x, y = self.of(row)
-            while any(abs(y - other) < 11 and abs(x - left) < 150 for left, other in taken):
-                y += 11
-            taken.append((x, y))
-            found.append(y)
-        return found
+    def interval(self, row: Mapping[str, Any]) -> tuple[float, float]:
+        """Heights of the lower and the upper end of the headline's interval."""
+        ends = (row["val"]["low"], row["val"]["high"])
+        return self.at(row["p50_ms"], ends[0])[1], self.at(row["p50_ms"], ends[1])[1]
 
     def axes(self, headline: str) -> str:
         parts = []
@@ -159,26 +162,40 @@ class _Places:
         return "".join(parts)
 
 
-def _dot(row: Mapping[str, Any], places: _Places, label_y: float) -> str:
-    kind = (
-        "chosen"
-        if row["is_chosen"]
-        else "refused"
-        if row["is_refused"]
-        else "front"
-        if row["is_on_front"]
-        else "beaten"
-    )
+def _kind(row: Mapping[str, Any]) -> str:
+    if row["is_chosen"]:
+        return "chosen"
+    if row["is_refused"]:
+        return "refused"
+    return "front" if row["is_on_front"] else "beaten"
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    kind = _kind(row)
+    return f"{row['name']} ({kind})" if kind in ("chosen", "refused") else str(row["name"])
+
+
+def _dot(row: Mapping[str, Any], places: _Places) -> str:
+    kind = _kind(row)
     x, y = places.of(row)
-    _, low = places.at(row["p50_ms"], row["val"]["low"])
-    _, high = places.at(row["p50_ms"], row["val"]["high"])
-    mark = " (chosen)" if kind == "chosen" else " (refused)" if kind == "refused" else ""
+    low, high = places.interval(row)
     about = f"{row['name']}: {row['val']['value']:.4f}, {row['p50_ms']:.3g} ms, {row['size_bytes']} bytes"
     return (
         f'<path d="M{x:.1f} {low:.1f}V{high:.1f}" stroke="{COLORS[kind]}" stroke-opacity=".35"/>'
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{5 if kind == "chosen" else 4}" fill="{COLORS[kind]}">'
-        f"<title>{escape(about)}</title></circle>" + _text(x + 8, label_y + 4, row["name"] + mark, fill=COLORS[kind])
+        f"<title>{escape(about)}</title></circle>"
     )
+
+
+def _name(row: Mapping[str, Any], places: _Places, name: labels.Label) -> str:
+    """The name, and a thin line to its point where it had to go away from it."""
+    color = COLORS[_kind(row)]
+    x, y = places.of(row)
+    line = ""
+    if name.is_away:
+        to_x, to_y = name.nearest(x, y)
+        line = f'<path d="M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}" stroke="{color}" stroke-width=".6"/>'
+    return line + _text(name.left, name.baseline, _named(row), fill=color)
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", fill: str = "#1f2328") -> str:

@@ -1,18 +1,19 @@
 """Variants that are trained: channels taken out and fine-tuned, or a smaller network taught by the model's answers."""
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from loopworks.core import predictor as predictors
-from loopworks.core.bundle import Variant
-from loopworks.core.contracts import Arrays, Chances, Context, Learnable, Rule
+from loopworks.core.bundle import Bundle, Variant
+from loopworks.core.contracts import Arrays, Context, Learnable, Rule, Teaching
 from loopworks.core.errors import Failed
 from loopworks.core.registry import plugins
 from loopworks.core.values import ImageRule, LabelSchema
@@ -24,11 +25,11 @@ from loopworks.tasks.answers import answers
 FILE, WEIGHTS = "model.onnx", "model.safetensors"
 SLOWER = 0.3
 """Of the learning rate that the model was trained with, for what needs fine-tuning alone."""
-STUDENT = "train.small-cnn"
-WIDTH, LEAST_WIDTH = 16, 4
-SOFTEN = 0.5
-"""Power that the teacher's chances are raised to (temperature 2); source: Hinton et al. 2015, "Distilling the
-knowledge in a neural network"."""
+CONFIG = "config.json"
+STUDENTS = ("train.small-cnn", "train.small-segmenter")
+"""Recipes of students on images; the first one takes squares alone."""
+WIDTH, LEAST_WIDTH, LEAST_HIDDEN = 16, 4, 16
+"""Channels of a student's first layer where the model is of another recipe, and at least; least hidden layer."""
 TAUGHT = 0.7
 """Share of the target that is the teacher's answer; the rest is the label."""
 
@@ -62,18 +63,18 @@ class Pruned:
     def run(self, source: Origin, ctx: Context) -> Variant:
         """Train on from the model, fewer channels; at most ``source.budget_s``."""
         bundle = source.bundle
-        taken = _own(bundle.recipe, bundle.params)
+        taken = own(bundle.recipe, bundle.params)
         if "rate" in taken:
             taken["rate"] *= SLOWER
         taken.pop("epochs", None)
         taken.pop("patience", None)
-        return _learnt(source, ctx, "pruned", bundle.recipe, taken, source.source, prune=self.share)
+        return _learnt(source, ctx, "pruned", bundle.recipe, taken, source.source, prune=self.share, start=bundle)
 
 
 @plugins.add("optimize.distilled")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distilled:
-    """A smaller network from random weights that learns the model's own chances beside the labels."""
+    """A smaller network that learns the model's own chances beside the labels."""
 
     is_reshaping: ClassVar[bool] = True
     is_training: ClassVar[bool] = True
@@ -83,54 +84,65 @@ class Distilled:
         return "" if importlib.util.find_spec("torch") else "package torch (pip install 'loopworks[train]')"
 
     def unfit(self, source: Origin) -> str:
-        """What is no classifier of images of one side."""
+        """Answers that say no more than labels do, and models that no smaller recipe takes the place of."""
         if source.learn is None or source.source is None:
             return "a version to train on"
-        rule = source.bundle.rule
-        is_square = isinstance(rule, ImageRule) and rule.height == rule.width
-        return "" if is_square and isinstance(source.source.task, Chances) else "a classifier of square images"
+        if not isinstance(source.source.task, Teaching):
+            return "answers with a chance for each class or pixel: boxes and numbers teach no more than the labels do"
+        return "" if _student(source.bundle) else "a classifier of square images or texts, or a segmenter"
 
     def run(self, source: Origin, ctx: Context) -> Variant:
-        """Ask the model about the training images, then train; at most ``source.budget_s``."""
+        """Ask the model about the training items, then train; at most ``source.budget_s``."""
         bundle, version = source.bundle, source.source
         assert version is not None
-        assert isinstance(bundle.rule, ImageRule)
+        assert isinstance(version.task, Teaching)
+        student = _student(bundle)
+        assert student is not None
         base = bundle.variants[0]
         teacher = predictors.load(base, bundle.folder, bundle.rule, threads=source.threads)
         try:
-            said = answers(
-                teacher, version.inputs(bundle.rule, "train"), tick=lambda share: ctx.tick(0.1 * share, "ask")
-            )
+            items = version.inputs(bundle.rule, "train")
+            said = answers(teacher, items, tick=lambda share: ctx.tick(0.1 * share, "ask the teacher"))
         finally:
             teacher.close()
-        (chances,) = said.values()
-        targets = soften(version.targets("train"), chances, is_multi=version.schema.is_multi)
-        width = int(bundle.params["width"]) // 2 if bundle.recipe == STUDENT else WIDTH
-        params = {
-            "image_size": bundle.rule.height,
-            "fit": bundle.rule.fit,
-            "width": max(LEAST_WIDTH, width),
-            "smoothing": 0.0,
-        }
-        return _learnt(source, ctx.part(0.1, 1.0), "distilled", STUDENT, params, taught(version, targets))
+        targets = version.task.taught(version.targets("train"), said, version.schema, share=TAUGHT, seed=ctx.seed)
+        recipe, params, start = student
+        return _learnt(source, ctx.part(0.1, 1.0), "distilled", recipe, params, taught(version, targets), start=start)
 
 
-def soften(labels: NDArray[Any], chances: NDArray[Any], *, is_multi: bool) -> NDArray[np.float32]:
-    """The labels of a student: mostly the teacher's chances, drawn together.
+def _student(bundle: Bundle) -> tuple[str, dict[str, Any], Bundle | None] | None:
+    """Recipe and parameters of a smaller model that takes the same input, and what it begins from; ``None``: none.
 
-    Args:
-        labels: multi-hot rows, shape ``(items, classes)``.
-        chances: the teacher's, of the same shape, in 0..1.
-        is_multi: whether several classes may hold at once; else rows add up to 1.
+    Of a model of one of the small recipes it is one of half the width; an encoder of texts keeps the first half of its
+    layers, and learns on from them.
+    Source: for encoders Sanh et al. 2019, "DistilBERT, a distilled version of BERT".
     """
-    soft = np.asarray(chances, np.float64)
-    if not is_multi:
-        soft = np.maximum(soft, 1e-9) ** SOFTEN
-        soft /= soft.sum(axis=1, keepdims=True)
-    return np.asarray(TAUGHT * soft + (1 - TAUGHT) * labels, np.float32)
+    rule, recipe = bundle.rule, bundle.recipe
+    params = own(recipe, bundle.params) if recipe in plugins.names("train") else {}
+    if isinstance(rule, ImageRule):
+        student = next((name for name in STUDENTS if bundle.task in plugins.get(name).tasks), "")
+        if not student or (student == STUDENTS[0] and rule.height != rule.width):
+            return None
+        width = max(LEAST_WIDTH, int(params["width"]) // 2 if recipe == student else WIDTH)
+        taken: dict[str, Any] = {"image_size": max(rule.height, rule.width), "fit": rule.fit, "width": width}
+        return student, taken | ({"smoothing": 0.0} if student == STUDENTS[0] else {}), None
+    usual = {"epochs": 0, "batch": 0, "patience": 0, "smoothing": 0.0}
+    if recipe == "train.ngrams" and params.get("hidden"):
+        return recipe, {**params, **usual, "hidden": max(LEAST_HIDDEN, params["hidden"] // 4)}, None
+    if recipe == "train.text-encoder" and WEIGHTS in bundle.sha256:
+        layers = _layers(bundle)
+        if layers >= 2:
+            return recipe, {**params, **usual, "rate": params["rate"] * SLOWER, "keep_layers": layers // 2}, bundle
+    return None
 
 
-def taught(source: Source, targets: NDArray[np.float32]) -> Source:
+def _layers(bundle: Bundle) -> int:
+    """How many layers an encoder has, by its config.json; 0 where that does not say."""
+    config = json.loads(bundle.path(CONFIG).read_text(encoding="utf-8"))
+    return int(next((config[name] for name in ("num_hidden_layers", "n_layers", "num_layers") if name in config), 0))
+
+
+def taught(source: Source, targets: NDArray[Any]) -> Source:
     """``source`` whose training labels are ``targets``; it tells the size of its images where ``source`` does."""
     return (_SizedTaught if isinstance(source, Sized) else _Taught)(source, targets)
 
@@ -138,7 +150,7 @@ def taught(source: Source, targets: NDArray[np.float32]) -> Source:
 class _Taught:
     """A version as a student sees it."""
 
-    def __init__(self, source: Source, targets: NDArray[np.float32]) -> None:
+    def __init__(self, source: Source, targets: NDArray[Any]) -> None:
         self._source, self._targets = source, targets
 
     @property
@@ -174,10 +186,23 @@ class _SizedTaught(_Taught):
         return self._source.typical_size
 
 
-def _own(recipe: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def own(recipe: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Of the parameters that a bundle tells, those that its recipe takes."""
     known = {field.name for field in fields(plugins.get(recipe))}
     return {name: value for name, value in params.items() if name in known}
+
+
+def workplace(ctx: Context, name: str) -> tuple[Path, Path]:
+    """A scratch folder for a training, and the folder that its bundle is to be written to."""
+    scratch = ctx.scratch / f"optimize-{name}"
+    shutil.rmtree(scratch / "bundle", ignore_errors=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    return scratch, scratch / "bundle"
+
+
+def silent(ctx: Context, scratch: Path) -> Context:
+    """The same context for a training whose curves are nobody's business: those of the model are kept."""
+    return replace(ctx, scratch=scratch, metric=lambda *_: None, picture=lambda *_: None)
 
 
 def _learnt(
@@ -189,27 +214,25 @@ def _learnt(
     version: Source | None,
     *,
     prune: float = 0.0,
+    start: Bundle | None = None,
 ) -> Variant:
     """Train, and keep the graph alone."""
     assert source.learn is not None
     assert version is not None
-    scratch = ctx.scratch / f"optimize-{name}"
-    folder = scratch / "bundle"
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.mkdir(parents=True, exist_ok=True)
+    scratch, folder = workplace(ctx, name)
     made = source.learn(
         version,
         recipe=recipe,
         params=params,
         budget_s=source.budget_s,
         folder=folder,
-        ctx=replace(ctx, scratch=scratch, metric=lambda *_: None, picture=lambda *_: None),
-        start=source.bundle if prune else None,
+        ctx=silent(ctx, scratch),
+        start=start,
         threads=source.threads,
         prune=prune,
     )
     if made.rule != source.bundle.rule:
-        raise Failed(f"{name} must take images as the model does ({source.bundle.rule}); got {made.rule}")
+        raise Failed(f"{name} must take items as the model does ({source.bundle.rule}); got {made.rule}")
     shutil.copyfile(made.path(made.variants[0].file), source.folder / FILE)
     shutil.rmtree(folder)
     size = (source.folder / FILE).stat().st_size

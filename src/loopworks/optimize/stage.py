@@ -219,7 +219,7 @@ def check_request(
     if not 0 <= max_drop <= 1:
         raise Invalid("max_drop", "a share between 0 and 1", max_drop)
     if target not in TARGETS:
-        raise Invalid("target", ", ".join(TARGETS), target)
+        raise Invalid("target", f"one of {', '.join(TARGETS)}", target)
     known = plugins.names("optimize")
     if not 1 <= budget_s <= 1e6:
         raise Invalid("budget of a variant that trains", "between 1 and 1000000 s", budget_s)

@@ -158,6 +158,19 @@ class Classes:
             return np.asarray(np.where(truth, scores, 1.0 - scores).min(axis=1, initial=1.0))
         return np.asarray((scores * truth).sum(axis=1))
 
+    def taught(
+        self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema, *, share: float, seed: int
+    ) -> NDArray[np.float32]:
+        """The teacher's chances, of classes that exclude each other drawn together (temperature 2); nothing is drawn.
+
+        Source: Hinton et al. 2015, "Distilling the knowledge in a neural network".
+        """
+        soft = np.asarray(outputs[OUTPUT], np.float64)
+        if not schema.is_multi:
+            soft = np.maximum(soft, 1e-9) ** 0.5
+            soft /= soft.sum(axis=1, keepdims=True)
+        return np.asarray(share * soft + (1 - share) * targets, np.float32)
+
     def odds(self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema) -> Odds:
         """The scores beside the truth."""
         scores = np.clip(np.nan_to_num(self._scores(outputs, schema).astype(np.float64)), 0.0, 1.0)

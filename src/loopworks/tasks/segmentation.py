@@ -197,6 +197,25 @@ class Semantic(regions.Regions):
         ]
         return float(np.mean(same))
 
+    def taught(
+        self, targets: NDArray[Any], outputs: Arrays, schema: LabelSchema, *, share: float, seed: int
+    ) -> NDArray[np.uint8]:
+        """Pixel by pixel the teacher's class, drawn with ``share`` times its chance, else the label.
+
+        Where there is no label, the teacher is believed as far as it is sure; so pixels that nobody labeled teach too.
+        """
+        rng = np.random.default_rng(seed)
+        found = np.array(targets, np.uint8)
+        classes, sure = _answer(outputs)
+        height, width = found.shape[1:3]
+        for row, said, chance in zip(found, classes, sure, strict=True):
+            said = resize(said, height, width)
+            said = np.where(said == NOTHING, len(schema.classes), said)
+            chance = resize(np.asarray(chance, np.float32), height, width)
+            believed = rng.random(row.shape) < chance * np.where(row == IGNORED, 1.0, share)
+            row[believed] = said[believed]
+        return found
+
     def sample(
         self, images: NDArray[np.uint8], targets: NDArray[Any], outputs: Arrays, schema: LabelSchema
     ) -> NDArray[np.uint8]:

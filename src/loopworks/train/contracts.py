@@ -127,6 +127,8 @@ class Lesson:
     """Who trains a network together; ``None``: this process alone."""
     prune: float = 0.0
     """Share of the channels of every layer that ``start`` loses before it is trained on; of networks on images."""
+    is_still: bool = False
+    """Whether the weights of ``start`` stay as they are: it is only made anew, for another size of images."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

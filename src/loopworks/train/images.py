@@ -194,30 +194,26 @@ def learn(lesson: Lesson, ctx: Context, params: ImageFit, recipe: str, build: Bu
     )
     aim = objective(Augment(change, mean, std, torch.device("cpu")), source)
     learner = Learner(net.network, aim, _plan(params, lesson, rule))
-    progress = fit(
-        learner,
-        train,
-        val,
-        judge_of(source),
-        fingerprint=fingerprint(lesson, ctx.seed, recipe, params),
-        budget=budget,
-        ctx=ctx.part(0.1, 0.85),
-        show=_show(source),
-        workers=lesson.workers,
-    )
+    if not lesson.is_still:
+        progress = fit(
+            learner,
+            train,
+            val,
+            judge_of(source),
+            fingerprint=fingerprint(lesson, ctx.seed, recipe, params),
+            budget=budget,
+            ctx=ctx.part(0.1, 0.85),
+            show=_show(source),
+            workers=lesson.workers,
+        )
+        notes += ending(progress, epochs=params.epochs, batch=params.batch, has_val=val is not None)
     if val is not None and hasattr(aim, "settle"):
         answers, _ = evaluate(learner, val, params.batch, partial(ctx.tick, 0.85, "settle"))
         aim.settle(answers, source.targets("val"))
     ctx.tick(0.85, "export")
     variant = _write(lesson, net, rule, aim)
     ctx.tick(1.0, "exported")
-    ended = ending(progress, epochs=params.epochs, batch=params.batch, has_val=val is not None)
-    return Made(
-        variant=variant,
-        rule=rule,
-        params=asdict(params),
-        notes=(*notes, *ended),
-    )
+    return Made(variant=variant, rule=rule, params=asdict(params), notes=tuple(notes))
 
 
 def export_s(network: "nn.Module") -> float:

@@ -43,6 +43,7 @@ def train(
     threads: int = 0,
     workers: Workers | None = None,
     prune: float = 0.0,
+    is_still: bool = False,
 ) -> Bundle:
     """Train a recipe and write the bundle; the same source, parameters and seed give the same weights.
 
@@ -61,6 +62,7 @@ def train(
         threads: 0 is one per core.
         workers: processes that train a network together; recipes of another kind train here, and a note says so.
         prune: share of the channels of every layer that ``start`` loses first, in 0..1 (networks on images).
+        is_still: leave the weights of ``start`` as they are, and make it anew for another size of images.
     Returns: the bundle, with its scores on ``val`` and ``test`` taken from the ONNX file, an evaluation and a card.
     Raises: Invalid, NotFound, Conflict, Missing, Failed, Cancelled, NoSpace.
     """
@@ -83,6 +85,7 @@ def train(
             threads=threads,
             workers=workers,
             prune=prune,
+            is_still=is_still,
         )
         key = _key(source, name, given, budget_s, ctx.seed)
         learning = judge.Learning(ctx.scratch / LEARNING, key)

@@ -20,7 +20,7 @@ from loopworks.core.errors import Cancelled, Failed, Invalid, NotFound
 from loopworks.core.row import FEATURES
 from loopworks.optimize import stage as optimizing
 from loopworks.train import recipes, stage
-from loopworks.train.tables import explain
+from loopworks.train.tables import calibrate, explain, lightgbm, stacked
 from loopworks.train.tables.blend import Blend
 from loopworks.train.tables.lightgbm import LightGbm
 
@@ -65,6 +65,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], tuple
         return kept[recipe, classes]
 
     return make
+
+
+def test_a_stack_that_lost_folds_to_its_budget_is_calibrated_on_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    whole, choose = lightgbm.grow_folds, calibrate.choose
+
+    def one_fold(*given: Any, **more: Any) -> Any:
+        return {0: whole(*given, **more)[0]}
+
+    def watch(raw: Any, truth: Any, seed: int) -> Any:
+        seen.append((np.isnan(raw).any(), len(raw), len(truth)))
+        return choose(raw, truth, seed)
+
+    monkeypatch.setattr(stacked, "grow_folds", one_fold)
+    monkeypatch.setattr(calibrate, "choose", watch)
+    source = table(classes=2)
+    bundle = train(tmp_path, source, "stacked", params={"members": 1, "rounds": 10})
+    ((has_unknown, rows, labels),) = seen
+    assert not has_unknown
+    assert 0 < rows == labels < source.counts["train"]
+    assert worth(bundle, source) > 0.6
 
 
 @pytest.mark.parametrize("classes", [0, 2, 3])

@@ -114,7 +114,8 @@ class Stacked(TableFit):
                 f"the time budget ended the boosting of {', '.join(ended)}: a faster machine gives another model"
             )
         facts = {"members_used": {one.name: weight for one, weight in used}}
-        held = (raw, sheet.train.target)
+        known = ~np.isnan(raw).any(axis=1)  # rows that nobody could be judged on say nothing of the calibration either
+        held = (raw[known], sheet.train.target[known])
         members_, shares = [one.member for one, _ in used], [weight for _, weight in used]
         return self.made(source, ctx, sheet, members_, shares, held, facts, notes)
 

@@ -61,6 +61,8 @@ class TextEncoder(TextFit):
     """Highest learning rate, no unit; 0 is 5e-5 from pretrained weights and 1e-3 from random ones."""
     layers: Annotated[int, Field(ge=1, le=24)] = 2
     """Layers of an encoder from random weights."""
+    keep_layers: Annotated[int, Field(ge=0, le=1000)] = 0
+    """Layers to keep of the encoder that the training begins from, the first ones; 0: all."""
     width: Annotated[int, Field(ge=16, le=1024, multiple_of=16)] = 128
     """Width of an encoder from random weights."""
     vocabulary: Annotated[int, Field(ge=50, le=100_000)] = 8000
@@ -94,7 +96,7 @@ class TextEncoder(TextFit):
                 model, note = self._fresh(source), f"the encoder began small and from random weights: {why}"
             else:
                 (source.folder / TOKENIZER).write_bytes((folder / TOKENIZER).read_bytes())
-                model = _pretrained(folder, source.source.schema)
+                model = _pretrained(folder, source.source.schema, self.keep_layers)
                 note = f"the encoder began from pretrained weights ({self.encoder})"
         notes = [note]
         if source.start is not None:
@@ -216,14 +218,22 @@ def _labels(schema: LabelSchema) -> dict[str, Any]:
     }
 
 
-def _pretrained(folder: Path, schema: LabelSchema) -> Any:
+def _pretrained(folder: Path, schema: LabelSchema, layers: int = 0) -> Any:
     """The encoder in ``folder`` with a fresh head; nothing is unpickled and no code of the folder runs.
 
-    Raises: Invalid: the files are not those of an encoder.
+    Args:
+        folder: with config.json and model.safetensors.
+        schema: the classes.
+        layers: how many to keep, from the first on; 0: all.
+    Raises: Invalid: the files are not those of an encoder, or it has fewer layers.
     """
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForSequenceClassification
 
     try:
+        if layers:
+            held = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False).num_hidden_layers
+            if layers > held:
+                raise Invalid("keep_layers", f"at most the {held} layers of the encoder", layers)
         model, facts = AutoModelForSequenceClassification.from_pretrained(
             folder,
             local_files_only=True,
@@ -232,8 +242,11 @@ def _pretrained(folder: Path, schema: LabelSchema) -> Any:
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             dtype="float32",
+            **({"num_hidden_layers": layers} if layers else {}),
             **_labels(schema),
         )
+    except Invalid:
+        raise
     except Exception as error:  # transformers raises OSError, ValueError, KeyError and safetensors' own for bad files
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Invalid(f"encoder {folder}", "one that transformers can classify texts with", first) from None
