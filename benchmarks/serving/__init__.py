@@ -2,7 +2,8 @@
 
 Server and clients are processes of their own, pinned to a core each where there are two; raw, ours and the peer take
 turns, so that load on the machine falls on all. ``LOOPWORKS_SERVING_S`` is the time of a turn in seconds,
-``LOOPWORKS_SERVING_IDLE`` the number of idle connections.
+``LOOPWORKS_SERVING_IDLE`` the number of idle connections, ``LOOPWORKS_SERVING_LONG_S`` how long memory is looked at.
+Peers run with the Python of ``.peers/NAME`` (``make peers``).
 """
 
 import contextlib
@@ -18,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ import psutil
 
 import loopworks as lw
 from benchmarks.figure import Figure
-from benchmarks.serving import models
+from benchmarks.serving import models, others
 from benchmarks.serving.load import Load, measure
 from loopworks.core.bundle import Bundle
 from loopworks.infer import protocol
@@ -38,6 +39,8 @@ from loopworks.store import models as registered
 TURNS = 3
 TURN_S = float(os.environ.get("LOOPWORKS_SERVING_S", "2"))
 IDLE = int(os.environ.get("LOOPWORKS_SERVING_IDLE", "10000"))
+
+LONG_S = float(os.environ.get("LOOPWORKS_SERVING_LONG_S", "300"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +109,11 @@ def prepare(folder: Path) -> dict[str, Kind]:
                     tx, name, bundle=key, run="", version=bundle.version, task=bundle.task, variant=bundle.chosen
                 )
             space.deploy(model)
+            if name == "trees":
+                continue  # its one tensor is of no medium that an inbox takes; the same trees with columns are watched
+            inbox = f"{name}-inbox"
+            space.dataset(inbox, task=bundle.task)
+            space.watch(name, {"dataset": inbox, "capture": [{"when": "random", "share": 0.01, "per_hour": 100}]})
     return {**_images(made["net"]), **_tables(made["trees"], made["rows"])}
 
 
@@ -160,7 +168,8 @@ def main() -> list[Figure]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kinds = prepare(folder)
-        return [*_alone(folder, kinds), *_workers(folder, kinds), *_idle(folder, kinds)]
+        figures = [*_alone(folder, kinds), *_workers(folder, kinds), *_idle(folder, kinds)]
+        return [*figures, *_beside(folder, kinds), *_long(folder, kinds)]
 
 
 def _alone(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
@@ -301,6 +310,74 @@ def _idle(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
         target=0.8,
         at_least=True,
         detail=f"{grown:.1f} kB a connection; answers per second of the processor, 8 clients",
+    )
+
+
+def _beside(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
+    """The peers that are installed, each in turn with ours, on one core."""
+    core = 0 if (os.cpu_count() or 1) > 1 else None
+    before = os.sched_getaffinity(0)
+    for name in others.NAMES:
+        if others.python_of(name) is None:
+            print(f"left out: .peers/{name} is not installed (make peers)", file=sys.stderr)
+            continue
+        with (
+            others.running(name, folder, core, kinds["trees"].body) as peer,
+            running("ours.py", str(folder / "space"), "1", core=core) as (url, server, _),
+        ):
+            if core is not None:
+                os.sched_setaffinity(0, {1})
+            try:
+                for kind, clients in (("trees", 8), ("trees", 32), ("jpeg", 8)):
+                    if others.serves(name, kind):
+                        yield _against(name, kind, clients, kinds[kind], (url, server), peer)
+            finally:
+                os.sched_setaffinity(0, before)
+
+
+def _against(
+    name: str, kind: str, clients: int, asked: Kind, ours: tuple[str, psutil.Process], peer: tuple[str, psutil.Process]
+) -> Figure:
+    theirs = asked
+    if name == "litserve" and kind == "jpeg":
+        body, headers = others.form(asked.body)
+        theirs = replace(asked, body=body, headers=headers)
+    pairs = [(_ask(ours, asked, clients), _ask(peer, theirs, clients)) for _ in range(TURNS)]
+    mine, other = _middle([a for a, _ in pairs]), _middle([b for _, b in pairs])
+    return Figure(
+        name=f"serving: {kind}, {clients} clients, times {others.NAMES[name]}",
+        value=statistics.median(a.per_s / b.per_s for a, b in pairs),
+        unit="x",
+        target=1,
+        at_least=True,
+        detail=f"{mine.per_s:.0f}/s and {other.per_s:.0f}/s, p99 {mine.p99_ms:.1f} and {other.p99_ms:.1f} ms",
+    )
+
+
+def _long(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
+    """Full load for ``LOOPWORKS_SERVING_LONG_S`` seconds: tables, tensors and pictures in turn."""
+    space = str(folder / "space")
+    with running("ours.py", space, "1", core=None) as (url, server, _):
+        for kind in ("trees", "jpeg", "tensor", "rows"):  # what grows once
+            _ask((url, server), kinds[kind], 32)
+        seen, rates = [server.memory_info().rss], []
+        end = time.monotonic() + LONG_S
+        while time.monotonic() < end:
+            for kind in ("trees", "jpeg", "tensor", "rows"):
+                rates.append((kind, _ask((url, server), kinds[kind], 32).per_s))
+            seen.append(server.memory_info().rss)
+    half = len(seen) // 2
+    grown = (statistics.median(seen[half:]) - statistics.median(seen[:half])) / 1e6
+    speeds = ", ".join(
+        f"{kind} {statistics.median(r for k, r in rates if k == kind):.0f}/s" for kind in ("trees", "rows", "jpeg")
+    )
+    yield Figure(
+        name=f"serving: growth of memory between the halves of {LONG_S:.0f} s at full load",
+        value=grown,
+        unit="MB",
+        target=10,
+        detail=f"RSS {seen[0] / 1e6:.0f} MB at first, {max(seen) / 1e6:.0f} at most, {seen[-1] / 1e6:.0f} at last; "
+        f"32 clients, capture on: {speeds}",
     )
 
 

@@ -106,7 +106,7 @@ def make_rows(folder: Path) -> Bundle:
 def _trees(folder: Path, width: int, rule: Rule, inputs: tuple[TensorSpec, ...]) -> Bundle:
     import lightgbm
     import onnx
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     from loopworks.train.tables.trees import add_trees
 
@@ -118,21 +118,24 @@ def _trees(folder: Path, width: int, rule: Rule, inputs: tuple[TensorSpec, ...])
     )
     graph = _Graph()
     chance = graph.node("Sigmoid", add_trees(graph, made.dump_model()))  # type: ignore[arg-type]
-    graph.nodes.append(helper.make_node("Cast", [chance], ["scores"], to=TensorProto.FLOAT))
+    other = graph.node("Sub", "one", chance)
+    both = graph.node("Concat", other, chance, axis=1)
+    graph.nodes.append(helper.make_node("Cast", [both], ["scores"], to=TensorProto.FLOAT))
     folder.mkdir()
     whole = helper.make_model(
         helper.make_graph(
             graph.nodes,
             "trees",
             [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["n", width])],
-            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 1])],
+            [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 2])],
+            [numpy_helper.from_array(np.ones((1, 1)), "one")],
         ),
         opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 5)],
         ir_version=10,
     )
     onnx.save(whole, folder / "model.onnx")
     return _write(
-        folder, "tabular-classification", rule, inputs, TensorSpec(name="scores", datatype="FP32", shape=(-1, 1))
+        folder, "tabular-classification", rule, inputs, TensorSpec(name="scores", datatype="FP32", shape=(-1, 2))
     )
 
 
@@ -143,7 +146,7 @@ def _write(folder: Path, task: str, rule: Rule, inputs: tuple[TensorSpec, ...], 
     return write(
         Bundle(
             task=task,
-            schema=LabelSchema(classes=tuple("abcdefghij")),
+            schema=LabelSchema(classes=tuple("abcdefghij"[: output.shape[1]])),
             rule=rule,
             inputs=inputs,
             outputs=(output,),

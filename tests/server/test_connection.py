@@ -400,13 +400,14 @@ def test_metrics_count_what_never_saw_asgi(server: ServerThread, line: Line) -> 
         (b"/v2/models/a/infer/", None),
         (b"/v2/models//infer", None),
         (b"/v2/models/a/versions//infer", None),
-        (b"/predict/a", None),
+        (b"/predict/a/b", None),
+        (b"/predict/a?version=2", None),
         (b"/v2/models/\xff/infer", None),
     ],
 )
 def test_which_urls_are_inference(url: bytes, route: tuple[str, str] | None) -> None:
     found = _route(url)
-    assert (found and found[1:]) == route
+    assert (None if found is None else (found.model, found.version)) == route
 
 
 # ---- ends in order

@@ -275,7 +275,7 @@ class ImageRule:
         limit = image.MAX_PIXELS if max_pixels is None else max_pixels
         names = names or [f"image {place}" for place in range(1, len(contents) + 1)]
         pixels = [image.decode(data, self, name, limit) for data, name in zip(contents, names, strict=True)]
-        return {"image": np.stack(pixels)}
+        return {"image": pixels[0][None] if len(pixels) == 1 else np.stack(pixels)}
 
     def encode(self, batch: "Mapping[str, NDArray[Any]]") -> "Mapping[str, NDArray[Any]]":
         """The batch as it is: everything else is in the model's graph."""

@@ -7,7 +7,7 @@ is told by comparing tuples; anything else, and every fault, goes to ``protocol`
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from math import prod
+from math import inf, prod
 from operator import itemgetter
 from typing import Any
 
@@ -32,6 +32,7 @@ _TYPES: dict[str, frozenset[type]] = {
     "BYTES": frozenset({str}),
 }
 _WRITTEN = frozenset({"FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL"})
+_LARGEST_SQUARE = float(np.finfo(np.float32).max) ** 2
 _SEEN_MOST = 256
 _SEEN_WIDTH = 512
 
@@ -129,20 +130,22 @@ class Form:
         """The body of each answer, from the outputs of the batch; ``None``: JSON has no form for a value."""
         if not self._is_written:
             return None
-        if not all(array.dtype.kind != "f" or bool(np.isfinite(array).all()) for array in outputs.values()):
+        if not all(array.dtype.kind != "f" or _are_finite(array) for array in outputs.values()):
             return None
-        arrays = [(head, np.ascontiguousarray(outputs[name])) for name, head in self._outputs]
-        rests = [b"".join(b",%d" % side for side in array.shape[1:]) for _, array in arrays]
+        parts = [(head, *_written(outputs[name])) for name, head in self._outputs]
+        if len(parts) == 1 and len(asked) > 1 and all(one.rows == 1 and not one.id for one in asked):
+            ((head, rest, rows),) = parts  # a batch of single rows: the same around each
+            start = b'%b%b[1%b],"data":[' % (self._head, head, rest)
+            return [b"%b%b]}]}" % (start, row) for row in rows]
         found = []
         at = 0
         for one in asked:
             end = at + one.rows
-            parts = [
-                b'%b[%d%b],"data":%b}' % (head, one.rows, rest, wire.dumps(array[at:end].reshape(-1)))
-                for (head, array), rest in zip(arrays, rests, strict=True)
+            told = [
+                b'%b[%d%b],"data":[%b]}' % (head, one.rows, rest, b",".join(rows[at:end])) for head, rest, rows in parts
             ]
             tail = b'],"id":%b}' % wire.dumps(one.id) if one.id else b"]}"
-            found.append(b"%b%b%b" % (self._head, b",".join(parts), tail))
+            found.append(b"%b%b%b" % (self._head, b",".join(told), tail))
             at = end
         return found
 
@@ -176,7 +179,24 @@ def _made(kind: str, lists: list[list[Any]]) -> NDArray[Any] | None:
     if kind == "INT64":
         return np.array(lists, np.int64)
     wide = np.array(lists, np.float64)
-    if kind == "FP32":
-        with np.errstate(over="ignore"):
-            wide = wide.astype(np.float32)
-    return wide if bool(np.isfinite(wide).all()) else None
+    if kind != "FP32":
+        return wide if _are_finite(wide) else None
+    if np.vdot(wide, wide) <= _LARGEST_SQUARE:  # then none of them is larger, and none is no number
+        return wide.astype(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
+    return narrow if _are_finite(narrow) else None
+
+
+def _are_finite(array: NDArray[Any]) -> bool:
+    """Whether all are; for most the sum of squares says so, in a third of the time."""
+    return bool(np.vdot(array, array) < inf) or bool(np.isfinite(array).all())
+
+
+def _written(array: NDArray[Any]) -> tuple[bytes, list[bytes]]:
+    """An output's sides after the first as they stand in a shape, and the JSON of each row's numbers."""
+    rest = b"".join([b",%d" % side for side in array.shape[1:]])
+    array = np.ascontiguousarray(array)
+    if array.ndim == 1 or array.size == len(array):
+        return rest, wire.dumps(array.reshape(-1))[1:-1].split(b",")
+    return rest, wire.dumps(array.reshape(len(array), -1))[2:-2].split(b"],[")

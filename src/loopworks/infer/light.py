@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -28,20 +27,24 @@ SIZES = (1, 4, 8, 16, 32, 64)
 """Rows of a batch that are tried at warm-up."""
 
 
-@dataclass(slots=True, eq=False)
 class Asked:
-    """One request for a light model; ``Light.run`` fills in the rest."""
+    """One request for a light model; ``Light.run`` fills in ``outputs``, ``answer`` or ``error``."""
 
-    size: int
-    since_ns: int
-    plain: Plain | None = None
-    inputs: Arrays | None = None
-    """Where the request is not of the plain form."""
-    outputs: Arrays | None = None
-    """Of the request alone."""
-    body: bytes | None = None
-    """The answer, where request and answer are of the plain form."""
-    error: Exception | None = None
+    __slots__ = ("answer", "error", "inputs", "outputs", "plain", "rows", "since_ns")
+
+    def __init__(self) -> None:
+        """Nothing is known yet."""
+        self.rows = 0
+        self.since_ns = 0
+        """When it was read."""
+        self.plain: Plain | None = None
+        self.inputs: Arrays | None = None
+        """Where the request is not of the plain form."""
+        self.outputs: Arrays | None = None
+        """Of the request alone."""
+        self.answer: bytes | None = None
+        """The body of the answer, where request and answer are of the plain form."""
+        self.error: Exception | None = None
 
 
 class OutOfRange(Invalid):
@@ -80,7 +83,7 @@ class Light:
         return self.is_open and time.monotonic() >= self._rest_until
 
     def run(self, asked: Sequence[Asked]) -> list[tuple[Arrays, Arrays, int]]:
-        """Answer requests of the same model, each with ``body`` or ``outputs``, or ``error``; the runs, for whom it
+        """Answer requests of the same model, each with ``answer`` or ``outputs``, or ``error``; the runs, for whom it
         concerns: inputs, outputs, rows. Where the model is closed, nothing is answered."""
         runs: list[tuple[Arrays, Arrays, int]] = []
         with self._lock:
@@ -89,11 +92,11 @@ class Light:
             batch: list[Asked] = []
             size = 0
             for one in asked:
-                if batch and size + one.size > self.rows:
+                if batch and size + one.rows > self.rows:
                     self._answer(batch, size, runs)
                     batch, size = [], 0
                 batch.append(one)
-                size += one.size
+                size += one.rows
             if batch:
                 self._answer(batch, size, runs)
         return runs
@@ -115,7 +118,7 @@ class Light:
         except Exception as error:  # a runtime may raise anything; the server must live on
             if len(batch) > 1:
                 for one in batch:  # one bad request must not fail its neighbours
-                    self._answer([one], one.size, runs)
+                    self._answer([one], one.rows, runs)
                 return
             if isinstance(error, OutOfRange):
                 batch[0].error = error
@@ -146,11 +149,11 @@ class Light:
         plain = [one.plain for one in batch if one.plain is not None]
         if len(plain) == len(batch) and (bodies := self.form.write(outputs, plain)) is not None:
             for one, body in zip(batch, bodies, strict=True):
-                one.body = body
+                one.answer = body
             return
         at = 0
         for one in batch:
-            end = at + one.size
+            end = at + one.rows
             one.outputs = outputs if len(batch) == 1 else {name: array[at:end] for name, array in outputs.items()}
             at = end
 

@@ -95,13 +95,18 @@ def parse(body: bytes, header_length: int | None) -> tuple[dict[str, Any], memor
         raise Invalid(HEADER_LENGTH, f"between 0 and the body's {len(body)} bytes", header_length)
     whole = memoryview(body)
     head, tail = (whole, whole[:0]) if header_length is None else (whole[:header_length], whole[header_length:])
+    return read_header(head), tail
+
+
+def read_header(text: bytes | memoryview) -> dict[str, Any]:
+    """The JSON object that a request's text is; ``Invalid`` where it is none."""
     try:
-        header = wire.loads(head)
+        found = wire.loads(text)
     except ValueError as error:
         raise Invalid("request body", "JSON in UTF-8", str(error)) from None
-    if not isinstance(header, dict):
-        raise Invalid("request body", "a JSON object", type(header).__name__)
-    return header, tail
+    if not isinstance(found, dict):
+        raise Invalid("request body", "a JSON object", type(found).__name__)
+    return found
 
 
 def request(header: Mapping[str, Any], tail: memoryview) -> Request:

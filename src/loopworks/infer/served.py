@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from loopworks.core.errors import Busy, Failed, LoopworksError, TimedOut, TooMan
 from loopworks.core.limits import Limits
 from loopworks.infer import loading, protocol
 from loopworks.infer.forms import Form
+from loopworks.infer.joining import Joining
 from loopworks.infer.light import Asked, Light
 from loopworks.infer.statistics import Statistics
 
@@ -49,6 +50,8 @@ class Observer(Protocol):
 @dataclass(slots=True, eq=False)
 class _Waiting:
     inputs: Arrays
+    make: Callable[[], Arrays] | None
+    """Makes the inputs of one row, where they are not there yet."""
     size: int
     future: "Future[Answer]"
     since_ns: int
@@ -95,6 +98,7 @@ class Served:
         """When it was asked last."""
         self._max_queue = limits.max_queue
         self._observer = observer
+        self._joining = Joining()
         self._running = 0
         self._queue: deque[_Waiting] = deque()
         self._ready = threading.Condition()
@@ -134,9 +138,18 @@ class Served:
             Busy: too many wait already.
             Replaced: the model is closed.
         """
-        size = protocol.check(inputs, self.bundle.inputs)
+        return self._wait(inputs, None, protocol.check(inputs, self.bundle.inputs), timeout_s)
+
+    def submit_made(self, make: Callable[[], Arrays], timeout_s: float) -> "Future[Answer]":
+        """Queue a request of one row whose inputs the worker makes that answers it, e.g. by decoding a picture.
+
+        What ``make`` raises is the answer of this request alone. Raises: as ``submit``, without ``Invalid``.
+        """
+        return self._wait({}, make, 1, timeout_s)
+
+    def _wait(self, inputs: Arrays, make: Callable[[], Arrays] | None, size: int, timeout_s: float) -> "Future[Answer]":
         now = time.perf_counter_ns()
-        waiting = _Waiting(inputs, size, Future(), now, now + int(timeout_s * 1e9))
+        waiting = _Waiting(inputs, make, size, Future(), now, now + int(timeout_s * 1e9))
         most = self.limits.max_concurrent
         with self._ready:
             if not self._is_open:
@@ -199,14 +212,16 @@ class Served:
     # ---- working
 
     def _work(self, predictor: Predictor) -> None:
-        while (taken := self._take()) is not None:
-            batch, late = taken
+        while (found := self._take()) is not None:
+            batch, late = found
             for one in late:
                 reason = f"model {self.name!r} must answer before the deadline; got a longer queue"
                 self._fail(one, TimedOut(reason, "try again later, or wait longer"))
             if batch:
                 try:
-                    self._run(predictor, batch)
+                    taken = time.perf_counter_ns()
+                    if made := self._make(batch):
+                        self._run(predictor, made, taken)
                 finally:
                     with self._ready:
                         self._running -= len(batch)
@@ -232,14 +247,31 @@ class Served:
     def _joins(self, batch: list[_Waiting], one: _Waiting) -> bool:
         if not batch:
             return True
-        if not self.is_batched or sum(other.size for other in batch) + one.size > self.max_batch:
+        if not (self.is_batched and self._joining.is_on):
             return False
+        if sum(other.size for other in batch) + one.size > self.max_batch:
+            return False
+        if batch[0].make is not None or one.make is not None:
+            return batch[0].make is not None and one.make is not None  # made by one rule, so of one shape
         first = batch[0].inputs  # all but the first axis agree
         return all(first[name].shape[1:] == array.shape[1:] for name, array in one.inputs.items())
 
-    def _run(self, predictor: Predictor, batch: list[_Waiting]) -> None:
+    def _make(self, batch: list[_Waiting]) -> list[_Waiting]:
+        """Make the inputs that are not there yet; those whose cannot be made are told why."""
+        found = []
+        for one in batch:
+            try:
+                if one.make is not None:
+                    one.inputs = one.make()
+                    one.make = None
+                    protocol.check(one.inputs, self.bundle.inputs)
+                found.append(one)
+            except Exception as error:  # whatever is wrong with one, the others are answered
+                self._fail(one, error)
+        return found
+
+    def _run(self, predictor: Predictor, batch: list[_Waiting], taken: int) -> None:
         size = sum(one.size for one in batch)
-        taken = time.perf_counter_ns()
         try:
             joined = _join([one.inputs for one in batch])
             began = time.perf_counter_ns()
@@ -249,7 +281,7 @@ class Served:
         except Exception as error:  # a runtime may raise anything; the worker must live on
             if len(batch) > 1:
                 for one in batch:  # one bad request must not fail its neighbours
-                    self._run(predictor, [one])
+                    self._run(predictor, [one], taken)
                 return
             log.warning("inference failed model=%s version=%s error=%s", self.name, self.version, error)
             known = isinstance(error, LoopworksError)
@@ -257,6 +289,8 @@ class Served:
             return
         self._count(batch, size, (taken, began, ended, time.perf_counter_ns()))
         self._adapt(size, (ended - began) / 1e6)
+        with self._ready:
+            self._joining.saw(len(batch), size, (ended - began) / 1e9, len(self._queue))
         for one, part in zip(batch, parts, strict=True):
             one.future.set_result(
                 Answer(outputs=part, served=self, queue_ns=taken - one.since_ns, compute_ns=ended - began)

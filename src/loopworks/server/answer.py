@@ -19,8 +19,12 @@ log = logging.getLogger(__name__)
 
 def json(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """A JSON answer; arrays are written straight from their memory."""
-    content = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY, default=str)
-    return Response(content, status, headers, media_type="application/json")
+    return Response(dumps(body), status, headers, media_type="application/json")
+
+
+def dumps(body: Any) -> bytes:
+    """The text of a JSON answer."""
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY, default=str)
 
 
 def page(text: str) -> Response:
@@ -46,7 +50,7 @@ async def body(request: Request) -> dict[str, Any]:
     return found
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
     """An answer that is whole, for whoever writes it."""
 

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from loopworks.core.contracts import Arrays
-from loopworks.core.errors import Invalid, from_json
+from loopworks.core.errors import Invalid, LoopworksError, from_json
 from loopworks.core.values import Problem
 from loopworks.infer import items, shown, stage
 from loopworks.infer import rows as tables
@@ -52,6 +52,24 @@ class Answered:
         pairs = zip(self.said.items, self.said.values, strict=True)
         return [{"id": f"{name}/{one.item}", "name": one.name, "item": one.item, **value} for one, value in pairs]
 
+    def to_json(self, began: float) -> dict[str, Any]:
+        """The whole answer; ``began`` is when the request came, by ``time.perf_counter``."""
+        served = self.served
+        return {
+            "deployment": served.name,
+            "revision": int(served.version),
+            "model": self.said.author,
+            "variant": served.variant.name,
+            "predictions": self.predictions(),
+            "problems": [problem.to_json() for problem in self.problems],
+            "timings_ms": {
+                "decode": _ms(self.decode_s),
+                "queue": _ms(self.answer.queue_ns / 1e9),
+                "compute": _ms(self.answer.compute_ns / 1e9),
+                "total": _ms(time.perf_counter() - began),
+            },
+        }
+
 
 async def pick(serving: Serving, name: str, version: str = "", key: str = "") -> Served:
     """Who answers; a model that has to be loaded again is, in a thread."""
@@ -88,9 +106,7 @@ async def _ask(serving: Serving, served: Served, asked: Sequence[Asked], wait: W
     groups = [asked[at : at + size] for at in range(0, len(asked), size)]
 
     def read(group: Sequence[Asked]) -> tuple[list[Loaded], Arrays, list[Problem]]:
-        loaded, problems = items.load_each([(one.name, one.source) for one in group], media, limit)
-        good, tensors, bad = items.packed(served.bundle.rule, loaded, limit) if loaded else ([], {}, [])
-        return good, tensors, [*problems, *bad]
+        return decode(served, group, limit)
 
     decoded = await asyncio.gather(
         *(anyio.to_thread.run_sync(read, group, limiter=serving.decoding) for group in groups)
@@ -98,10 +114,35 @@ async def _ask(serving: Serving, served: Served, asked: Sequence[Asked], wait: W
     good = [item for part, _, _ in decoded for item in part]
     problems = [problem for _, _, found in decoded for problem in found]
     if not good:
-        raise from_json({"error": {**problems[0].to_json(), "code": problems[0].error}})
+        raise error_of(problems[0])
     decode_s = time.perf_counter() - began
     inputs = stage.join([tensors for part, tensors, _ in decoded if part])
     found = await wait(served.submit(inputs, TIMEOUT_S))
+    return said_of(served, good, problems, inputs, found, decode_s, limit)
+
+
+def decode(served: Served, group: Sequence[Asked], max_pixels: int) -> tuple[list[Loaded], Arrays, list[Problem]]:
+    """The items that can be read, their tensors, and what is wrong with the others."""
+    loaded, problems = items.load_each([(one.name, one.source) for one in group], served.bundle.rule.media, max_pixels)
+    good, tensors, bad = items.packed(served.bundle.rule, loaded, max_pixels) if loaded else ([], {}, [])
+    return good, tensors, [*problems, *bad]
+
+
+def error_of(problem: Problem) -> LoopworksError:
+    """The error that a lone item's problem is."""
+    return from_json({"error": {**problem.to_json(), "code": problem.error}})
+
+
+def said_of(
+    served: Served,
+    good: Sequence[Loaded],
+    problems: Sequence[Problem],
+    inputs: Arrays,
+    found: Answer,
+    decode_s: float,
+    max_pixels: int,
+) -> Answered:
+    """What the engine's answer says of the items."""
     sizes = [one.size for one in good if one.size is not None]
     said = shown.Said(
         bundle=served.bundle,
@@ -109,9 +150,13 @@ async def _ask(serving: Serving, served: Served, asked: Sequence[Asked], wait: W
         items=good,
         outputs=found.outputs,
         values=stage.answers(served, found.outputs, sizes),
-        max_pixels=limit,
+        max_pixels=max_pixels,
     )
     return Answered(served=served, said=said, problems=problems, inputs=inputs, answer=found, decode_s=decode_s)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
 
 
 async def read(request: Request, media: str, most: int = 1) -> list[Asked]:

@@ -6,34 +6,54 @@ requests go to the application; answers leave in the order of the requests, whoe
 
 import asyncio
 import re
+from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopworks.server import guard
 from loopworks.server.exchange import Exchange
+from loopworks.server.heads import Head, Heads
 from loopworks.server.inferring import Inferring
 from loopworks.server.parting import HEAD_BYTES, WRITE_S, Parting
+from loopworks.server.predicting import Predicting
+from loopworks.server.serving import Serving
 from loopworks.server.telling import Telling
 
 HEAD_S = 20.0
 """How long a client may take from connecting, or from the first byte of a request, to the end of its headers."""
 _INFER = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+_PREDICT = re.compile(r"/predict/([^/]+)")
+
+
+@dataclass(slots=True)
+class Starts:
+    """Starts of answers by status and content type, for as long as the headers that all have stay the same."""
+
+    common: list[tuple[bytes, bytes]]
+    made: dict[tuple[int, str], bytes]
 
 
 class Connection(Parting):
     """Answers inference requests itself, and gives up clients that let it wait; see ``bound``."""
 
     inferring: Inferring
+    predicting: Predicting
     rules: guard.Rules
     telling: Telling
+    heads: Heads
+    starts: Starts
     limit: int
     """Most bytes of a body."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         """As Uvicorn makes it."""
         super().__init__(*given, **named)
+        self._first: bytes | None = None
+        """What begins with the head of the request that the parser is at."""
         self._head_since = 0.0
         self._head_size = 0
         self._idle_since = 0.0
@@ -52,6 +72,13 @@ class Connection(Parting):
 
     def data_received(self, data: bytes) -> None:
         """Parse; the callbacks below are called by it."""
+        if not (self.stage or self.is_ended) and (self.cycle is None or self.cycle.response_complete):
+            if (known := self.heads.find(data)) is not None:
+                self._take_known(*known)
+                return
+            self._first = data
+        else:
+            self._first = None
         super().data_received(data)
         self._watch()
 
@@ -71,6 +98,7 @@ class Connection(Parting):
 
     def on_headers_complete(self) -> None:
         """Take an inference request, and leave any other to Uvicorn."""
+        first, self._first = self._first, None
         if self.is_ended:
             return  # what comes after a request that ended the connection
         if self._head_size + len(self.url) > HEAD_BYTES:
@@ -81,8 +109,10 @@ class Connection(Parting):
             return
         self.stage = "body"
         if self.parser.get_method() == b"POST" and (route := _route(self.url)):
-            self._take(*route)
-            return
+            head = self._head(route)
+            if not head.is_picture or self.predicting.takes(head.model, head.headers):
+                self._take(head, first)
+                return
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
@@ -133,18 +163,25 @@ class Connection(Parting):
     _turn: Any = None
     """Who is being answered."""
 
-    def _take(self, path: str, model: str, version: str) -> None:
-        before = self.cycle
-        exchange = Exchange(
-            self,
-            path,
-            model,
-            version,
+    def _head(self, route: "Route") -> Head:
+        return Head(
+            route.path,
+            route.model,
+            route.version,
             {name.decode("latin-1"): value.decode("latin-1") for name, value in self.headers},
             keep_alive=self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0",
             expects=self.expect_100_continue,
+            is_picture=route.is_picture,
         )
+
+    def _take(self, head: Head, first: bytes | None) -> None:
+        if self.transport.is_closing():
+            return  # what comes after a request that ended the connection
+        before = self.cycle
+        exchange = Exchange(self, head)
         self.cycle = exchange  # type: ignore[assignment]
+        if first is not None and exchange.is_allowed:
+            self.heads.keep(first, head, self.headers)
         if before is None or before.response_complete:
             self._turn = exchange
             exchange.begin()
@@ -152,9 +189,32 @@ class Connection(Parting):
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))  # type: ignore[arg-type]
 
+    def _take_known(self, head: Head, body: bytes) -> None:
+        """A whole request with a head that was parsed and let pass before; all before it is answered."""
+        if self.transport.is_closing():
+            return
+        exchange = Exchange(self, head, is_known=True)
+        self.cycle = self._turn = exchange  # type: ignore[assignment]
+        exchange.begin()
+        exchange.take(body)
+        exchange.end()
+        self._watch()
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         self._turn = cycle
         super()._start_asgi_task(cycle, app)
+
+    def start(self, status: int, kind: str) -> bytes:
+        """The line of an answer and those of its headers that all such answers have."""
+        common = self.server_state.default_headers  # another list once a second, for the date
+        if common is not self.starts.common:
+            self.starts.common, self.starts.made = common, {}
+        found = self.starts.made.get((status, kind))
+        if found is None:
+            told = [*common, (b"content-type", kind.encode())]
+            found = STATUS_LINE[status] + b"".join([b"%b: %b\r\n" % pair for pair in told])
+            self.starts.made[status, kind] = found
+        return found
 
     def on_response_complete(self) -> None:
         """An answer has been given: on to the next request, or wait for one."""
@@ -238,24 +298,40 @@ class Connection(Parting):
             self.transport.close()
 
 
-def bound(inferring: Inferring, rules: guard.Rules, telling: Telling) -> type[Connection]:
+def bound(serving: Serving, rules: guard.Rules, telling: Telling) -> type[Connection]:
     """The class of a server's connections, as Uvicorn wants it."""
     limit = rules.settings.max_body_bytes
-    held = {"inferring": inferring, "rules": rules, "telling": telling, "limit": limit}
-    return type("BoundConnection", (Connection,), held)
+    asking = {"inferring": Inferring(serving), "predicting": Predicting(serving)}
+    shared = {"heads": Heads(limit), "starts": Starts([], {})}
+    return type(
+        "BoundConnection", (Connection,), {"rules": rules, "telling": telling, "limit": limit, **asking, **shared}
+    )
 
 
-def _route(url: bytes) -> tuple[str, str, str] | None:
-    """Path, model and version of an inference URL; ``None`` for any other. Long ones are not kept in memory."""
+class Route(NamedTuple):
+    """A URL that is answered here."""
+
+    path: str
+    model: str
+    version: str = ""
+    is_picture: bool = False
+    """Whether it may get a picture for people, and no inference request."""
+
+
+def _route(url: bytes) -> Route | None:
+    """What a URL asks; ``None`` where it is one for the application. Long ones are not kept in memory."""
     return _known(url) if len(url) <= 256 else _found(url)
 
 
-def _found(url: bytes) -> tuple[str, str, str] | None:
-    if not url.startswith(b"/v2/models/") or not url.isascii():
+def _found(url: bytes) -> Route | None:
+    if not url.startswith((b"/v2/models/", b"/predict/")) or not url.isascii():
         return None
     path = unquote(url.partition(b"?")[0].partition(b"#")[0].decode())
-    found = _INFER.fullmatch(path)
-    return (path, found[1], found[2] or "") if found else None
+    if found := _INFER.fullmatch(path):
+        return Route(path, found[1], found[2] or "")
+    if (found := _PREDICT.fullmatch(path)) and b"?" not in url:  # a query asks for what only the application knows
+        return Route(path, found[1], is_picture=True)
+    return None
 
 
 _known = lru_cache(1024)(_found)

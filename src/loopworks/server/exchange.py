@@ -1,14 +1,12 @@
 """One inference request on a connection, from its headers to its answer, past ASGI."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
-
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from loopworks.core.errors import LoopworksError
 from loopworks.server import guard
 from loopworks.server.answer import Reply, refusal
-from loopworks.server.inferring import Asked
+from loopworks.server.asking import Asked, Asking
+from loopworks.server.heads import Head
 from loopworks.server.telling import REQUEST_ID, Note
 
 if TYPE_CHECKING:
@@ -23,56 +21,48 @@ class Exchange:
     __slots__ = (
         "_asked",
         "_connection",
-        "_expects",
         "_is_whole",
         "_note",
         "_parts",
         "_reply",
         "_size",
         "disconnected",
-        "headers",
+        "head",
+        "is_allowed",
         "is_turn",
         "keep_alive",
-        "model",
-        "path",
         "response_complete",
-        "version",
     )
 
-    def __init__(
-        self,
-        connection: "Connection",
-        path: str,
-        model: str,
-        version: str,
-        headers: Mapping[str, str],
-        *,
-        keep_alive: bool,
-        expects: bool,
-    ) -> None:
-        """A request whose headers are there; ``expects`` means that its client waits for a sign to send the body."""
+    def __init__(self, connection: "Connection", head: Head, *, is_known: bool = False) -> None:
+        """A request whose headers are there; ``is_known`` means that the same headers were let pass before."""
         self._connection = connection
-        self.path, self.model, self.version = path, model, version
-        self.headers = headers
-        self.keep_alive = keep_alive and not connection.is_leaving
-        self._expects = expects
+        self.head = head
+        self.keep_alive = head.keep_alive and not connection.is_leaving
         self._parts: list[bytes] = []
         self._size = 0
         self._is_whole = False
         self._reply: Reply | None = None
         self._asked: Asked | None = None
+        self._note: Note | None = None
         self.is_turn = False
         self.response_complete = False
         self.disconnected = False
+        self.is_allowed = False
+        """Whether its headers alone gave no reason to refuse it."""
+        headers, path = head.headers, head.path
         address = connection.client[0] if connection.client else ""
-        self._note: Note | None = None
         if connection.telling.is_on or REQUEST_ID in headers:
             self._note = Note("POST", path, headers, address, connection.telling.id(headers))
         try:
-            who = connection.rules.allowed(headers, "POST", path, address)
+            if is_known:
+                who = connection.rules.admitted(head.authorization, "POST", path, address)
+            else:
+                who = connection.rules.allowed(headers, "POST", path, address)
+                guard.check_length(headers, connection.limit)
+            self.is_allowed = True
             if self._note is not None:
                 self._note.who = who
-            guard.check_length(headers, connection.limit)
         except LoopworksError as error:
             self.refuse(error)
 
@@ -88,7 +78,7 @@ class Exchange:
             self._send(self._reply)
         elif self._is_whole:
             self._ask()
-        elif self._expects:
+        elif self.head.expects:
             self._connection.transport.write(CONTINUE)
 
     def take(self, part: bytes) -> None:
@@ -109,7 +99,7 @@ class Exchange:
     def refuse(self, error: Exception) -> None:
         """Answer an error, in its turn; the rest of the body is let go."""
         self._parts.clear()
-        self._answer(refusal(error, "POST", self.path))
+        self._answer(refusal(error, "POST", self.head.path))
 
     def leave(self) -> None:
         """The client has gone."""
@@ -118,13 +108,17 @@ class Exchange:
         if not self.response_complete:
             self._tell()
         if self._asked is not None:
-            self._connection.inferring.cancel(self._asked)
+            self._asking.cancel(self._asked)
 
     def _ask(self) -> None:
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
-        self._asked = Asked(self.model, self.version, self.path, self.headers, body, self._answer)
-        self._connection.inferring.ask(self._asked)
+        self._asked = Asked(self.head, body, self._answer)
+        self._asking.ask(self._asked)
+
+    @property
+    def _asking(self) -> Asking:
+        return self._connection.predicting if self.head.is_picture else self._connection.inferring
 
     def _answer(self, reply: Reply) -> None:
         self._reply = reply
@@ -142,25 +136,23 @@ class Exchange:
     def _send(self, reply: Reply) -> None:
         if self.disconnected or self.response_complete or self._connection.transport.is_closing():
             return
-        parts = [STATUS_LINE[reply.status]]
-        for name, value in self._connection.server_state.default_headers:
-            parts += (name, b": ", value, b"\r\n")
-        for key, text in reply.headers.items():
-            parts.append(f"{key.lower()}: {text}\r\n".encode("latin-1"))
-        if self._note is not None:
-            if self._note.id:
-                parts.append(f"x-request-id: {self._note.id}\r\n".encode())
-            self._note.status, self._note.size_bytes = reply.status, len(reply.body)
+        connection, note, body = self._connection, self._note, reply.body
+        more = b""
+        if reply.headers:
+            more = "".join([f"{name.lower()}: {text}\r\n" for name, text in reply.headers.items()]).encode("latin-1")
+        if note is not None:
+            if note.id:
+                more += f"x-request-id: {note.id}\r\n".encode()
+            note.status, note.size_bytes = reply.status, len(body)
             self._tell()
         self._asked = None
         if "Connection" in reply.headers:  # which says close, and nothing else
             self.keep_alive = False
         elif not self.keep_alive:
-            parts.append(b"connection: close\r\n")
-        parts.append(b"content-length: %d\r\ncontent-type: %b\r\n\r\n" % (len(reply.body), reply.kind.encode()))
-        parts.append(reply.body)
+            more += b"connection: close\r\n"
         self.response_complete = True
-        self._connection.transport.write(b"".join(parts))
+        start = connection.start(reply.status, reply.kind)
+        connection.transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (start, more, len(body), body))
         if not self.keep_alive:
-            self._connection.end()
-        self._connection.on_response_complete()
+            connection.end()
+        connection.on_response_complete()

@@ -7,18 +7,18 @@ one turn of the loop are run as one batch at its end; all others go through the 
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from loopworks.core.errors import Cancelled, Invalid, LoopworksError, TimedOut
+from loopworks.core.errors import Invalid
 from loopworks.infer import light, protocol
-from loopworks.infer.engine import TIMEOUT_S, Answer, Replaced, Served
-from loopworks.infer.forms import Plain
-from loopworks.server.answer import Reply, refusal
-from loopworks.server.guard import encoding_of, unzip
-from loopworks.server.serving import KEY_HEADER, Serving
+from loopworks.infer.engine import TIMEOUT_S, Served
+from loopworks.server.answer import Reply
+from loopworks.server.asking import Asked, Asking
+from loopworks.server.guard import unzip
+from loopworks.server.heads import Head
+from loopworks.server.serving import Serving
 
 LONG_BYTES = 1 << 18
 """JSON above this takes milliseconds to read or write, so a thread does it."""
@@ -28,138 +28,67 @@ _RAW = "application/octet-stream"
 _PACKED = ("gzip", "deflate")
 
 
-class Asked:
-    """One request, and what is known of it so far."""
-
-    __slots__ = (
-        "began",
-        "body",
-        "done",
-        "future",
-        "headers",
-        "is_over",
-        "key",
-        "light",
-        "limit_s",
-        "model",
-        "parts_ns",
-        "path",
-        "plain",
-        "request",
-        "served",
-        "since_ns",
-        "timer",
-        "version",
-    )
-
-    def __init__(
-        self,
-        model: str,
-        version: str,
-        path: str,
-        headers: Mapping[str, str],
-        body: bytes,
-        done: Callable[[Reply], None],
-    ) -> None:
-        """``headers`` have names in lower case; ``done`` takes the answer, in the event loop, and once at most."""
-        self.model, self.version, self.path = model, version, path
-        self.headers = headers
-        self.key = headers.get(KEY_HEADER, "")
-        self.body = body
-        self.done: Callable[[Reply], None] | None = done
-        self.began = time.perf_counter()
-        self.since_ns = 0
-        self.parts_ns = (0, 0, 0)
-        """How long it was read, queued and computed, once it is answered."""
-        self.limit_s = TIMEOUT_S
-        self.served: Served | None = None
-        self.plain: Plain | None = None
-        self.request: protocol.Request | None = None
-        self.light: light.Asked | None = None
-        self.future: Future[Answer] | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.is_over = False
-
-
-class Inferring:
+class Inferring(Asking):
     """Answers inference requests. All its methods are called in the event loop."""
 
     def __init__(self, serving: Serving) -> None:
         """Ask the models of ``serving``."""
-        self._serving = serving
+        super().__init__(serving)
         self._pending: list[Asked] = []
-
-    def ask(self, asked: Asked) -> None:
-        """Answer ``asked`` sooner or later, by its ``done``; never raises."""
-        try:
-            if self._serving.engine.is_parked(asked.model):
-                self._apart(asked, self._found_model, self._serving.pick, asked.model, asked.version, asked.key)
-                return
-            self._found_model(asked, self._serving.pick(asked.model, asked.version, asked.key))
-        except Exception as error:  # the top of a request: whatever it is, the client gets one clear answer
-            self._refuse(asked, error)
 
     def _found_model(self, asked: Asked, served: Served) -> None:
         asked.served = served
-        if encoding := encoding_of(asked.headers):
+        if encoding := asked.head.encoding:
             limit = self._serving.space.settings.max_body_bytes
             self._apart(asked, self._unzipped, unzip, asked.body, encoding, limit)
         else:
-            self._read(asked)
-
-    def cancel(self, asked: Asked) -> None:
-        """The client has gone: nobody needs the answer any more."""
-        if not asked.is_over:
-            asked.done = None
-            self._refuse(asked, Cancelled("the client went away before the answer"))
+            self._read(asked, served)
 
     # ---- reading
 
     def _unzipped(self, asked: Asked, body: bytes) -> None:
         asked.body = body
-        asked.headers = {name: value for name, value in asked.headers.items() if name != "content-encoding"}
-        self._read(asked)  # and where it begins again, for a new revision, nothing is packed any more
+        asked.head = asked.head.unpacked()  # and where it begins again, for a new revision, nothing is packed any more
+        self._read(asked, _served(asked))
 
-    def _read(self, asked: Asked) -> None:
-        served, body = _served(asked), asked.body
-        length = _header_length(asked.headers)
+    def _read(self, asked: Asked, served: Served) -> None:
+        body, length = asked.body, _header_length(asked.head)
         if (len(body) if length is None else length) > LONG_BYTES:
             self._apart(asked, self._found, protocol.read, body, length, served.bundle.inputs)
         elif length == 0:
             self._found(asked, protocol.read(body, length, served.bundle.inputs))
-        else:
-            header, tail = protocol.parse(body, length)
-            if length is None and (quick := served.light) is not None and quick.is_ready:
-                asked.plain = quick.form.read(header)
-            if asked.plain is None:
-                self._found(asked, protocol.request(header, tail))
+        elif length is None and (quick := served.light) is not None and quick.is_ready:
+            header = protocol.read_header(body)
+            if (plain := quick.form.read(header)) is None:
+                self._found(asked, protocol.request(header, memoryview(b"")))
             else:
-                self._place(asked, asked.plain.rows)
+                asked.plain = plain
+                self._place(asked, served, plain.rows)
+        else:
+            self._found(asked, protocol.request(*protocol.parse(body, length)))
 
     def _found(self, asked: Asked, request: protocol.Request) -> None:
         """The request is read: is it one for this model?"""
         asked.request = request
         if not asked.key and (key := request.parameters.get("key")):
             asked.key = str(key)
-            asked.served = self._serving.pick(asked.model, asked.version, asked.key)
+            asked.served = self._serving.pick(asked.head.model, asked.head.version, asked.key)
         served = _served(asked)
         names = [spec.name for spec in served.bundle.outputs]
         if (unknown := [one.name for one in request.outputs if one.name not in names]) != []:
             raise Invalid("outputs", f"among {', '.join(names)}", ", ".join(unknown))
-        self._place(asked, protocol.check(request.inputs, served.bundle.inputs))
+        asked.inputs = request.inputs
+        self._place(asked, served, protocol.check(request.inputs, served.bundle.inputs))
 
-    def _place(self, asked: Asked, rows: int) -> None:
+    def _place(self, asked: Asked, served: Served, rows: int) -> None:
         """Leave a small request of a light model to the end of this turn, and queue any other."""
-        served = _served(asked)
         asked.limit_s = _limit_s(asked)
+        asked.rows = rows
         asked.since_ns = time.perf_counter_ns()
         quick = served.light
         if quick is None or rows > quick.rows or not quick.is_ready:
             self._queue(asked)
             return
-        served.used = time.monotonic()
-        inputs = None if asked.request is None else asked.request.inputs
-        asked.light = light.Asked(rows, asked.since_ns, None if inputs else asked.plain, inputs)
         self._pending.append(asked)
         if len(self._pending) == 1:
             asyncio.get_running_loop().call_soon(self._turn)
@@ -174,30 +103,31 @@ class Inferring:
             if not asked.is_over:
                 by_model.setdefault(_served(asked), []).append(asked)
         for served, group in by_model.items():
-            runs = served.light.run([one.light for one in group if one.light is not None]) if served.light else []
+            served.used = time.monotonic()
+            runs = served.light.run(group) if served.light else []
+            now = time.perf_counter_ns()
             for asked in group:
                 try:
-                    self._tell(asked, served)
+                    self._tell(asked, served, now)
                 except Exception as error:
                     self._refuse(asked, error)
             for inputs, outputs, rows in runs:
                 served.seen(inputs, outputs, rows)
 
-    def _tell(self, asked: Asked, served: Served) -> None:
-        one = asked.light
-        asked.parts_ns = (asked.since_ns - int(asked.began * 1e9), 0, time.perf_counter_ns() - asked.since_ns)
-        if one is None or (one.error is None and one.body is None and one.outputs is None):
-            asked.plain = asked.request = None  # it was closed meanwhile: ask its successor, by its own signature
+    def _tell(self, asked: Asked, served: Served, now: int) -> None:
+        asked.parts_ns = (asked.since_ns - asked.began, 0, now - asked.since_ns)
+        if asked.answer is not None:
+            self._finish(asked, asked.answer, None)
+        elif asked.outputs is not None:
+            self._write(asked, served, asked.outputs)
+        elif asked.error is None:
+            asked.forget()  # it was closed meanwhile: ask its successor, by its own signature
             self.ask(asked)
-        elif isinstance(one.error, light.OutOfRange):
+        elif isinstance(asked.error, light.OutOfRange):
             protocol.request(*protocol.parse(asked.body, None))  # says which number, and of which input
-            raise one.error
-        elif one.error is not None:
-            raise one.error
-        elif one.body is not None:
-            self._finish(asked, one.body, None)
-        elif one.outputs is not None:
-            self._write(asked, served, one.outputs)
+            raise asked.error
+        else:
+            raise asked.error
 
     # ---- all others
 
@@ -205,22 +135,16 @@ class Inferring:
         served = _served(asked)
         if asked.request is None:
             asked.request = protocol.request(*protocol.parse(asked.body, None))
-        loop = asyncio.get_running_loop()
-        future = served.submit(asked.request.inputs, asked.limit_s)  # where it is replaced by now, we ask anew
-        asked.future = future
-        asked.timer = loop.call_later(asked.limit_s, self._late, asked)
-        future.add_done_callback(partial(_hand_over, loop, self._answered, asked))
-
-    def _late(self, asked: Asked) -> None:
-        text = f"the model must answer within {asked.limit_s:g} s; got no answer"
-        self._refuse(asked, TimedOut(text, "try again later, or wait longer"))
+        self._wait(
+            asked, served.submit(asked.request.inputs, asked.limit_s)
+        )  # where it is replaced by now, we ask anew
 
     def _answered(self, asked: Asked) -> None:
         if asked.is_over or asked.future is None:
             return
         try:
             found = asked.future.result()
-            asked.parts_ns = (asked.since_ns - int(asked.began * 1e9), found.queue_ns, found.compute_ns)
+            asked.parts_ns = (asked.since_ns - asked.began, found.queue_ns, found.compute_ns)
             self._write(asked, found.served, found.outputs)
         except Exception as error:
             self._refuse(asked, error)
@@ -243,50 +167,10 @@ class Inferring:
 
     def _finish(self, asked: Asked, body: bytes, length: int | None) -> None:
         headers = {} if length is None else {protocol.HEADER_LENGTH: str(length)}
-        accepted = asked.headers.get("accept-encoding", "").strip().lower()
-        if accepted in _PACKED:  # a list of what a library could unpack is no wish to wait for it
+        if (accepted := asked.head.accepted) in _PACKED:  # a list of what a library could unpack is no wish to wait
             headers["Content-Encoding"] = accepted
             body = _packed(body, accepted)
         self._end(asked, "done", Reply(200, headers, body, "application/json" if length is None else _RAW))
-
-    def _refuse(self, asked: Asked, error: Exception) -> None:
-        if isinstance(error, Replaced) and not asked.is_over:
-            asked.plain = asked.request = None
-            asyncio.get_running_loop().call_soon(self.ask, asked)
-            return
-        outcome = error.code if isinstance(error, LoopworksError) else "internal"
-        reply = None if asked.done is None else refusal(error, "POST", asked.path)
-        self._end(asked, outcome, reply)
-
-    def _end(self, asked: Asked, outcome: str, reply: Reply | None) -> None:
-        if asked.is_over:
-            return
-        asked.is_over = True
-        if asked.timer is not None:
-            asked.timer.cancel()
-        if asked.future is not None:
-            asked.future.cancel()  # takes it out of the queue, if it is still there
-        if asked.served is not None:
-            took_s = time.perf_counter() - asked.began
-            self._serving.metrics.count(asked.served.name, outcome, took_s, asked.served.version)
-        done, asked.done = asked.done, None
-        if done is not None and reply is not None:
-            done(reply)
-
-    # ---- threads
-
-    def _apart(self, asked: Asked, then: Callable[[Asked, Any], None], work: Callable[..., Any], *given: Any) -> None:
-        """Do ``work`` in a thread, then go on with what it found."""
-
-        def ended(found: "asyncio.Future[Any]") -> None:
-            if asked.is_over or found.cancelled():
-                return
-            try:
-                then(asked, found.result())
-            except Exception as error:
-                self._refuse(asked, error)
-
-        asyncio.get_running_loop().run_in_executor(None, work, *given).add_done_callback(ended)
 
 
 def _served(asked: Asked) -> Served:
@@ -295,20 +179,12 @@ def _served(asked: Asked) -> Served:
     return asked.served
 
 
-def _hand_over(
-    loop: asyncio.AbstractEventLoop, then: Callable[[Asked], None], asked: Asked, _future: "Future[Answer]"
-) -> None:
-    """From a worker's thread into the loop; a loop that has ended has no client left to tell."""
-    if not asked.is_over and not loop.is_closed():
-        loop.call_soon_threadsafe(then, asked)
-
-
 def _limit_s(asked: Asked) -> float:
     """How long the client lets the request take: the shorter of what header and parameter say, if any does."""
     limits = [TIMEOUT_S]
     if asked.request is not None and asked.request.timeout_s is not None:
         limits.append(asked.request.timeout_s)
-    if (text := asked.headers.get(TIMEOUT)) is not None:
+    if (text := asked.head.headers.get(TIMEOUT)) is not None:
         if not (text.isascii() and text.isdecimal() and 0 < len(text) < 10 and int(text) > 0):
             raise Invalid(TIMEOUT, "a whole number of milliseconds above 0", text)
         limits.append(int(text) / 1000)
@@ -320,8 +196,8 @@ def _packed(body: bytes, accepted: str) -> bytes:
     return pack.compress(body) + pack.flush()
 
 
-def _header_length(headers: Mapping[str, str]) -> int | None:
-    text = headers.get("inference-header-content-length")
+def _header_length(head: Head) -> int | None:
+    text = head.headers.get("inference-header-content-length")
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < 20):

@@ -19,7 +19,6 @@ from loopworks.core.settings import Settings
 from loopworks.server import connection
 from loopworks.server.app import create_app
 from loopworks.server.guard import LOOPBACK, Rules
-from loopworks.server.inferring import Inferring
 from loopworks.server.serving import Serving
 
 if TYPE_CHECKING:
@@ -209,7 +208,7 @@ def _config(space: "Workspace", rules: Rules, serving: Serving) -> uvicorn.Confi
         access_log=False,
         proxy_headers=False,  # limits go by the address that really asks
         lifespan="on",
-        http=connection.bound(Inferring(serving), rules, serving.telling),
+        http=connection.bound(serving, rules, serving.telling),
         ws="none",
         timeout_keep_alive=KEEP_S,
         server_header=False,

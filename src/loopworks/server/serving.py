@@ -66,7 +66,7 @@ class Serving:
         """Who may ask, kept up to date."""
         self.telling = telling or Telling(space.settings)
         """Who hears of every request."""
-        cores = space.settings.threads or os.cpu_count() or 1
+        self.cores = cores = space.settings.threads or os.cpu_count() or 1
         settings = space.settings
         self.shadows = Shadows()
         self.watch = Watcher(space.home)

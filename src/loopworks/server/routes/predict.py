@@ -1,7 +1,6 @@
 """Predictions for people: POST an image, a text or a row, get the answer; and the metrics of all of it."""
 
 import time
-from typing import Any
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -13,7 +12,6 @@ from loopworks.core.errors import LoopworksError
 from loopworks.infer import shown
 from loopworks.infer.engine import TIMEOUT_S
 from loopworks.server import accepted, answer, asked, chained
-from loopworks.server.asked import Answered
 from loopworks.server.route import Api
 from loopworks.server.serving import KEY_HEADER, Serving
 from loopworks.server.telling import NOTE, Note
@@ -53,34 +51,12 @@ async def predict(request: Request) -> Response:
     note.model = f"{served.name}/{served.version}"
     note.parts_ns = (int(found.decode_s * 1e9), found.answer.queue_ns, found.answer.compute_ns)
     if form == shown.JSON:
-        return answer.json(_described(found, began))
+        return answer.json(found.to_json(began))
     headers = {
         "Loopworks-Prediction": quote(found.predictions()[0]["id"]),
         "Loopworks-Problems": str(len(found.problems)),
     }
     return Response(body, headers=headers, media_type=form)
-
-
-def _described(found: Answered, began: float) -> dict[str, Any]:
-    served = found.served
-    return {
-        "deployment": served.name,
-        "revision": int(served.version),
-        "model": found.said.author,
-        "variant": served.variant.name,
-        "predictions": found.predictions(),
-        "problems": [problem.to_json() for problem in found.problems],
-        "timings_ms": {
-            "decode": _ms(found.decode_s),
-            "queue": _ms(found.answer.queue_ns / 1e9),
-            "compute": _ms(found.answer.compute_ns / 1e9),
-            "total": _ms(time.perf_counter() - began),
-        },
-    }
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
 
 
 async def metrics(request: Request) -> Response:

@@ -14,7 +14,9 @@ from starlette.responses import Response
 from loopworks.core.errors import Cancelled
 from loopworks.infer.engine import Served
 from loopworks.server import answer, described, extensions, fields
-from loopworks.server.inferring import Asked, Inferring
+from loopworks.server.asking import Asked
+from loopworks.server.heads import Head
+from loopworks.server.inferring import Inferring
 from loopworks.server.route import Api, Endpoint
 from loopworks.server.routes import protocol_schema as schema
 from loopworks.server.serving import Serving
@@ -72,7 +74,8 @@ async def infer(request: Request) -> Response:
     found: asyncio.Future[answer.Reply] = asyncio.get_running_loop().create_future()
     headers = {name.lower(): value for name, value in request.headers.items()}
     model, version = request.path_params["model"], request.path_params.get("version", "")
-    asked = Asked(model, version, request.url.path, headers, await request.body(), found.set_result)
+    head = Head(request.url.path, model, version, headers)
+    asked = Asked(head, await request.body(), found.set_result)
     inferring.ask(asked)
     reply = await unless_gone(request, found)
     note: Note = request.scope[NOTE]
