@@ -7,6 +7,7 @@ import shutil
 import socket
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from starlette.testclient import TestClient
 from tests.infer import small
@@ -464,3 +466,18 @@ def test_who_sends_too_much_gets_to_read_so_before_the_end(
         line.send(post(b"x" * 30_000_000, path=path))  # more than buffers hold: sent whole, and only then looked at
         assert line.read().status == 413
         assert line.is_closed()
+
+
+def test_who_takes_no_answer_is_dropped_where_it_is_the_last_one_too(
+    server: ServerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "WRITE_S", 0.2)
+    before = len(psutil.Process().net_connections())
+    with raw.line(server.url) as line:
+        line.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        content, length = protocol.ask({"x": np.zeros((700_000, 4), np.float32)})  # and as much comes back
+        line.send(post(content, headers={"connection": "close", protocol.HEADER_LENGTH: str(length)}))
+        end = time.monotonic() + raw.PATIENCE_S
+        while len(psutil.Process().net_connections()) > before + 1:
+            assert time.monotonic() < end, "the server must let go of a client that does not read"
+            time.sleep(0.05)

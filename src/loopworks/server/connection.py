@@ -72,7 +72,7 @@ class Connection(Parting):
 
     def data_received(self, data: bytes) -> None:
         """Parse; the callbacks below are called by it."""
-        if not self.stage and not self.is_ended and (self.cycle is None or self.cycle.response_complete):
+        if not (self.stage or self.is_ended) and (self.cycle is None or self.cycle.response_complete):
             if (known := self.heads.find(data)) is not None:
                 self._take_known(*known)
                 return
