@@ -72,7 +72,7 @@ def place(points: Sequence[Point], frame: Box) -> list[Label]:
 
 def _tried(point: Point, frame: Box) -> Iterator[Label]:
     """All places inside the frame, the nearest first; on the right before the left."""
-    width = LETTER_PX * len(point.text)
+    width = LETTER_PX * (len(point.text) + 1)  # a blank lies between two names side by side
     beside = (point.x + GAP_PX, point.x - GAP_PX - width)
     columns = [*beside, *_steps(frame[0], frame[2] - width, COLUMN_PX)]
     rows = [point.y + 4, *_steps(frame[1] + ABOVE_PX, frame[3] - BELOW_PX, ROW_PX)]
