@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from loopworks.core.errors import Invalid
 from loopworks.core.values import TensorSpec
-from loopworks.infer import protocol
+from loopworks.infer import classification, protocol
 from loopworks.infer.protocol import DTYPES, Request, Wanted, read
 
 SPEC = (TensorSpec(name="x", datatype="FP32", shape=(-1, 3)),)
@@ -313,7 +313,7 @@ def test_classification_names_the_largest_values() -> None:
 def test_classification_of_whole_numbers_is_exact_and_written_as_triton_does(
     kind: Any, values: list[int], expected: list[bytes]
 ) -> None:
-    assert protocol.best(np.array([values], kind), 3, (), "s").tolist() == [expected]
+    assert classification.best(np.array([values], kind), 3, (), "s").tolist() == [expected]
 
 
 @settings(max_examples=300)

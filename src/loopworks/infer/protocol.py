@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from loopworks.core.contracts import Arrays
 from loopworks.core.errors import Invalid
 from loopworks.core.values import TensorSpec
-from loopworks.infer import wire
+from loopworks.infer import classification, wire
 
 DTYPES: dict[str, type[np.generic]] = {
     "BOOL": np.bool_,
@@ -149,7 +149,7 @@ def write(
             raise Invalid("outputs", f"among {', '.join(outputs)}", one.name)
         array, datatype = outputs[one.name], types.get(one.name) or datatype_of(outputs[one.name])
         if one.top:
-            array, datatype = best(array, one.top, classes, one.name), "BYTES"
+            array, datatype = classification.best(array, one.top, classes, one.name), "BYTES"
         entry, content = _written(one.name, array, datatype, one.is_binary)
         described.append(entry)
         raw.append(content)
@@ -265,24 +265,6 @@ def to_list(array: NDArray[Any], datatype: str, name: str) -> Any:
     if datatype == "FP16":
         array = array.astype(np.float32)  # the JSON writer does not know half floats
     return np.ascontiguousarray(array).reshape(-1)
-
-
-def best(array: NDArray[Any], top: int, classes: Sequence[str], name: str) -> NDArray[Any]:
-    """The classification extension: per row the ``top`` largest values as ``value:index:class``, largest first."""
-    if array.dtype.kind not in "fiu" or array.ndim < 1:
-        raise Invalid(f"output {name} classification", "asked of an output of numbers", datatype_of(array))
-    rows = array.reshape(-1, array.shape[-1])
-    is_whole = rows.dtype.kind in "iu"
-    # Whole numbers are turned upside down by their bits: as doubles the largest ones would all be equal.
-    order = np.argsort(~rows if is_whole else -rows.astype(np.float64), axis=-1, kind="stable")[:, :top]
-    named = len(classes) == rows.shape[-1]
-    found = np.empty(order.shape, dtype=object)
-    for row, picks in enumerate(order.tolist()):
-        for place, i in enumerate(picks):
-            label = f":{classes[i]}" if named else ""
-            value = f"{rows[row, i]:d}" if is_whole else f"{rows[row, i]:f}"
-            found[row, place] = f"{value}:{i}{label}".encode()
-    return found.reshape(*array.shape[:-1], order.shape[-1])
 
 
 # ---- writing

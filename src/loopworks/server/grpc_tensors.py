@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from loopworks.core.errors import Invalid
 from loopworks.core.values import TensorSpec
-from loopworks.infer import protocol
+from loopworks.infer import classification, protocol
 from loopworks.server.protos import inference_pb2 as pb
 
 FIELDS = {
@@ -89,7 +89,7 @@ def write(
             raise Invalid("outputs", f"among {', '.join(outputs)}", one.name)
         array, datatype = outputs[one.name], types.get(one.name) or protocol.datatype_of(outputs[one.name])
         if one.top:
-            array, datatype = protocol.best(array, one.top, classes, one.name), "BYTES"
+            array, datatype = classification.best(array, one.top, classes, one.name), "BYTES"
         entry = found.outputs.add(name=one.name, datatype=datatype, shape=array.shape)
         if one.is_binary:
             found.raw_output_contents.append(protocol.to_bytes(array, datatype))
