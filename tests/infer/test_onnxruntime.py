@@ -1,5 +1,8 @@
 """Tensors go into ONNX Runtime and come out as they are."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +32,15 @@ def test_a_single_number_without_axes(tmp_path: Path) -> None:
         engine.load("same", small.same(tmp_path, "FP32", ()))
         found = engine.submit("same", {"x": np.array(2.5, np.float32)}).result(PATIENCE_S).outputs["y"]
         assert (found.shape, float(found)) == ((), 2.5)
+
+
+def test_nothing_is_noted_down_for_its_makers(tmp_path: Path) -> None:
+    """Where it may report, it keeps a number of this machine and a queue of reports in the user's home."""
+    bundle = small.linear(tmp_path / "linear")
+    home = tmp_path / "home"
+    home.mkdir()
+    path = str(bundle.path("model.onnx"))
+    code = f"from loopworks.infer.onnxruntime import OnnxPredictor\nOnnxPredictor({path!r}, 1)"
+    environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    subprocess.run([sys.executable, "-c", code], env={**environment, "HOME": str(home)}, check=True, timeout=60)
+    assert list(home.rglob("*onnxruntime*")) == []
