@@ -33,7 +33,7 @@ def _is_same(told: Sequence[float] | None, box: Sequence[float] | None) -> bool:
 
 
 def draw(pixels: NDArray[np.uint8], objects: Sequence[Found], scale: float = 1.0) -> NDArray[np.uint8]:
-    """A drawn frame, ``scale`` times the source's size, with nested boxes, and nested classes under their object."""
+    """A drawn frame, ``scale`` times the source's size, with nested boxes, and classes at the foot of their object."""
     from PIL import Image, ImageDraw
 
     picture = Image.fromarray(np.ascontiguousarray(pixels))
@@ -50,7 +50,8 @@ def draw(pixels: NDArray[np.uint8], objects: Sequence[Found], scale: float = 1.0
                 pen.rectangle((x, y, x + max(width, 1), y + max(height, 1)), outline=color, width=thick)
             lines[row.box] += 1
             high = 1.6 * size  # of a tag
-            bottom = min(y + height + lines[row.box] * high, picture.height - (many[row.box] - lines[row.box]) * high)
+            under = lines[row.box] if height < (many[row.box] + 2) * high else lines[row.box] - many[row.box]
+            bottom = min(y + height + under * high, picture.height - (many[row.box] - lines[row.box]) * high)
             name = lettering.legible(row.label, ())
             lettering.tag(pen, (x, bottom), f"{row.node}: {name} {row.score:.2f}", color, size)
     return np.asarray(picture)
