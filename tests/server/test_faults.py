@@ -342,6 +342,13 @@ def test_a_damaged_model_file_stops_no_other_model(own: lw.Workspace, tmp_path: 
         got = line.read()
         assert (got.status, "could not be loaded" in got.json["error"]) == (404, True)
         assert "SHA-256" in server.serving.problem("bad")
+        line.send(head(method="GET", path="/v2/health/ready"))
+        got = line.read()
+        assert (got.status, got.json) == (503, {"ready": False})
+        own.undeploy("bad")
+        server.serving.sync()
+        line.send(head(method="GET", path="/v2/health/ready"))
+        assert line.read().json == {"ready": True}
 
 
 def test_a_model_that_crashes_in_its_own_process_takes_nobody_along(

@@ -46,7 +46,7 @@ class Inference:
         """Methods that take one message and give one."""
         calls = {
             "ServerLive": lambda m, c: {"live": True},
-            "ServerReady": lambda m, c: {"ready": not self._serving.stopping.is_set()},
+            "ServerReady": lambda m, c: {"ready": self._serving.is_ready},
             "ModelReady": self._is_ready,
             "ServerMetadata": lambda m, c: described.server(),
             "ModelMetadata": self._metadata,

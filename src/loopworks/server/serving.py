@@ -199,6 +199,12 @@ class Serving:
                 raise NotFound("loaded model", name, hint=f"it could not be loaded: {why}") from error
             raise
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether every deployment can answer, be it by the revision before one that does not load; the protocol's
+        meaning of a server that is ready."""
+        return not self.stopping.is_set() and set(self.engine.names()) >= self._problems.keys()
+
     def check_ready(self, name: str, version: str = "") -> None:
         """``NotFound`` unless the model can be asked. One that made room for others can, and is not loaded for this:
         who only watches must not push out what is in use."""

@@ -73,8 +73,9 @@ async def live(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """The server can answer."""
-    return answer.json({"ready": True})
+    """All models can answer."""
+    is_ready = _serving(request).is_ready
+    return answer.json({"ready": is_ready}, 200 if is_ready else 503)
 
 
 async def server(request: Request) -> Response:
@@ -215,7 +216,7 @@ def _memory(path: str) -> Iterator[Api]:
 _REPOSITORY = "/v2/repository/models/{model}"
 ROUTES = (
     _api("GET", "/v2/health/live", live, "The server runs", schema.LIVE),
-    _api("GET", "/v2/health/ready", ready, "The server can answer", schema.READY),
+    _api("GET", "/v2/health/ready", ready, "All models can answer", schema.READY),
     _api("GET", "/v2", server, "Server metadata", schema.SERVER),
     _api("GET", "/v2/models/stats", statistics, "Statistics of all models", schema.STATISTICS),
     *_both("GET", "", model, "Model metadata", schema.MODEL),
