@@ -189,9 +189,10 @@ class TestAdd:
         monkeypatch.setattr(intake, "CHUNK", 3)
         seen: list[tuple[int, int]] = []
         folder = pictures(tmp_path / "in", {"cat": 5, "dog": 5}, size=8)
+        before = set(threading.enumerate())
         assert dataset.add(folder, progress=lambda done, all_: seen.append((done, all_))).added == 10
         assert seen == [(3, 10), (6, 10), (9, 10), (10, 10)]
-        assert [thread.name for thread in threading.enumerate() if "ThreadPool" in thread.name] == []
+        assert [one.name for one in threading.enumerate() if "ThreadPool" in one.name and one not in before] == []
 
     def test_a_full_disk_keeps_what_was_whole_and_can_be_continued(
         self, home: Home, dataset: Dataset, pictures: Pictures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -113,10 +113,13 @@ def test_the_server_asks_for_the_sockets_that_it_may_have(
 
 
 SCRIPT = """
+import signal
 import sys
 import loopworks as lw
 from loopworks.server import connection, run
 from loopworks.server.run import serve
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests by nohup ignores it
 
 with lw.open(sys.argv[1], create=False) as space:
     serve(space, port=0, ready=lambda url: print(url, flush=True))
