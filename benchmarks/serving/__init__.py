@@ -109,12 +109,15 @@ def prepare(folder: Path) -> dict[str, Kind]:
                     tx, name, bundle=key, run="", version=bundle.version, task=bundle.task, variant=bundle.chosen
                 )
             space.deploy(model)
-            if name == "trees":
-                continue  # its one tensor is of no medium that an inbox takes; the same trees with columns are watched
-            inbox = f"{name}-inbox"
-            space.dataset(inbox, task=bundle.task)
-            space.watch(name, {"dataset": inbox, "capture": [{"when": "random", "share": 0.01, "per_hour": 100}]})
+            space.dataset(f"{name}-inbox", task=bundle.task)
+        watch(space, "rows")
     return {**_images(made["net"]), **_tables(made["trees"], made["rows"])}
+
+
+def watch(space: "lw.Workspace", name: str) -> None:
+    """Log, look for drift, and capture; not of the trees, whose one tensor is of no medium that an inbox takes."""
+    rules = {"dataset": f"{name}-inbox", "capture": [{"when": "random", "share": 0.01, "per_hour": 100}]}
+    space.watch(name, rules)
 
 
 def _images(bundle: Bundle) -> dict[str, Kind]:
@@ -357,6 +360,8 @@ def _against(
 def _long(folder: Path, kinds: dict[str, Kind]) -> Iterator[Figure]:
     """Full load for ``LOOPWORKS_SERVING_LONG_S`` seconds: tables, tensors and pictures in turn."""
     space = str(folder / "space")
+    with lw.open(Path(space), create=False) as opened:
+        watch(opened, "net")
     with running("ours.py", space, "1", core=None) as (url, server, _):
         for kind in ("trees", "jpeg", "tensor", "rows"):  # what grows once
             _ask((url, server), kinds[kind], 32)

@@ -50,6 +50,24 @@ def same(folder: Path, datatype: str, shape: tuple[int, ...]) -> Bundle:
     return _saved(folder, graph, ImageRule(height=1, width=1), inputs, outputs)
 
 
+def wide(folder: Path, width: int = 1000) -> Path:
+    """A graph that takes ``width`` floats of memory for each row on the way from ``x`` to ``y``."""
+    ones = numpy_helper.from_array(np.ones((1, width), np.float32), "ones")
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "ones"], ["wide"]),
+            helper.make_node("ReduceMax", ["wide", "axis"], ["y"]),
+        ],
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1])],
+        [ones, numpy_helper.from_array(np.array([1]), "axis")],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(made, folder / "wide.onnx")
+    return folder / "wide.onnx"
+
+
 def _written(
     folder: Path, name: str, weights: NDArray[np.float32], rule: Rule, inputs: tuple[TensorSpec, ...]
 ) -> Bundle:

@@ -25,6 +25,12 @@ def test_the_quicker_way_is_taken_after_a_trial_of_both(alone_ms: float, joined_
     assert set(run(model, alone_ms, joined_ms, 20)) == {8 if joins else 1}
 
 
+def test_who_tried_in_vain_is_told_once() -> None:
+    model = Joining()
+    told = [model.saw(8, 8, 0.064, 7) or model.saw(1, 1, 0.007, 7) for _ in range(joining.TRIED + 3)]
+    assert told == [False] * (joining.TRIED - 1) + [True] + [False] * 3
+
+
 def test_one_slow_run_does_not_decide() -> None:
     model = Joining()
     model.saw(8, 8, 3.0, 7)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from tests.infer import small
 from tests.infer.doubles import PATIENCE_S
 
 from loopworks.core.errors import Invalid
 from loopworks.infer.engine import Engine
+from loopworks.infer.onnxruntime import OnnxPredictor
 
 
 def test_texts_are_texts_and_one_that_is_none_fails_alone(tmp_path: Path) -> None:
@@ -44,3 +46,17 @@ def test_nothing_is_noted_down_for_its_makers(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
     subprocess.run([sys.executable, "-c", code], env={**environment, "HOME": str(home)}, check=True, timeout=60)
     assert list(home.rglob("*onnxruntime*")) == []
+
+
+def test_what_a_large_run_took_is_given_back(tmp_path: Path) -> None:
+    model = OnnxPredictor(small.wide(tmp_path), 1)
+    large, one = ({"x": np.ones((rows, 1), np.float32)} for rows in (20_000, 1))
+    expected = model.predict(one)["y"].tolist()
+    before = psutil.Process().memory_info().rss
+    model.predict(large)
+    grown = psutil.Process().memory_info().rss - before
+    assert grown > 60_000_000
+    model.trim()
+    assert model.predict(one)["y"].tolist() == expected
+    assert psutil.Process().memory_info().rss - before < grown / 2
+    assert model.predict(one)["y"].tolist() == expected

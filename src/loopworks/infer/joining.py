@@ -25,19 +25,22 @@ class Joining:
         self._alone: list[float] = []
         self._joined: list[float] = []
 
-    def saw(self, requests: int, rows: int, seconds: float, waiting: int) -> None:
+    def saw(self, requests: int, rows: int, seconds: float, waiting: int) -> bool:
         """A run of so many requests has ended; ``waiting`` are left in the queue.
 
         A trial needs load: where nothing waits, there is nothing to choose. Requests of many rows are batches
         themselves and tell nothing.
+
+        Returns: whether a trial has ended against joining, so that nobody needs the memory of large runs.
         """
         now = time.monotonic()
         if now < self._until or rows > requests or (requests == 1 and not waiting):
-            return
+            return False
         (self._joined if requests > 1 else self._alone).append(seconds / rows)
         if len(self._alone) >= TRIED and len(self._joined) >= TRIED:
             self.is_on = min(self._alone) > GAIN * min(self._joined)
             self._until = now + AGAIN_S
             self._alone, self._joined = [], []
-        else:
-            self.is_on = len(self._joined) <= len(self._alone)
+            return not self.is_on
+        self.is_on = len(self._joined) <= len(self._alone)
+        return False

@@ -46,14 +46,25 @@ class OnnxPredictor:
             self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=_PROVIDERS[device])
         except Exception as error:  # ONNX Runtime raises a class of its own per fault, all of them private
             raise Invalid(str(path), "an ONNX model that ONNX Runtime can run", str(error)) from None
+        self._once: Any = None
+        """Options of the next run alone."""
         self._outputs = [output.name for output in self._session.get_outputs()]
         self.device = str(self._session.get_providers()[0])
         """The provider that computes, as ONNX Runtime calls it: it may fall back to another than was wanted."""
 
     def predict(self, batch: Arrays) -> Arrays:
         """Run the batch."""
-        found = self._session.run(self._outputs, {name: _taken(name, x) for name, x in batch.items()})
+        options, self._once = self._once, None
+        found = self._session.run(self._outputs, {name: _taken(name, x) for name, x in batch.items()}, options)
         return dict(zip(self._outputs, found, strict=True))
+
+    def trim(self) -> None:
+        """Give back with the next run what larger ones took; a session keeps it otherwise for others of their size."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._once = options
 
     def close(self) -> None:
         """Drop the session."""

@@ -290,7 +290,10 @@ class Served:
         self._count(batch, size, (taken, began, ended, time.perf_counter_ns()))
         self._adapt(size, (ended - began) / 1e6)
         with self._ready:
-            self._joining.saw(len(batch), size, (ended - began) / 1e9, len(self._queue))
+            is_alone = self._joining.saw(len(batch), size, (ended - began) / 1e9, len(self._queue))
+        for each in self._predictors if is_alone else ():
+            if (trim := getattr(each, "trim", None)) is not None:
+                trim()
         for one, part in zip(batch, parts, strict=True):
             one.future.set_result(
                 Answer(outputs=part, served=self, queue_ns=taken - one.since_ns, compute_ns=ended - began)

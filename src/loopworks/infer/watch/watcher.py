@@ -34,7 +34,7 @@ MOST_RUNS, MOST_OFFERS, MOST_BYTES = 8_192, 1_024, 128 << 20
 TOGETHER = 128
 """Runs that are looked at as one."""
 MOST_ROWS = 1_000
-"""Rows of runs that are looked at in a tick; of more, a part."""
+"""Rows of a deployment's runs that are kept to be looked at between two ticks; of more, the first ones."""
 
 
 class Answered(Protocol):
@@ -115,6 +115,8 @@ class Watcher:
         self._runs: deque[_Run] = deque()
         self._offers: deque[_Offer] = deque()
         self._bytes = 0
+        self._kept: Counter[str] = Counter()
+        """Deployment -> rows of it that were kept since the last tick."""
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._stopping = threading.Event()
@@ -139,11 +141,15 @@ class Watcher:
         """The engine has run a model."""
         if served.name not in self._watched or (served.name, served.version) in self.silent:
             return
-        size = _size(inputs)
         with self._lock:
+            if self._kept[served.name] >= MOST_ROWS:
+                self.figures.dropped[served.name] += rows
+                return
+            size = _size(inputs)
             if len(self._runs) >= MOST_RUNS or self._bytes + size > MOST_BYTES:
                 self.figures.dropped[served.name] += rows
                 return
+            self._kept[served.name] += rows
             self._bytes += size
             self._runs.append(_Run(served, inputs, outputs, rows, time.monotonic(), size))
 
@@ -232,15 +238,10 @@ class Watcher:
                     for one in offer.items
                 ]
                 self._safely(offer.served.name, lambda w=watched, o=offer, s=seen: self._offered(w, o, s))
-        rows: Counter[str] = Counter()
         for run in _joined(self._taken_runs(settle_s)):
             watched = self._watched.get(run.served.name)
             if watched is None:
                 continue
-            if rows[run.served.name] >= MOST_ROWS:
-                self.figures.dropped[run.served.name] += run.rows
-                continue
-            rows[run.served.name] += run.rows
             self._safely(
                 run.served.name,
                 lambda w=watched, r=run: w.ran(r.served, r.inputs, r.outputs, r.rows),
@@ -270,6 +271,7 @@ class Watcher:
             while self._runs and self._runs[0].at <= limit:
                 taken.append(self._runs.popleft())
             self._bytes -= sum(one.size for one in taken)
+            self._kept.clear()
         return taken
 
     def _safely(self, deployment: str, work: Any) -> bool:
