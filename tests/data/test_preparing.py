@@ -62,6 +62,7 @@ def test_a_server_gets_datasets_ready_and_follows_changes(tmp_path: Path, monkey
         monkeypatch.setattr(columns, "MANY_CHANGED", 0)
         monkeypatch.setattr(columns, "MAX_RENEWED", 1)
         monkeypatch.setattr(preparing, "LOOK_S", 0.01)
+        monkeypatch.setattr(preparing, "SHARE", 0)  # a slow look on a busy machine would put the next one off
         done, plain = threading.Semaphore(0), look.prepare
 
         def told(*given: object) -> None:
@@ -89,6 +90,7 @@ def test_a_failing_database_does_not_end_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(preparing, "LOOK_S", 0.01)
+    monkeypatch.setattr(preparing, "SHARE", 0)  # a slow look on a busy machine would put the next one off
     tried = threading.Semaphore(0)
 
     def fail(*_: object) -> None:

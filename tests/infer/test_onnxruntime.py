@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from tests.infer import small
 from tests.infer.doubles import PATIENCE_S
 
 from loopworks.core.errors import Invalid
 from loopworks.infer.engine import Engine
-from loopworks.infer.onnxruntime import OnnxPredictor
 
 
 def test_texts_are_texts_and_one_that_is_none_fails_alone(tmp_path: Path) -> None:
@@ -48,15 +46,28 @@ def test_nothing_is_noted_down_for_its_makers(tmp_path: Path) -> None:
     assert list(home.rglob("*onnxruntime*")) == []
 
 
+ALONE = """
+import sys
+import numpy as np
+import psutil
+from loopworks.infer.onnxruntime import OnnxPredictor
+
+model = OnnxPredictor(sys.argv[1], 1)
+large, one = ({"x": np.ones((rows, 1), np.float32)} for rows in (20_000, 1))
+answers = [model.predict(one)["y"].tolist()]
+before = psutil.Process().memory_info().rss
+model.predict(large)
+grown = psutil.Process().memory_info().rss - before
+assert grown > 60_000_000, grown
+model.trim()
+answers.append(model.predict(one)["y"].tolist())
+left = psutil.Process().memory_info().rss - before
+assert left < grown / 2, (left, grown)
+answers.append(model.predict(one)["y"].tolist())
+assert answers == [[[1.0]]] * 3, answers
+"""
+
+
 def test_what_a_large_run_took_is_given_back(tmp_path: Path) -> None:
-    model = OnnxPredictor(small.wide(tmp_path), 1)
-    large, one = ({"x": np.ones((rows, 1), np.float32)} for rows in (20_000, 1))
-    expected = model.predict(one)["y"].tolist()
-    before = psutil.Process().memory_info().rss
-    model.predict(large)
-    grown = psutil.Process().memory_info().rss - before
-    assert grown > 60_000_000
-    model.trim()
-    assert model.predict(one)["y"].tolist() == expected
-    assert psutil.Process().memory_info().rss - before < grown / 2
-    assert model.predict(one)["y"].tolist() == expected
+    """In a process of its own: what the allocator of one that has done much gives back is its own affair."""
+    subprocess.run([sys.executable, "-c", ALONE, str(small.wide(tmp_path))], check=True, timeout=60)
