@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -62,7 +63,7 @@ class Asked(light.Asked):
         self.plain = self.request = self.inputs = self.picture = self.error = None
 
 
-class Asking:
+class Asking(ABC):
     """Answers requests of one kind. All its methods are called in the event loop, where they do not say otherwise."""
 
     def __init__(self, serving: Serving) -> None:
@@ -88,17 +89,17 @@ class Asking:
             asked.done = None
             self._refuse(asked, Cancelled("the client went away before the answer"))
 
+    @abstractmethod
     def _found_model(self, asked: Asked, served: Served) -> None:
         """Go on with who is asked."""
-        raise NotImplementedError
 
     def _missing(self, asked: Asked, error: NotFound) -> None:
         """Nothing is deployed under the name."""
         self._refuse(asked, error)
 
+    @abstractmethod
     def _answered(self, asked: Asked) -> None:
         """Go on with what the engine said, which is in ``asked.future``."""
-        raise NotImplementedError
 
     def _wait(self, asked: Asked, future: "Future[Answer]") -> None:
         """Go on when the engine has answered, or the time is up."""
@@ -148,7 +149,7 @@ class Asking:
                 return
             try:
                 then(asked, found.result())
-            except Exception as error:
+            except Exception as error:  # the top of a request, as in ``ask``
                 self._refuse(asked, error)
 
         asyncio.get_running_loop().run_in_executor(None, work, *given).add_done_callback(ended)

@@ -111,7 +111,7 @@ class Inferring(Asking):
             for asked in group:
                 try:
                     self._tell(asked, served, now)
-                except Exception as error:
+                except Exception as error:  # of one request; the others of the turn are told theirs
                     self._refuse(asked, error)
             for inputs, outputs, rows in runs:
                 served.seen(inputs, outputs, rows)
@@ -148,7 +148,7 @@ class Inferring(Asking):
             found = asked.future.result()
             asked.parts_ns = (asked.since_ns - asked.began, found.queue_ns, found.compute_ns)
             self._write(asked, found.served, found.outputs)
-        except Exception as error:
+        except Exception as error:  # told to the client, as all below
             self._refuse(asked, error)
 
     # ---- chains
@@ -175,7 +175,7 @@ class Inferring(Asking):
             asked.future.add_done_callback(
                 lambda _: loop.is_closed() or loop.call_soon_threadsafe(self._chained, asked)
             )
-        except Exception as fault:
+        except Exception as fault:  # as in ``ask``
             self._refuse(asked, fault)
 
     def _chained(self, asked: Asked) -> None:
@@ -183,7 +183,7 @@ class Inferring(Asking):
             return
         try:
             self._written(asked, asked.future.result())
-        except Exception as error:
+        except Exception as error:  # as in ``ask``
             self._refuse(asked, error)
 
     # ---- writing

@@ -64,7 +64,7 @@ class Predicting(Asking):
             found = asked.future.result()
             if asked.error is not None:
                 raise asked.error
-        except Exception as error:
+        except Exception as error:  # told to the client, whatever it is
             self._refuse(asked, error)
             return
         asked.parts_ns = (picture.decode_ns, found.queue_ns, found.compute_ns)
